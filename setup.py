@@ -1,0 +1,35 @@
+"""Puts ``weights/`` into the wheel as ``talkswap/weights``; everything else is in pyproject.toml.
+
+The folder stays at the top of the checkout, where people look for it, yet `pip install` of a built wheel
+must render as well.  An editable install needs no copy: talkswap/checkpoints.py looks beside the package.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).parent
+ENDINGS = {".toml", ".json", ".safetensors", ".md"}
+
+
+class BuildWithWeights(build_py):
+    """build_py that also copies the tracked weights."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / "talkswap" / "weights"
+        shutil.rmtree(target, ignore_errors=True)
+        for source in [ROOT / "weights" / "manifest.toml", *sorted((ROOT / "weights" / "compact").glob("*"))]:
+            if source.is_file() and source.suffix in ENDINGS:
+                copy = target / source.relative_to(ROOT / "weights")
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, copy)
+
+
+setup(cmdclass={"build_py": BuildWithWeights})
