@@ -1,0 +1,100 @@
+"""Where networks run and in which precision; the only place that names a device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from talkswap.errors import DeviceError
+
+if TYPE_CHECKING:
+    import torch
+
+MOST_WORKERS = 4  # batches side by side: each holds its own activations, about 100 MB
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that is really there."""
+
+    name: str  # cpu | cuda | mps
+    half: bool  # bfloat16 is fast here
+    reason: str  # why it was taken, for the user
+
+    @property
+    def place(self) -> torch.device:
+        import torch
+
+        return torch.device(self.name)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
+
+        return torch.bfloat16 if self.half else torch.float32
+
+    @property
+    def memory_gb(self) -> float:
+        """Free memory for networks in GiB; the system's for a CPU or a Mac."""
+        import os
+
+        import torch
+
+        if self.name == "cuda":
+            return torch.cuda.mem_get_info()[0] / 2**30
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else 4.0
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware; without it bfloat16 is slower than float32."""
+    import torch
+
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, check)()) for check in checks if hasattr(torch.cpu, check))
+
+
+@contextmanager
+def network_threads(device: Device) -> Iterator[int]:
+    """Share the processor out among batches that are worked on side by side; yields how many those are.
+
+    Several batches on a core or two each beat one batch on all cores; a GPU gets one batch at a time.  The number
+    of cores is the one that torch was given (``OMP_NUM_THREADS``), and is given back at the end.
+    """
+    import torch
+
+    cores = torch.get_num_threads()
+    if device.name != "cpu" or cores == 1:
+        yield 1
+        return
+    workers = min(MOST_WORKERS, cores)
+    torch.set_num_threads(cores // workers)
+    try:
+        yield workers
+    finally:
+        torch.set_num_threads(cores)
+
+
+def choose_device(name: str = "auto") -> Device:
+    """The device asked for, or for ``auto`` the fastest one.
+
+    Raises:
+        DeviceError: it cannot be had here.
+    """
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        built = torch.version.cuda
+        reason = "this torch is a CPU build" if built is None else f"torch for CUDA {built} finds no usable GPU"
+        raise DeviceError(f"no CUDA device can be had: {reason}", "use --device auto, or install a CUDA build of torch")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise DeviceError("no Apple GPU can be had on this machine", "use --device auto")
+    if name == "cuda" or (name == "auto" and torch.cuda.is_available()):
+        return Device("cuda", torch.cuda.is_bf16_supported(), torch.cuda.get_device_name())
+    if name == "mps" or (name == "auto" and torch.backends.mps.is_available()):
+        return Device("mps", False, "Apple GPU, float32")
+    if name not in ("auto", "cpu"):
+        raise DeviceError(f"unknown device {name}", "choose auto, cpu, cuda or mps")
+    half = cpu_has_bfloat16()
+    return Device("cpu", half, f"{torch.get_num_threads()} threads, {'bfloat16' if half else 'float32'}")

@@ -1,0 +1,155 @@
+"""Pixels between a stream's Y'CbCr and the RGB that networks see, by the stream's own matrix and range.
+
+Every conversion names matrix and range on both sides; nothing is left to a default.  swscale's rounding
+flags are set because its fast path darkens a picture by one to two levels.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from av.video.format import VideoFormat
+from av.video.frame import VideoFrame
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+
+from talkswap.errors import UnreadableMediaError
+from talkswap.types import ClipInfo, ColourTags, UInt8Image
+
+HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
+FULL_RANGE = 2
+LIMITED_RANGE = 1
+UNSPECIFIED = 2
+BT709, BT601, BT2020 = 1, 6, 9
+
+# FFmpeg's AVColorSpace -> swscale's matrix; 0 (RGB), 2 (unspecified) and 3 (reserved) are guessed.
+_SWSCALE_MATRIX = {
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.ITU601,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+}
+_GUESSED = (0, UNSPECIFIED, 3)
+
+# Bilinear chroma up and area-averaged chroma down come closest to each other's inverse among swscale's
+# filters at this cost (53 dB RGB -> 4:2:0 -> RGB on a 720p clip, no shift of the mean).
+_TO_RGB = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_FROM_RGB = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+
+_DEEPER = {"yuv420p": "yuv420p14le", "yuv422p": "yuv422p14le", "yuv444p": "yuv444p14le"}
+
+
+def check_convertible(name: str, tags: ColourTags) -> None:
+    """Refuse what would come out with wrong colours.
+
+    Raises:
+        UnreadableMediaError: HDR transfer (PQ, HLG), or a matrix that swscale does not know.
+    """
+    if tags.transfer in HDR_TRANSFERS:
+        raise UnreadableMediaError(
+            f"{name} is an HDR clip ({HDR_TRANSFERS[tags.transfer]}), which is not supported",
+            "convert it to SDR (BT.709) first, for example with ffmpeg's zscale and tonemap filters",
+        )
+    if tags.matrix not in _SWSCALE_MATRIX and tags.matrix not in _GUESSED:
+        raise UnreadableMediaError(
+            f"{name} uses a colour matrix (code {tags.matrix}) that cannot be converted faithfully",
+            "convert it to BT.709 first, for example with ffmpeg's colorspace filter",
+        )
+
+
+def stream_matrix(tags: ColourTags, height: int) -> int:
+    """The AVColorSpace code to convert with: the stream's, or the guess players make (BT.601 below 720 lines)."""
+    if tags.matrix in _GUESSED:
+        return BT709 if height >= 720 else BT601
+    return tags.matrix
+
+
+def tagged_matrix(tags: ColourTags) -> int:
+    """The matrix to write into the result's tags: the stream's own; unspecified where there is none for Y'CbCr."""
+    return UNSPECIFIED if tags.matrix in _GUESSED else tags.matrix
+
+
+def stream_range(tags: ColourTags, pixel_format: str) -> int:
+    """1 (limited) or 2 (full): the stream's; where it says nothing, limited except for ``yuvj`` formats.
+
+    A stream of RGB pictures is full by nature and says nothing of the Y'CbCr written for it: limited.
+    """
+    if VideoFormat(pixel_format).is_rgb:
+        return LIMITED_RANGE
+    if tags.range in (LIMITED_RANGE, FULL_RANGE):
+        return tags.range
+    return FULL_RANGE if pixel_format.startswith("yuvj") else LIMITED_RANGE
+
+
+def _threads() -> int:
+    # A second thread for one 540p picture costs more than it saves on two cores.
+    return min(4, max(1, (os.cpu_count() or 1) // 4))
+
+
+class PixelConverter:
+    """RGB from a clip's decoded pictures and back, with one matrix and one range for the whole clip."""
+
+    def __init__(self, info: ClipInfo) -> None:
+        self.info = info
+        self.range = stream_range(info.colour, info.pixel_format)
+        self._size = (info.height, info.width) if info.rotation in (90, 270) else (info.width, info.height)
+        # An untagged portrait clip changes its number of lines when it is turned upright, and with it
+        # the matrix that a player guesses: what is written follows the guess for the result.
+        self._read_matrix = int(_SWSCALE_MATRIX[stream_matrix(info.colour, self._size[1])])
+        self._write_matrix = int(_SWSCALE_MATRIX[stream_matrix(info.colour, info.height)])
+        self._reader = VideoReformatter()
+        self._writer = VideoReformatter()
+        self._narrower = VideoReformatter()
+        self._threads = _threads()
+
+    def to_rgb(self, picture: VideoFrame) -> UInt8Image:
+        """A decoded picture as it is to be shown: H x W x 3, uint8, upright; more than 8 bits are rounded to 8.
+
+        A picture whose size changes inside the stream is scaled to the clip's size.
+        """
+        is_rgb = picture.format.is_rgb
+        converted = self._reader.reformat(
+            picture,
+            width=self._size[0],
+            height=self._size[1],
+            format="rgb24",
+            src_colorspace=None if is_rgb else self._read_matrix,
+            src_color_range=FULL_RANGE if is_rgb else self.range,
+            dst_color_range=FULL_RANGE,
+            interpolation=_TO_RGB,
+            threads=self._threads,
+        )
+        rgb = np.asarray(converted.to_ndarray(), np.uint8)
+        if self.info.mirrored:
+            rgb = rgb[:, ::-1]
+        if self.info.rotation:
+            rgb = np.rot90(rgb, -self.info.rotation // 90)
+        return np.ascontiguousarray(rgb)
+
+    def from_rgb(self, rgb: UInt8Image, pixel_format: str) -> VideoFrame:
+        """An upright RGB picture in the encoder's pixel format, with the clip's matrix and range."""
+        picture = VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        if self.range == FULL_RANGE and pixel_format in _DEEPER:
+            # Written straight to 8 bits, swscale truncates full-range chroma, which turns the picture yellow.
+            return self._narrower.reformat(
+                self._from_rgb(picture, _DEEPER[pixel_format]),
+                format=pixel_format,
+                src_color_range=FULL_RANGE,
+                dst_color_range=FULL_RANGE,
+                interpolation=_FROM_RGB,
+                threads=self._threads,
+            )
+        return self._from_rgb(picture, pixel_format)
+
+    def _from_rgb(self, picture: VideoFrame, pixel_format: str) -> VideoFrame:
+        return self._writer.reformat(
+            picture,
+            format=pixel_format,
+            src_color_range=FULL_RANGE,
+            dst_colorspace=self._write_matrix,
+            dst_color_range=self.range,
+            interpolation=_FROM_RGB,
+            threads=self._threads,
+        )

@@ -1,0 +1,190 @@
+"""Where every frame of a clip lies: its time, and where decoding can start, without decoding the clip.
+
+Packets are read, not decoded; what they claim is compared with the first decoded pictures.  Where the claim
+fails, or the codec hides pictures that are never shown, the clip is decoded once instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from talkswap.errors import NoVideoError
+from talkswap.media.containers import open_clip, video_stream
+from talkswap.media.timeline import typical_step
+from talkswap.types import ClipInfo
+
+# One packet is one shown picture in these; VP8 hides reference pictures, others are unknown.
+_ONE_PICTURE_A_PACKET = {"h264", "hevc", "vp9", "av1", "mpeg4", "mjpeg", "prores", "dnxhd", "ffv1"}
+_PROBED_PICTURES = 8
+_MOST_READ_ERRORS = 64  # in a row; a file that fails more often has no rest to read
+
+
+@dataclass(frozen=True)
+class FrameIndex:
+    """Every frame of a clip in presentation order."""
+
+    times: tuple[Fraction, ...]  # seconds from the first frame
+    last_duration: Fraction  # seconds that the last frame is shown
+    stamps: tuple[int, ...] | None  # the frames' own pts; None where they were repaired and cannot be found again
+    keyframes: tuple[int, ...]  # positions where decoding can start, ascending; empty without stamps
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds from the first frame's start to the last frame's end."""
+        return self.times[-1] + self.last_duration
+
+
+class Clock:
+    """Frame times from raw pts: a missing one, or one not after its predecessor's, follows by one nominal frame."""
+
+    def __init__(self, info: ClipInfo) -> None:
+        self._time_base = info.time_base
+        self._step = nominal_ticks(info)
+        self._first: int | None = None
+        self._last: int | None = None
+        self.repaired = 0
+
+    def time_of(self, pts: int | None) -> Fraction:
+        """Seconds from the first frame for the next frame in presentation order; whole ticks of the time base."""
+        if self._first is None or self._last is None:
+            self.repaired += pts is None
+            self._first = self._last = 0 if pts is None else pts
+        elif pts is None or pts <= self._last:
+            self.repaired += 1
+            self._last += self._step
+        else:
+            self._last = pts
+        return (self._last - self._first) * self._time_base
+
+
+def nominal_ticks(info: ClipInfo) -> int:
+    """One frame at the clip's average rate, in ticks of its time base, at least 1."""
+    return max(1, round(1 / (info.rate * info.time_base)))
+
+
+def index_frames(info: ClipInfo) -> FrameIndex:
+    """Find every frame of a clip.
+
+    Raises:
+        NoVideoError: there is no frame.
+        InputMissingError, UnreadableMediaError: the file went away or changed since it was probed.
+    """
+    return _index_of_packets(info) or _index_of_pictures(info)
+
+
+def frame_times(info: ClipInfo) -> list[Fraction]:
+    """Start of every frame in seconds, the first 0, strictly increasing, in whole ticks of ``info.time_base``."""
+    return list(index_frames(info).times)
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream] | FFmpegError]:
+    """The stream's packets; damage that stops the demuxer is handed on as an error, then reading goes on."""
+    errors = 0
+    packets = container.demux(stream)
+    while errors < _MOST_READ_ERRORS:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            return
+        except FFmpegError as error:
+            errors += 1
+            yield error
+            packets = container.demux(stream)
+        else:
+            errors = 0
+            yield packet
+
+
+def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame | FFmpegError]:
+    """The stream's pictures in presentation order; a packet that does not decode comes as its error."""
+    for packet in packets_of(container, stream):
+        if isinstance(packet, FFmpegError):
+            yield packet
+            continue
+        try:
+            pictures = packet.decode()
+        except EOFError:
+            return
+        except FFmpegError as error:
+            yield error
+            continue
+        yield from pictures
+
+
+def _index_of_packets(info: ClipInfo) -> FrameIndex | None:
+    if info.codec not in _ONE_PICTURE_A_PACKET:
+        return None
+    found: list[tuple[int, bool, int]] = []  # pts, decoding can start here, duration in ticks
+    with open_clip(info.path) as container:
+        stream = video_stream(container, info.path)
+        for packet in packets_of(container, stream):
+            if isinstance(packet, FFmpegError) or not packet.size or packet.is_discard:
+                continue
+            if packet.pts is None:
+                return None
+            found.append((packet.pts, packet.is_keyframe, packet.duration or 0))
+    found.sort()
+    stamps = tuple(pts for pts, _, _ in found)
+    if not stamps or len(set(stamps)) != len(stamps) or not _first_pictures_agree(info, stamps):
+        return None
+    times = tuple((pts - stamps[0]) * info.time_base for pts in stamps)
+    keyframes = tuple(position for position, (_, key, _) in enumerate(found) if key)
+    return FrameIndex(times, _last_duration(info, times, found[-1][2]), stamps, keyframes)
+
+
+def _first_pictures_agree(info: ClipInfo, stamps: tuple[int, ...]) -> bool:
+    """Whether decoding starts with the pictures that the packets announce."""
+    seen: list[int | None] = []
+    with open_clip(info.path) as container:
+        stream = video_stream(container, info.path)
+        stream.thread_count = 1
+        for picture in decoded(container, stream):
+            if isinstance(picture, FFmpegError):
+                return False
+            seen.append(picture.pts)
+            if len(seen) == _PROBED_PICTURES:
+                break
+    return tuple(seen) == stamps[: len(seen)] and len(seen) == min(len(stamps), _PROBED_PICTURES)
+
+
+def _index_of_pictures(info: ClipInfo) -> FrameIndex:
+    clock = Clock(info)
+    times: list[Fraction] = []
+    stamps: list[int] = []
+    keyframes: list[int] = []
+    ticks = 0
+    with open_clip(info.path) as container:
+        stream = video_stream(container, info.path)
+        stream.thread_type = "AUTO"
+        for picture in decoded(container, stream):
+            if isinstance(picture, FFmpegError):
+                continue
+            if picture.key_frame:
+                keyframes.append(len(times))
+            times.append(clock.time_of(picture.pts))
+            stamps.append(picture.pts or 0)
+            ticks = picture.duration
+    if not times:
+        raise NoVideoError(f"{info.path} has no frame that decodes", "the file may be damaged or empty")
+    found = tuple(times)
+    last_duration = _last_duration(info, found, ticks)
+    if clock.repaired:
+        return FrameIndex(found, last_duration, None, ())
+    return FrameIndex(found, last_duration, tuple(stamps), tuple(keyframes))
+
+
+def _last_duration(info: ClipInfo, times: tuple[Fraction, ...], ticks: int) -> Fraction:
+    """What the container says of the last frame, else the clip's typical frame."""
+    if ticks > 0:
+        return ticks * info.time_base
+    if len(times) > 1:
+        return typical_step(times[:-1], times[-1] - times[-2])
+    return nominal_ticks(info) * info.time_base

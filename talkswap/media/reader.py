@@ -1,0 +1,232 @@
+"""Frames of a clip in memory that does not grow with it: once through, or along a timeline."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Generator, Iterator, Sequence
+from types import TracebackType
+
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+
+from talkswap.errors import UnreadableMediaError
+from talkswap.media.colour import PixelConverter
+from talkswap.media.containers import open_clip, video_stream
+from talkswap.media.index import Clock, FrameIndex, decoded, frame_times, index_frames
+from talkswap.media.timeline import Timeline
+from talkswap.types import ClipInfo, Frame
+
+__all__ = ["BACKWARD_BYTES", "ClipReader", "FrameIndex", "frame_times", "index_frames"]
+
+BACKWARD_BYTES = 192 * 2**20
+"""Most memory that decoded pictures may take while a clip plays backwards."""
+
+_Placed = Generator[tuple[int, VideoFrame], None, None]  # (position in the clip, its picture)
+
+
+class ClipReader:
+    """Reads a clip's pictures as RGB, upright, 8 bits (deeper pictures are rounded down to 8).
+
+    Colours follow the stream's matrix and range; an untagged stream is taken as players take it, BT.601
+    below 720 lines and BT.709 above.  Use as a context manager; one iteration runs at a time, and starting
+    another one ends the first.
+
+    Args:
+        info: what :func:`talkswap.media.probe.probe` says of the clip.
+        index: what :func:`index_frames` says, where it is already known.
+    """
+
+    def __init__(self, info: ClipInfo, index: FrameIndex | None = None) -> None:
+        self.info = info
+        self._index = index
+        self._converter = PixelConverter(info)
+        self._damage: set[int] = set()
+        self._running: Generator[Frame, None, None] | None = None
+
+    def __enter__(self) -> ClipReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End an iteration that was left half-way, and close its file."""
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+
+    @property
+    def damaged(self) -> int:
+        """Frames of the clip that the last iteration found damaged: not decoded, or only in part."""
+        return len(self._damage)
+
+    @property
+    def index(self) -> FrameIndex:
+        """Every frame's time, read at first use."""
+        if self._index is None:
+            self._index = index_frames(self.info)
+        return self._index
+
+    def frames(self) -> Iterator[Frame]:
+        """Every picture that decodes, in presentation order, at its exact time from the first one.
+
+        A missing time stamp, or one that does not increase, is replaced by the predecessor's plus one
+        nominal frame.  A packet that does not decode is left out and counted in :attr:`damaged`.
+        """
+        return self._start(self._every_picture())
+
+    def frames_for(self, timeline: Timeline) -> Iterator[Frame]:
+        """The pictures of a timeline, one for each of its entries, whatever the file's damage.
+
+        Where a planned picture does not decode, its predecessor is shown again and :attr:`damaged` counts
+        it.  Backward stretches are decoded in pieces from the keyframe before them, at most
+        :data:`BACKWARD_BYTES` at a time; so memory depends on neither clip nor timeline.
+
+        Yields:
+            Frames whose ``index`` and ``time`` are the output's and whose ``source_index`` is the clip's.
+
+        Raises:
+            UnreadableMediaError: nothing at all decodes where the timeline begins.
+        """
+        return self._start(self._along(timeline))
+
+    def _start(self, iteration: Generator[Frame, None, None]) -> Iterator[Frame]:
+        self.close()
+        self._damage.clear()
+        self._running = iteration
+        return iteration
+
+    def _every_picture(self) -> Generator[Frame, None, None]:
+        clock = Clock(self.info)
+        position = lost = 0
+        with open_clip(self.info.path) as container:
+            stream = video_stream(container, self.info.path)
+            stream.thread_type = "AUTO"
+            for picture in decoded(container, stream):
+                if isinstance(picture, FFmpegError):
+                    lost += 1
+                    self._damage.add(-lost)  # a lost packet has no position of its own
+                    continue
+                if picture.is_corrupt:
+                    self._damage.add(position)
+                rgb = self._converter.to_rgb(picture)
+                yield Frame(rgb, clock.time_of(picture.pts), position, position)
+                position += 1
+
+    def _along(self, timeline: Timeline) -> Generator[Frame, None, None]:
+        output = 0
+        held: tuple[int, VideoFrame] | None = None
+        for first, last in _runs(timeline.picture):
+            if held is not None and first == last == held[0]:
+                placed: Iterator[tuple[int, VideoFrame]] = iter([held])
+            elif first <= last:
+                placed = self._forward(first, last, held)
+            else:
+                placed = self._backward(first, last, held)
+            for position, picture in placed:
+                held = position, picture
+                if picture.is_corrupt:
+                    self._damage.add(position)
+                # Converted anew even where it is shown again: a frame's pixels are its receiver's to draw on.
+                yield Frame(self._converter.to_rgb(picture), timeline.times[output], output, position)
+                output += 1
+
+    def _forward(self, first: int, last: int, held: tuple[int, VideoFrame] | None) -> _Placed:
+        """Pictures ``first`` to ``last``; what is missing is replaced by its predecessor."""
+        previous = None if held is None else held[1]
+        expected = first
+        for position, picture in self._from(first):
+            while expected < min(position, last + 1):
+                self._damage.add(expected)
+                yield expected, picture if previous is None else previous
+                expected += 1
+            if position == expected <= last:
+                yield position, picture
+                previous = picture
+                expected += 1
+            if expected > last:
+                return
+        while expected <= last:
+            if previous is None:
+                raise UnreadableMediaError(
+                    f"no frame of {self.info.path} decodes", "the file may be damaged; does it play elsewhere?"
+                )
+            self._damage.add(expected)
+            yield expected, previous
+            expected += 1
+
+    def _backward(self, first: int, last: int, held: tuple[int, VideoFrame] | None) -> _Placed:
+        """Pictures ``first`` down to ``last``, decoded forward in pieces that fit into memory."""
+        bytes_a_picture = self.info.width * self.info.height * 3 // 2 * (2 if self.info.bits > 8 else 1)
+        most = max(2, BACKWARD_BYTES // bytes_a_picture)
+        high = first
+        while high >= last:
+            low = max(last, high - most + 1)
+            piece = list(self._forward(low, high, held))
+            while piece:
+                held = piece.pop()
+                yield held
+            high = low - 1
+
+    def _from(self, first: int) -> _Placed:
+        """The clip's pictures from position ``first`` on, each with its position; damaged ones are missing."""
+        if self.index.stamps is not None:
+            keyframe = self._keyframe_before(first)
+            if keyframe > 0:
+                sought = self._decode_at(keyframe, self.index.stamps)
+                start = next(sought, None)
+                if start is not None and start[0] <= first:
+                    yield from _not_before(first, start, sought)
+                    return
+                sought.close()  # the container found a later keyframe; only the file's start is certain
+        placed = self._decode_at(0, self.index.stamps)
+        start = next(placed, None)
+        if start is not None:
+            yield from _not_before(first, start, placed)
+
+    def _keyframe_before(self, position: int) -> int:
+        place = bisect_right(self.index.keyframes, position) - 1
+        return self.index.keyframes[place] if place >= 0 else 0
+
+    def _decode_at(self, keyframe: int, stamps: Sequence[int] | None) -> _Placed:
+        positions = None if stamps is None else {pts: position for position, pts in enumerate(stamps)}
+        with open_clip(self.info.path) as container:
+            stream = video_stream(container, self.info.path)
+            stream.thread_type = "AUTO"
+            if keyframe > 0 and stamps is not None:
+                try:
+                    container.seek(stamps[keyframe], stream=stream, backward=True)
+                except (FFmpegError, OSError):
+                    return  # a file that cannot seek is read from its start
+            count = 0
+            for picture in decoded(container, stream):
+                if isinstance(picture, FFmpegError):
+                    continue
+                if positions is None:
+                    # Repaired time stamps cannot be looked up; pictures are counted as the index counted them.
+                    yield count, picture
+                    count += 1
+                elif picture.pts in positions:
+                    yield positions[picture.pts], picture
+
+
+def _not_before(first: int, start: tuple[int, VideoFrame], rest: _Placed) -> _Placed:
+    if start[0] >= first:
+        yield start
+    for placed in rest:
+        if placed[0] >= first:
+            yield placed
+
+
+def _runs(picture: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut a timeline into stretches that go up by one, go down by one, or are a single picture."""
+    start = 0
+    while start < len(picture):
+        end = start
+        if start + 1 < len(picture) and abs(step := picture[start + 1] - picture[start]) == 1:
+            while end + 1 < len(picture) and picture[end + 1] - picture[end] == step:
+                end += 1
+        yield picture[start], picture[end]
+        start = end + 1

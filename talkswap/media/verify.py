@@ -1,0 +1,129 @@
+"""Reads a finished file back and holds it against its plan: a success without a sound file cannot happen."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+from av.audio.codeccontext import AudioCodecContext
+from av.error import FFmpegError
+from av.packet import Packet
+from av.stream import Stream
+
+from talkswap.errors import OutputCheckError
+from talkswap.media.containers import local_url
+from talkswap.media.timeline import typical_step
+
+_HINT = "this is a fault of talkswap or of the ffmpeg it found; `talkswap doctor` shows which one that is"
+
+_MATROSKA_CLOCK = Fraction(1, 1000)
+
+
+@dataclass(frozen=True)
+class FinishedClip:
+    """What a finished file holds, read from its packets."""
+
+    times: tuple[Fraction, ...]  # seconds from the first frame
+    time_base: Fraction  # seconds per tick of the video stream
+    sound_start: Fraction  # seconds from the first frame to the first sound that is heard
+    sound_end: Fraction  # seconds from the first frame to the end of the sound
+    warnings: tuple[str, ...] = ()  # what of the target could not be kept, one sentence each
+
+
+def read_back(path: Path) -> FinishedClip:
+    """Times of a file's first video and first audio stream, without the sound's encoder delay and padding.
+
+    Raises:
+        OutputCheckError: it cannot be read, has no frame, no sound, or its first picture does not decode.
+    """
+    stamps: list[int] = []
+    sound_start: Fraction | None = None
+    sound_end = Fraction(0)
+    decoded = False
+    try:
+        with av.open(local_url(path), options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
+            if not container.streams.video or not container.streams.audio:
+                missing = "sound" if container.streams.video else "picture"
+                raise OutputCheckError(f"the finished file has no {missing}", _HINT)
+            video, audio = container.streams.video[0], container.streams.audio[0]
+            for packet in container.demux(video, audio):
+                if packet.pts is None or not packet.size:
+                    continue
+                if packet.stream_index == audio.index:
+                    start, end = _heard(packet)
+                    sound_start = start if sound_start is None else min(sound_start, start)
+                    sound_end = max(sound_end, end)
+                elif not packet.is_discard:
+                    stamps.append(packet.pts)
+                    decoded = decoded or bool(video.decode(packet))  # only until the first picture comes
+            decoded = decoded or bool(video.decode(None))
+            time_base = Fraction(video.time_base or 0)
+    except (FFmpegError, OSError) as error:
+        raise OutputCheckError(f"the finished file cannot be read back ({error})", _HINT) from error
+    if not stamps or not decoded:
+        raise OutputCheckError("the finished file has no picture that decodes", _HINT)
+    if sound_start is None:
+        raise OutputCheckError("the finished file has an empty sound", _HINT)
+    stamps.sort()
+    first = stamps[0] * time_base
+    times = tuple(pts * time_base - first for pts in stamps)
+    return FinishedClip(times, time_base, sound_start - first, sound_end - first)
+
+
+def verify(path: Path, times: Sequence[Fraction], duration: Fraction) -> FinishedClip:
+    """Check a finished file against its plan.
+
+    Every frame has to be there, at its planned time: exactly; within a millisecond in Matroska and WebM, whose
+    clock counts milliseconds, where the plan's times are not whole ones.  The sound has to begin with the
+    picture and end at ``duration``, both within one frame.
+
+    Args:
+        path: the finished file.
+        times: planned start of each frame in seconds, the first 0.
+        duration: planned length of picture and sound in seconds.
+
+    Returns:
+        What was read, for a report.
+
+    Raises:
+        OutputCheckError: one of these promises is broken; the message says which and by how much.
+    """
+    found = read_back(path)
+    if len(found.times) != len(times):
+        raise OutputCheckError(f"the finished file has {len(found.times)} frames, {len(times)} were planned", _HINT)
+    exact = all((time / found.time_base).denominator == 1 for time in times)
+    # The first frame is rounded as well, so that two half ticks can add up.
+    allowed = _MATROSKA_CLOCK if found.time_base == _MATROSKA_CLOCK and not exact else Fraction(0)
+    for position, (planned, actual) in enumerate(zip(times, found.times, strict=True)):
+        if abs(planned - actual) > allowed:
+            raise OutputCheckError(
+                f"frame {position} of the finished file is at {float(actual):.4f} s, "
+                f"{float(planned):.4f} s was planned",
+                _HINT,
+            )
+    frame = typical_step(times, max(duration - times[-1], found.time_base))
+    if abs(found.sound_start) > frame:
+        raise OutputCheckError(f"the sound begins {float(found.sound_start):.4f} s after the picture", _HINT)
+    if abs(found.sound_end - duration) > frame:
+        raise OutputCheckError(
+            f"the sound ends at {float(found.sound_end):.4f} s, the picture at {float(duration):.4f} s", _HINT
+        )
+    return found
+
+
+def _heard(packet: Packet[Stream]) -> tuple[Fraction, Fraction]:
+    """Start and end in seconds of what a player lets be heard of an audio packet."""
+    time_base = packet.time_base
+    start = (packet.pts or 0) * time_base
+    end = start + (packet.duration or 0) * time_base
+    if packet.has_sidedata("skip_samples"):
+        rate = cast(AudioCodecContext, packet.stream.codec_context).sample_rate
+        skipped, padded = struct.unpack("<II", bytes(packet.get_sidedata("skip_samples"))[:8])
+        start += Fraction(skipped, rate)
+        end -= Fraction(padded, rate)
+    return start, end

@@ -1,0 +1,170 @@
+"""The one lossy encode: RGB frames at exact times into a file with the target's clock and colour tags."""
+
+from __future__ import annotations
+
+import contextlib
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import cast
+
+import av
+from av.container import OutputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from talkswap.errors import EncoderError, TalkswapError
+from talkswap.media.codecs import EncoderSettings, check_encoder, container_of, encoder_options, pixel_format_for
+from talkswap.media.colour import PixelConverter, tagged_matrix
+from talkswap.media.containers import local_url, output_error
+from talkswap.media.index import nominal_ticks
+from talkswap.types import ClipInfo, UInt8Image
+
+__all__ = ["EncoderSettings", "VideoWriter", "check_encoder"]
+
+
+class VideoWriter:
+    """Encodes frames into ``path`` (.mp4, .mov, .mkv, .webm), without sound.
+
+    The stream's clock is the target's time base, so that every time is written as it was read (Matroska's
+    own clock has milliseconds: use .mp4 for what goes on to :func:`talkswap.media.mux.mux`, .mkv only for ffv1).
+    Matrix, range, primaries and transfer are the target's, in the pixels and in the tags; an untagged target
+    stays untagged.  Odd sizes keep their size: VP9 in 4:2:0, H.264 and HEVC in 4:4:4, which QuickTime and many
+    phones do not play.
+
+    Args:
+        path: the file to write; an existing one is replaced.
+        info: the target clip.
+        settings: encoder, quality, effort.
+        duration: seconds from the first frame's start to the last one's end; without it the last frame
+            lasts as long as a nominal one.
+
+    Raises:
+        EncoderError: the encoder is unknown, does not fit, or fails.
+        OutputUnwritableError: no right to write there, the folder is missing, or the disk is full.
+    """
+
+    def __init__(self, path: Path, info: ClipInfo, settings: EncoderSettings, duration: Fraction | None = None) -> None:
+        self.path = Path(path)
+        self.info = info
+        self.frames = 0
+        self.pixel_format = pixel_format_for(settings, info.width, info.height)
+        self._duration = duration
+        self._converter = PixelConverter(info)
+        self._waiting: VideoFrame | None = None  # its duration is known when its successor's time is
+        self._ticks: dict[int, int] = {}  # pts -> duration of what the encoder holds back
+        options = encoder_options(settings)
+        try:
+            self._container: OutputContainer | None = self._open()
+            self._stream = self._add_stream(self._container, settings, options)
+            self._container.start_encoding()  # writes the header: a place that cannot be written shows now
+        except (FFmpegError, OSError, ValueError) as error:
+            raise self._named(error) from error
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._abandon()
+
+    def write(self, rgb: UInt8Image, time: Fraction) -> None:
+        """Encode one frame.
+
+        Args:
+            rgb: H x W x 3 of the clip's size.
+            time: its start in seconds, after the previous frame's; a whole number of the target's ticks.
+        """
+        if rgb.shape != (self.info.height, self.info.width, 3):
+            raise ValueError(f"a frame is {rgb.shape}, the clip is {(self.info.height, self.info.width, 3)}")
+        ticks = time / self.info.time_base
+        if ticks.denominator != 1:
+            raise ValueError(f"{time} s is not a whole number of ticks of {self.info.time_base} s")
+        if self._waiting is not None and ticks <= (self._waiting.pts or 0):
+            raise ValueError(f"the frame at {time} s does not come after its predecessor")
+        picture = self._converter.from_rgb(rgb, self.pixel_format)
+        picture.pts = ticks.numerator
+        picture.time_base = self.info.time_base
+        picture.color_primaries = self.info.colour.primaries
+        picture.color_trc = self.info.colour.transfer
+        if self._waiting is not None:
+            self._encode(self._waiting, picture.pts - (self._waiting.pts or 0))
+        self._waiting = picture
+        self.frames += 1
+
+    def close(self) -> None:
+        """Encode what waits, flush the encoder and finish the file."""
+        if self._container is None:
+            return
+        try:
+            if self._waiting is not None:
+                self._encode(self._waiting, self._last_ticks(self._waiting.pts or 0))
+                self._waiting = None
+            self._mux(None)
+            container, self._container = self._container, None
+            container.close()
+        except (FFmpegError, OSError, ValueError) as error:
+            raise self._named(error) from error
+
+    def _abandon(self) -> None:
+        """Give up after a failure: nothing half-written stays."""
+        if self._container is not None:
+            container, self._container = self._container, None
+            with contextlib.suppress(FFmpegError, OSError, ValueError):
+                container.close()
+        if self.path.is_file():
+            self.path.unlink()
+
+    def _open(self) -> OutputContainer:
+        container_format = container_of(self.path)
+        options = {}
+        if container_format in ("mp4", "mov"):
+            # Left alone, the muxer would pick a time scale of its own and round the times to it.
+            options["video_track_timescale"] = str(self.info.time_base.denominator)
+        return av.open(local_url(self.path), "w", format=container_format, options=options)
+
+    def _add_stream(
+        self, container: OutputContainer, settings: EncoderSettings, options: dict[str, str]
+    ) -> VideoStream:
+        info, colour = self.info, self.info.colour
+        stream = cast(VideoStream, container.add_stream(settings.encoder, rate=info.rate, options=options))
+        context = stream.codec_context
+        context.width, context.height = info.width, info.height
+        context.pix_fmt = self.pixel_format
+        context.time_base = info.time_base
+        stream.time_base = info.time_base
+        context.sample_aspect_ratio = info.sample_aspect_ratio
+        context.thread_count = settings.threads
+        context.colorspace = tagged_matrix(colour)
+        context.color_primaries = colour.primaries
+        context.color_trc = colour.transfer
+        context.color_range = self._converter.range if colour.range else 0
+        return stream
+
+    def _last_ticks(self, start: int) -> int:
+        if self._duration is None:
+            return nominal_ticks(self.info)
+        return max(1, round(self._duration / self.info.time_base) - start)
+
+    def _encode(self, picture: VideoFrame, ticks: int) -> None:
+        self._ticks[picture.pts or 0] = ticks
+        try:
+            self._mux(picture)
+        except (FFmpegError, OSError, ValueError) as error:
+            raise self._named(error) from error
+
+    def _mux(self, picture: VideoFrame | None) -> None:
+        if self._container is not None:
+            for packet in self._stream.encode(picture):
+                # Encoders hand durations on in part only; the last frame's is the length of the file.
+                packet.duration = self._ticks.pop(packet.pts or 0, packet.duration)
+                self._container.mux(packet)
+
+    def _named(self, error: FFmpegError | OSError | ValueError) -> TalkswapError:
+        named = None if isinstance(error, ValueError) else output_error(error, self.path)
+        return named or EncoderError(f"the video could not be encoded ({error})", "try --encoder libx264")

@@ -1,0 +1,146 @@
+"""The small frozen types that pass between rooms; no torch here, so that importing them is free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+UInt8Image = NDArray[np.uint8]
+"""H x W x 3, RGB, 0 to 255."""
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ColourTags:
+    """Colour description of a video stream, as FFmpeg's integer codes (2 = unspecified, range 0)."""
+
+    matrix: int = 2  # colorspace: 1 = BT.709, 5/6 = BT.601, 9 = BT.2020
+    primaries: int = 2
+    transfer: int = 2  # 16 = PQ, 18 = HLG
+    range: int = 0  # 1 = limited (MPEG), 2 = full (JPEG)
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What the container says of a clip, before any frame is decoded."""
+
+    path: Path
+    width: int  # px, after rotation
+    height: int  # px, after rotation
+    rate: Fraction  # average frames per second; nominal where the rate varies
+    time_base: Fraction  # seconds per pts tick
+    duration: Fraction  # seconds; 0 when unknown
+    frames: int  # as the container states; 0 when unknown
+    rotation: int  # clockwise degrees to apply before showing: 0, 90, 180, 270
+    codec: str
+    pixel_format: str
+    bits: int  # per component
+    colour: ColourTags
+    has_audio: bool
+    audio_duration: Fraction = Fraction(0)
+    sample_aspect_ratio: Fraction = Fraction(1)
+    mirrored: bool = False  # to be flipped left to right before it is turned
+    audio_offset: Fraction = Fraction(0)  # seconds from the first picture to the container's start, the sound's time 0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One decoded picture at its exact time."""
+
+    rgb: UInt8Image  # H W 3, rotation applied
+    time: Fraction  # seconds from the clip's first frame (its pts, start removed)
+    index: int  # 0-based position in the output
+    source_index: int = 0  # 0-based position in the target clip; differs where the clip is looped, bounced or held
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face in one picture; coordinates in px of that picture."""
+
+    box: FloatArray  # 4: x0 y0 x1 y1
+    score: float  # 0 to 1
+    landmarks: FloatArray  # 478 3: dense mesh, z in px toward the viewer negative
+    embedding: FloatArray | None = None  # unit length, where an identity network ran
+
+
+@dataclass(frozen=True)
+class AlignedFace:
+    """A face cut out in the system's crop, with the way back."""
+
+    crop: UInt8Image  # S S 3
+    affine: FloatArray  # 2 3: picture px -> crop px
+    landmarks: FloatArray  # 478 3 in crop px
+    index: int  # frame index; 0 for a photo
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Mono speech."""
+
+    samples: FloatArray  # N in [-1, 1]
+    hz: int
+
+    @property
+    def seconds(self) -> Fraction:
+        return Fraction(len(self.samples), self.hz)
+
+
+@dataclass(frozen=True)
+class RenderPlan:
+    """All that decides a render's result; equal plans give equal frames."""
+
+    source: Path | None  # a photo; None where nothing is swapped
+    target: Path
+    audio: Path | None  # None: the sound of the target itself
+    output: Path
+    preset: str = "auto"  # auto | compact | paper
+    device: str = "auto"  # auto | cpu | cuda | mps
+    mode: str = "cross"  # cross | self
+    order: str = "swap-sync"  # swap-sync | sync-swap
+    swap: bool = True
+    sync: bool = True
+    face: str | None = None  # index from `talkswap faces`, or a photo of the person
+    fit: str = "clip"  # clip | voice | loop | bounce | freeze
+    crf: int = 18
+    encoder: str = "libx264"
+    batch_size: int = 0  # 0 = chosen from the device's memory
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class RenderReport:
+    """What a render did, for the last line, for ``--report`` and for scripts."""
+
+    output: Path
+    frames_in: int
+    frames_out: int
+    seconds: float  # wall time of the whole render
+    video_seconds: float
+    real_time_factor: float  # seconds / video_seconds
+    preset: str
+    device: str
+    faceless: list[tuple[float, float]]  # intervals in seconds
+    faceless_frames: int
+    identity_similarity: float | None  # mean cosine of result to source, compact identity network
+    timings: dict[str, float]  # seconds per stage
+    peak_memory_mb: float
+    warnings: list[str] = field(default_factory=list)
+    weights: dict[str, str] = field(default_factory=dict)  # file -> sha256
+    versions: dict[str, str] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProgressEvent:
+    """How far a long piece of work is; handed to a callback, never printed by the library."""
+
+    stage: str  # a word or two: "frames", "joining"
+    done: int  # of the stage's own units
+    total: int  # 0 when unknown
+    message: str = ""  # one line that the user should see, such as a fallback
