@@ -1,0 +1,177 @@
+"""Who is in a clip, and which one a render is to change.
+
+Three ways to name a person: nothing (whoever is on screen most, largest and most central), the number that
+``talkswap faces`` prints, or the identity vector of a photo.  A render never takes another face instead:
+below the likeness threshold a frame is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import numpy as np
+
+from talkswap.faces.align import warp_crop
+from talkswap.faces.track import FaceTracker, TrackedFace
+from talkswap.types import FloatArray, Frame, UInt8Image
+
+PICTURE = 192  # px, side of the aligned crop that is kept of a person
+
+
+@dataclass(frozen=True)
+class SelectConfig:
+    """When a face counts as the person asked for."""
+
+    least_likeness: float = 0.35  # identity cosine to the photo, or to the person surveyed
+    release: float = 0.25  # below this somebody who was taken for the person no longer is
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person of a clip, as a survey saw them."""
+
+    index: int  # 0 = most on screen
+    frames: int  # surveyed frames with this person
+    share: float  # of the surveyed frames
+    size: float  # mean side of the alignment square, as a share of the picture's height
+    prominence: float  # sum over frames of size x closeness to the middle: the order of the list
+    picture: UInt8Image  # 192 192 3: the aligned face where it is largest and least turned
+    time: Fraction  # seconds, of that frame
+    width: float  # px of the face's box in that frame
+    embedding: FloatArray | None  # unit identity vector over all frames, where an identity network ran
+
+
+def prominence(face: TrackedFace, height: int, width: int) -> float:
+    """How much a face claims to be the clip's subject: its size, halved toward the picture's edge."""
+    size = float(np.hypot(*face.x)) / height
+    away = (face.centre - np.array([width / 2, height / 2])) / np.array([width / 2, height / 2])
+    return size * (1 - 0.5 * min(1.0, float(np.abs(away).max())))
+
+
+@dataclass
+class _Sighting:
+    """Sums over the frames in which a person was seen; of the frames themselves only the best face is kept."""
+
+    seen: set[int] = field(default_factory=set)  # which of the surveyed frames
+    claims: float = 0.0
+    sizes: float = 0.0
+    best: float = -1.0
+    picture: UInt8Image | None = None
+    time: Fraction = Fraction(0)
+    width: float = 0.0
+    embedding: FloatArray | None = None
+
+    def look(self, number: int, frame: Frame, face: TrackedFace) -> None:
+        """Add one more view."""
+        height, width = frame.rgb.shape[:2]
+        claim = prominence(face, height, width)
+        self.seen.add(number)
+        self.claims += claim
+        self.sizes += float(np.hypot(*face.x)) * 2 / height
+        if claim * face.fade > self.best:
+            self.best, self.time = claim * face.fade, frame.time
+            self.picture = warp_crop(frame.rgb, face.affine(PICTURE), PICTURE)
+            self.width = float(face.face.box[2] - face.face.box[0])
+        if face.face.embedding is not None:
+            self.embedding = face.face.embedding  # the tracker's mean, which grows
+
+    def join(self, other: _Sighting) -> None:
+        """Add somebody who turned out to be the same person; the more prominent one's best view stays."""
+        if self.embedding is not None and other.embedding is not None:
+            mean = self.embedding * len(self.seen) + other.embedding * len(other.seen)
+            self.embedding = (mean / np.linalg.norm(mean)).astype(np.float32)
+        self.seen |= other.seen
+        self.claims += other.claims
+        self.sizes += other.sizes
+
+
+def _same(one: _Sighting, other: _Sighting, least: float) -> bool:
+    """Whether two numbers are one person: alike, and never in a frame together."""
+    if one.embedding is None or other.embedding is None or one.seen & other.seen:
+        return False
+    return float(one.embedding @ other.embedding) >= least
+
+
+def survey(frames: Iterable[Frame], tracker: FaceTracker, enough: int | None = None) -> list[Person]:
+    """List the people of a clip, most prominent first.
+
+    Args:
+        frames: some frames of the clip in order, for example two a second.
+        tracker: a fresh tracker; with ``detect_every=1, follow=False`` where the frames lie far apart.
+        enough: frames with a face after which no more are looked at; None for all.
+    """
+    sightings: dict[int, _Sighting] = {}
+    total = with_face = 0
+    for frame in frames:
+        faces = tracker.update(frame)
+        for face in faces:
+            sightings.setdefault(face.track_id, _Sighting()).look(total, frame, face)
+        total += 1
+        with_face += bool(faces)
+        if enough is not None and with_face >= enough:
+            break
+    people: list[_Sighting] = []
+    for sighting in sorted(sightings.values(), key=lambda one: -one.claims):
+        # one person may have two numbers, given when too few views of either were known
+        known = next((p for p in people if _same(p, sighting, tracker.config.same_person)), None)
+        if known is None:
+            people.append(sighting)
+        else:
+            known.join(sighting)
+    order = sorted(people, key=lambda one: -one.claims)
+    return [
+        Person(
+            i, len(s.seen), len(s.seen) / total, s.sizes / len(s.seen), s.claims, s.picture, s.time, s.width,
+            s.embedding,
+        )
+        for i, s in enumerate(order)
+        if s.picture is not None
+    ]  # fmt: skip
+
+
+class FaceChooser:
+    """Picks, frame by frame, the one face that a render changes.
+
+    Args:
+        reference: unit identity vector of the person wanted (a photo's, or a surveyed person's); None means whoever
+            is most prominent when a first face appears, and that person from then on.
+        config: the likeness that it takes.
+    """
+
+    def __init__(self, reference: FloatArray | None = None, config: SelectConfig | None = None) -> None:
+        self.reference = reference
+        self.given = reference is not None
+        self.config = config or SelectConfig()
+        self.chosen: int | None = None
+
+    def __call__(self, faces: Sequence[TrackedFace], height: int, width: int) -> TrackedFace | None:
+        """The face to change in a frame of ``height`` x ``width`` px, or None to leave the frame alone."""
+        for face in faces:
+            if face.track_id == self.chosen:
+                if self._still(face):
+                    return face
+                self.chosen = None
+        if not faces:
+            return None
+        if self.reference is not None:
+            known = [(float(f.face.embedding @ self.reference), f) for f in faces if f.face.embedding is not None]
+            likeness, face = max(known, key=lambda one: one[0], default=(-1.0, faces[0]))
+            if likeness < self.config.least_likeness:
+                return None
+        else:
+            face = max(faces, key=lambda one: prominence(one, height, width))
+            self.reference = face.face.embedding  # from now on nobody else; without identity vectors, whoever leads
+        self.chosen = face.track_id
+        return face
+
+    def _still(self, face: TrackedFace) -> bool:
+        """Whether the face chosen before may still be the person, now that the tracker has seen more of it."""
+        view = face.face.embedding
+        if view is None or self.reference is None:
+            return True
+        if not self.given:
+            self.reference = view  # the mean of more views than at first
+            return True
+        return float(view @ self.reference) >= self.config.release

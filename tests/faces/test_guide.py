@@ -1,0 +1,159 @@
+"""The guide: proportions, light, mouth and gaze of a source laid over a target."""
+
+from __future__ import annotations
+
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from talkswap.faces import guide, mesh
+from talkswap.faces.align import ffhq_affine, transform_points
+from talkswap.faces.guide import FaceGuide, GuideConfig
+from talkswap.types import FloatArray, UInt8Image
+
+SIZE = 160
+
+
+def person(
+    yaw: float = 0.0, mouth: float = 0.0, blink: float = 0.0, nose: float = 0.0, glance: float = 0.0, size: int = SIZE
+) -> FloatArray:
+    """The mean face with a few changes (eye distances), turned by ``yaw`` degrees and aligned into a crop."""
+    points = mesh.mean_face().points.copy()
+    points[list(mesh.INNER_LIPS[11:]), 1] += mouth
+    for ring, iris in (
+        (mesh.LEFT_EYE_RING, guide.LEFT_IRIS),
+        (mesh.RIGHT_EYE_RING, guide.RIGHT_IRIS),
+    ):
+        middle = points[list(ring), 1].mean()
+        points[list(ring), 1] = middle + (points[list(ring), 1] - middle) * (1 - blink)
+        points[list(iris), 0] += glance
+    points[[1, 4, 5, 195, 197], 1] += nose
+    angle = np.radians(yaw)
+    turn = np.array([[np.cos(angle), 0, -np.sin(angle)], [0, 1, 0], [np.sin(angle), 0, np.cos(angle)]])
+    points = (points @ turn.T * size / 4 + size / 2).astype(np.float32)
+    return transform_points(ffhq_affine(points, size), points)
+
+
+def portrait(points: FloatArray, skin: tuple[int, int, int], size: int = SIZE) -> UInt8Image:
+    """A drawn face: skin, brows, whites, irises, lips and, between them, teeth."""
+    picture = np.full((size, size, 3), 40, np.uint8)
+
+    def fill(ring: tuple[int, ...], colour: tuple[int, int, int]) -> None:
+        cv2.fillPoly(picture, [points[list(ring), :2].round().astype(np.int32)], colour)
+
+    fill(mesh.FACE_OVAL, skin)
+    fill(guide.LEFT_BROW, (50, 30, 20))
+    fill(guide.RIGHT_BROW, (50, 30, 20))
+    fill(mesh.OUTER_LIPS, (170, 60, 70))
+    fill(mesh.INNER_LIPS, (250, 250, 250))
+    for ring, iris in ((mesh.LEFT_EYE_RING, guide.LEFT_IRIS), (mesh.RIGHT_EYE_RING, guide.RIGHT_IRIS)):
+        fill(ring, (235, 235, 235))
+        centre = points[list(iris), :2].mean(0)
+        cv2.circle(picture, (round(float(centre[0])), round(float(centre[1]))), size // 53, (20, 60, 120), -1)
+    return picture
+
+
+def test_pose_is_recovered_and_shape_is_free_of_it() -> None:
+    straight, turned = person(), person(yaw=25)
+    pose = guide.fit_pose(turned)
+    assert np.degrees(np.arctan2(pose.turn[2, 0], pose.turn[2, 2])) == pytest.approx(25, abs=0.5)
+    assert np.linalg.det(pose.turn) == pytest.approx(1, abs=1e-5)
+    assert np.abs(guide.canonical_shape(turned) - guide.canonical_shape(straight)).max() < 1e-3
+    assert np.abs(guide.canonical_shape(straight) - mesh.mean_face().points).max() < 1e-3
+
+
+def test_a_share_of_the_proportions_moves_and_outline_and_openings_stay() -> None:
+    source, target = person(nose=0.1), person(yaw=15, mouth=0.15, blink=0.4)
+    shape = guide.canonical_shape(source)
+    whole, half = (guide.lend_shape(shape, target, share) for share in (1.0, 0.5))
+    scale = guide.fit_pose(target).scale
+    assert np.array_equal(guide.lend_shape(shape, target, 0), target)
+    assert (whole[4, 1] - target[4, 1]) / scale > 0.03
+    assert (half - target)[:, :2] == pytest.approx((whole - target)[:, :2] / 2, abs=1e-3)
+    assert np.abs((whole - target)[list(mesh.FACE_OVAL)]).max() < 1e-3
+
+    def opening(points: FloatArray, top: int, bottom: int) -> float:
+        return float(np.linalg.norm(points[top] - points[bottom]))
+
+    for top, bottom in ((13, 14), (159, 145), (386, 374)):
+        assert opening(whole, top, bottom) == pytest.approx(opening(target, top, bottom), rel=1e-3)
+
+
+def test_an_averaged_target_shape_leaves_its_movement_alone() -> None:
+    shape, mean = guide.canonical_shape(person(nose=0.1)), guide.canonical_shape(person())
+    moves = []
+    for raised in (0.0, 0.1):
+        target = person()
+        scale = guide.fit_pose(target).scale
+        target[[105, 334], 1] -= raised * scale
+        moves.append(guide.lend_shape(shape, target, 1.0, mean) - target)
+    brows = [105, 334]
+    assert np.abs(moves[0][brows] - moves[1][brows]).max() < 0.3  # px: both frames get the same offset
+
+
+def test_the_source_s_features_reach_the_target_and_the_rest_stays() -> None:
+    source, target = person(), person(yaw=12)
+    source_rgb, target_rgb = portrait(source, (190, 140, 120)), portrait(target, (190, 140, 120))
+    spot = np.round(source[50, :2]).astype(int)  # a mole on the cheek
+    cv2.circle(source_rgb, (int(spot[0]), int(spot[1])), 4, (40, 10, 10), -1)
+    laid = FaceGuide(source_rgb, source).lay(target_rgb, target)
+    x, y = np.round(laid.landmarks[50, :2]).astype(int)
+    assert laid.crop[y, x].mean() < 0.6 * target_rgb[y, x].mean()
+    outside = laid.mask == 0
+    assert outside.mean() > 0.4 and np.array_equal(laid.crop[outside], target_rgb[outside])
+    assert laid.mask.min() >= 0 and laid.mask.max() <= 1 and laid.crop.dtype == np.uint8
+
+
+def test_the_target_s_light_is_taken_unless_switched_off() -> None:
+    source, target = person(), person()
+    source_rgb, target_rgb = portrait(source, (210, 160, 140)), portrait(target, (110, 80, 70))
+    lit = FaceGuide(source_rgb, source).lay(target_rgb, target).crop
+    unlit = FaceGuide(source_rgb, source, GuideConfig(colour=0)).lay(target_rgb, target).crop
+    x, y = np.round(target[50, :2]).astype(int)
+    assert np.abs(lit[y, x].astype(int) - target_rgb[y, x]).max() < 12
+    assert np.abs(unlit[y, x].astype(int) - source_rgb[y, x]).max() < 12
+
+
+def test_teeth_come_from_the_target_and_lids_follow_it() -> None:
+    source, target = person(), person(mouth=0.2)
+    source_rgb, target_rgb = portrait(source, (190, 140, 120)), portrait(target, (190, 140, 120))
+    laid = FaceGuide(source_rgb, source).lay(target_rgb, target)
+    x, y = np.round(laid.landmarks[[13, 14], :2].mean(0)).astype(int)
+    assert laid.crop[y, x].min() > 200  # white between the lips although the source's were shut
+
+
+def test_the_gaze_follows_the_target() -> None:
+    source, target = person(size=320), person(glance=0.05, size=320)
+    source_rgb, target_rgb = portrait(source, (190, 140, 120), 320), portrait(target, (190, 140, 120), 320)
+    for share, wanted in ((0.0, guide.gaze(source)), (1.0, guide.gaze(target))):
+        crop = FaceGuide(source_rgb, source, GuideConfig(gaze=share, colour=0)).lay(target_rgb, target).crop
+        for eye, (left, right) in enumerate(guide.EYE_CORNERS):
+            y = round(float(target[[left, right], 1].mean()))
+            row = crop[y, round(float(target[left, 0])) + 5 : round(float(target[right, 0])) - 4].astype(float).sum(1)
+            dark = np.clip(600 - row, 0, None)
+            place = (dark @ np.arange(len(row)) / dark.sum() + 5) / float(target[right, 0] - target[left, 0])
+            assert place == pytest.approx(wanted[eye], abs=0.06)
+
+
+def test_hair_on_the_target_s_forehead_stays_in_front() -> None:
+    source, target = person(), person()
+    source_rgb, target_rgb = portrait(source, (200, 150, 130)), portrait(target, (200, 150, 130))
+    x, edge = round(float(target[9, 0])), round(float(target[[151, 9], 1].mean()))
+    target_rgb[:edge] = (20, 15, 10)  # a fringe down to the brows
+    y = round(float(0.4 * target[10, 1] + 0.6 * target[151, 1]))
+    kept = FaceGuide(source_rgb, source).lay(target_rgb, target).crop
+    lost = FaceGuide(source_rgb, source, GuideConfig(hair=0)).lay(target_rgb, target).crop
+    assert kept[y, x].mean() < lost[y, x].mean() - 30
+
+
+def test_one_guide_is_cheap() -> None:
+    source, target = person(size=320), person(yaw=10, size=320)
+    laid = FaceGuide(portrait(source, (190, 140, 120), 320), source)
+    target_rgb = portrait(target, (150, 110, 90), 320)
+    laid.lay(target_rgb, target)
+    started = time.process_time()
+    for _ in range(10):
+        laid.lay(target_rgb, target)
+    assert (time.process_time() - started) / 10 < 0.05  # about 7 ms on a quiet core

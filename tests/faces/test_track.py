@@ -1,0 +1,462 @@
+"""Following faces: seldom detecting, losing and finding again, cuts, numbers that stay with a person.
+
+The analyser of these tests is a real one for a small world: faces are discs whose colour is the person.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+
+from talkswap.faces.align import ffhq_quad, transform_points
+from talkswap.faces.mesh import mean_face
+from talkswap.faces.people import FaceChooser, SelectConfig, survey
+from talkswap.faces.track import CutFinder, FaceTracker, TrackConfig, TrackedFace, overlap, turned_away, yaw_degrees
+from talkswap.types import Face, FloatArray, Frame, UInt8Image
+
+COLOURS = {"anna": (250, 20, 20), "bert": (20, 250, 20), "cleo": (20, 20, 250)}
+HEIGHT, WIDTH = 180, 320
+
+
+def scene(seed: int, *people: tuple[str, float, float, float]) -> UInt8Image:
+    """A background (never as saturated as a person) with discs: (name, x, y, radius)."""
+    noise = np.random.default_rng(seed).integers(60, 190, (5, 8, 3), np.uint8)
+    rgb = np.asarray(cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR), np.uint8)
+    for name, x, y, radius in people:
+        cv2.circle(rgb, (round(x * 16), round(y * 16)), round(radius * 16), COLOURS[name], -1, cv2.LINE_8, 4)
+    return rgb
+
+
+def like(rgb: UInt8Image, colour: tuple[int, int, int]) -> UInt8Image:
+    low, high = ([int(np.clip(c + d, 0, 255)) for c in colour] for d in (-11, 11))
+    return np.asarray(cv2.inRange(rgb, np.array(low), np.array(high)), np.uint8)
+
+
+class DiscAnalyser:
+    """Finds discs of the known colours; follows one within its own radius."""
+
+    name = "disc"
+
+    def __init__(self) -> None:
+        self.detected = 0
+        self.followed = 0
+        self.embedded = 0
+
+    @staticmethod
+    def _face(mask: np.ndarray) -> Face | None:
+        y, x = np.nonzero(mask)
+        if len(x) < 60:
+            return None
+        radius = np.sqrt(len(x) / np.pi)
+        points = mean_face().points * (radius * 0.9) + np.array([x.mean(), y.mean() - radius * 0.3, 0])
+        box = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], np.float32)
+        return Face(box, 0.9, points.astype(np.float32))
+
+    def detect(self, rgb: UInt8Image) -> list[Face]:
+        self.detected += 1
+        faces = []
+        for colour in COLOURS.values():
+            count, labels = cv2.connectedComponents(like(rgb, colour))
+            faces += [f for k in range(1, count) if (f := self._face(labels == k)) is not None]
+        return sorted(faces, key=lambda f: -float(f.box[2] - f.box[0]))
+
+    def follow(self, rgb: UInt8Image, landmarks: FloatArray) -> Face | None:
+        self.followed += 1
+        low, high = landmarks[:, :2].min(0).astype(int), landmarks[:, :2].max(0).astype(int)
+        near = np.zeros(rgb.shape[:2], bool)
+        near[max(low[1], 0) : high[1], max(low[0], 0) : high[0]] = True
+        sizes = {c: near & (like(rgb, c) > 0) for c in COLOURS.values()}
+        seed = max(sizes.values(), key=lambda mask: mask.sum())
+        if seed.sum() < 40:
+            return None
+        colour = next(c for c, mask in sizes.items() if mask is seed)
+        _, labels = cv2.connectedComponents(like(rgb, colour))
+        label = np.bincount(labels[seed]).argmax()
+        return self._face(labels == label)
+
+    def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
+        self.embedded += 1
+        x, y = landmarks[:, :2].mean(0).round().astype(int)
+        colour = rgb[np.clip(y, 0, HEIGHT - 1), np.clip(x, 0, WIDTH - 1)].astype(np.float32)
+        return colour / np.linalg.norm(colour)
+
+
+def frames(pictures: list[UInt8Image], rate: int = 25) -> list[Frame]:
+    return [Frame(rgb, Fraction(k, rate), k) for k, rgb in enumerate(pictures)]
+
+
+def run(pictures: list[UInt8Image], config: TrackConfig | None = None, embed: bool = True) -> tuple[list, DiscAnalyser]:
+    analyser = DiscAnalyser()
+    tracker = FaceTracker(analyser, config, analyser.embed if embed else None)
+    return [tracker.update(frame) for frame in frames(pictures)], analyser
+
+
+def test_one_face_is_detected_seldom_and_followed_between() -> None:
+    pictures = [scene(0, ("anna", 100 + k, 90, 30)) for k in range(41)]
+    results, analyser = run(pictures, TrackConfig(detect_every=10))
+    assert [len(faces) for faces in results] == [1] * 41
+    assert {faces[0].track_id for faces in results} == {0}
+    assert analyser.detected == 5  # frames 0, 10, 20, 30, 40
+    assert analyser.embedded == 5  # once when it appears, then once in each run of the detector
+    assert [faces[0].fresh for faces in results] == [True] + [False] * 40
+    last = results[-1][0]
+    assert last.landmarks[:, 0].mean() == pytest.approx(last.face.landmarks[:, 0].mean(), abs=2)
+    crop = transform_points(last.affine(160), last.landmarks)
+    assert crop[[468, 473], 1].std() < 1 and 60 < crop[:, 0].mean() < 100  # the square holds the face, upright
+    np.testing.assert_allclose(last.centre, ffhq_quad(last.landmarks)[0], atol=3)
+
+
+def test_frames_without_a_face_are_empty_and_the_face_is_found_at_once() -> None:
+    empty = [scene(0)] * 7
+    pictures = empty + [scene(0, ("anna", 100, 90, 30))] * 5 + empty + [scene(0, ("anna", 200, 60, 30))] * 3
+    results, _ = run(pictures)
+    assert [len(faces) for faces in results] == [0] * 7 + [1] * 5 + [0] * 7 + [1] * 3
+    assert {f.track_id for faces in results for f in faces} == {0}  # the same person came back elsewhere
+    assert results[19][0].fresh
+    np.testing.assert_allclose(results[19][0].landmarks, results[19][0].face.landmarks, atol=0.05)  # filters anew
+
+
+def test_a_short_loss_keeps_the_filters_going() -> None:
+    face = scene(0, ("anna", 100, 90, 30))
+    results, _ = run([face] * 4 + [scene(0)] * 2 + [face] * 3)
+    assert [len(faces) for faces in results] == [1] * 4 + [0] * 2 + [1] * 3
+    assert not results[6][0].fresh
+
+
+def test_a_cut_is_found_and_numbers_follow_the_person_not_the_place() -> None:
+    first = [scene(0, ("anna", 80, 90, 30), ("bert", 240, 90, 30))] * 6
+    second = [scene(9, ("bert", 80, 90, 30), ("anna", 240, 90, 30))] * 6
+    results, analyser = run(first + second, TrackConfig(detect_every=100))
+    assert analyser.detected == 2
+    before = {f.track_id: f.landmarks[:, 0].mean() for f in results[5]}
+    after = {f.track_id: f.landmarks[:, 0].mean() for f in results[6]}
+    assert set(before) == set(after) == {0, 1}
+    for number in (0, 1):
+        assert after[number] == pytest.approx(320 - before[number], abs=3)
+    assert all(f.fresh for f in results[6])
+
+
+def test_somebody_new_after_a_cut_gets_a_new_number() -> None:
+    results, _ = run([scene(0, ("anna", 160, 90, 30))] * 4 + [scene(9, ("cleo", 160, 90, 30))] * 4)
+    assert results[3][0].track_id == 0
+    assert results[4][0].track_id == 1
+
+
+def test_without_identity_a_place_keeps_its_number_only_for_a_while() -> None:
+    face, empty = scene(0, ("anna", 100, 90, 30)), scene(0)
+    short, _ = run([face] * 3 + [empty] * 10 + [face] * 2, embed=False)
+    assert short[-1][0].track_id == 0
+    long, _ = run([face] * 3 + [empty] * 60 + [face] * 2, embed=False)
+    assert long[-1][0].track_id == 1
+
+
+def test_faces_that_appear_later_are_found_by_the_next_detection() -> None:
+    pictures = [scene(0, ("anna", 80, 90, 30))] * 12
+    pictures += [scene(0, ("anna", 80, 90, 30), ("bert", 240, 90, 24))] * 12
+    results, _ = run(pictures, TrackConfig(detect_every=10))
+    assert len(results[11]) == 1
+    assert [f.track_id for f in results[20]] == [0, 1]
+
+
+def test_crossing_people_keep_their_numbers() -> None:
+    pictures = []
+    for k in range(60):
+        pictures.append(scene(0, ("bert", 280 - 4 * k, 60, 22), ("anna", 40 + 4 * k, 110, 26)))
+    results, _ = run(pictures, TrackConfig(detect_every=5))
+    final = {f.track_id: f.landmarks[:, 0].mean() for f in results[-1]}
+    assert len(final) == 2
+    start = {f.track_id: f.landmarks[:, 0].mean() for f in results[0]}
+    for number, x in start.items():
+        assert (final[number] > 160) != (x > 160)
+
+
+def test_two_tracks_on_one_face_become_one() -> None:
+    analyser = DiscAnalyser()
+    tracker = FaceTracker(analyser, TrackConfig(detect_every=100))
+    tracker.update(Frame(scene(0, ("anna", 80, 90, 30), ("anna", 240, 90, 30)), Fraction(0), 0))
+    assert len(tracker.active) == 2
+    tracker.active[1].face = tracker.active[0].face  # as a landmark network that slid over would leave it
+    faces = tracker.update(Frame(scene(0, ("anna", 80, 90, 30)), Fraction(1, 25), 1))
+    assert [f.track_id for f in faces] == [0]
+    assert [t.track_id for t in tracker.gone] == [1]  # remembered
+
+
+def test_of_two_tracks_on_one_face_its_owner_stays_and_the_other_comes_back() -> None:
+    analyser = DiscAnalyser()
+    tracker = FaceTracker(analyser, TrackConfig(detect_every=4), analyser.embed)
+    pictures = frames([scene(0, ("anna", 80, 90, 30), ("bert", 240, 90, 30))] * 6)
+    colour = {f.track_id: f.face.embedding for f in tracker.update(pictures[0])}
+    tracker.active[0].face = tracker.active[1].face  # the older one slid
+    assert [f.track_id for f in tracker.update(pictures[1])] == [1]
+    for frame in pictures[2:]:
+        faces = tracker.update(frame)
+    assert [f.track_id for f in faces] == [0, 1]
+    for face in faces:
+        view, known = face.face.embedding, colour[face.track_id]
+        assert view is not None and known is not None
+        np.testing.assert_allclose(view, known, atol=0.05)
+
+
+def unit(*values: float) -> FloatArray:
+    vector = np.array(values, np.float32)
+    return vector / np.linalg.norm(vector)
+
+
+class PoorAtFirst(DiscAnalyser):
+    """Its first views say little: they lie ``cosine`` from the person's later ones."""
+
+    def __init__(self, poor: int, cosine: float) -> None:
+        super().__init__()
+        self.poor, self.cosine = poor, cosine
+
+    def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
+        clear = super().embed(rgb, landmarks)
+        if self.embedded > self.poor:
+            return clear
+        aside = unit(*np.cross(clear, [0.3, 0.5, 0.8]))
+        return self.cosine * clear + np.float32(np.sqrt(1 - self.cosine**2)) * aside
+
+
+@pytest.mark.parametrize("cosine", [0.3, 0.1])
+def test_a_poor_first_view_is_mended_at_the_next_detection(cosine: float) -> None:
+    analyser = PoorAtFirst(1, cosine)
+    tracker = FaceTracker(analyser, TrackConfig(detect_every=5, same_person=0.28), analyser.embed)
+    results = [tracker.update(f) for f in frames([scene(0, ("anna", 100, 90, 30))] * 30)]
+    chosen = choose_all(results, FaceChooser(unit(*COLOURS["anna"])))
+    assert chosen[:5] == [None] * 5
+    assert None not in chosen[5:] and len(set(chosen[5:])) == 1
+    final = results[-1][0].face.embedding
+    assert final is not None and final @ unit(*COLOURS["anna"]) > 0.95
+    assert analyser.embedded <= 2 + tracker.detections  # two more at most: for each appearance
+
+
+class TurnedAtFirst(DiscAnalyser):
+    """Sees the face from the side in its first views, where all faces look alike."""
+
+    def _turn(self, face: Face | None) -> Face | None:
+        if face is None or self.detected + self.followed > 5:
+            return face
+        middle = face.landmarks.mean(0)
+        turn = np.array([[0.5, 0, -0.866], [0, 1, 0], [0.866, 0, 0.5]], np.float32)  # 60 degrees
+        return Face(face.box, face.score, (face.landmarks - middle) @ turn.T + middle)
+
+    def detect(self, rgb: UInt8Image) -> list[Face]:
+        return [turned for face in super().detect(rgb) if (turned := self._turn(face)) is not None]
+
+    def follow(self, rgb: UInt8Image, landmarks: FloatArray) -> Face | None:
+        return self._turn(super().follow(rgb, landmarks))
+
+    def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
+        clear = super().embed(rgb, landmarks)
+        return unit(0.05, 0.05, 1) if abs(yaw_degrees(landmarks)) > 50 else clear
+
+
+def test_views_from_the_side_tell_nobody_apart_and_give_way_to_the_first_clear_one() -> None:
+    analyser = TurnedAtFirst()
+    tracker = FaceTracker(analyser, TrackConfig(detect_every=4), analyser.embed)
+    results = [tracker.update(f) for f in frames([scene(0, ("anna", 100, 90, 30))] * 20)]
+    assert abs(results[0][0].yaw) > 50 and abs(results[-1][0].yaw) < 10
+    assert {f.track_id for faces in results for f in faces} == {0}
+    known = results[-1][0].face.embedding
+    assert known is not None and known @ unit(*COLOURS["anna"]) > 0.999
+
+
+def test_landmarks_that_run_on_through_an_unseen_cut_do_not_take_the_number_along() -> None:
+    blind = TrackConfig(detect_every=5, cut_likeness=-1, suspicion=-1)
+    pictures = [scene(0, ("anna", 160, 90, 30))] * 7 + [scene(0, ("bert", 162, 90, 30))] * 13
+    results, analyser = run([*pictures, *[scene(0, ("anna", 160, 90, 30))] * 10], blind)
+    assert analyser.detected == 6  # nothing was lost, each run was a regular one
+    assert [faces[0].track_id for faces in results] == [0] * 10 + [1] * 10 + [0] * 10
+    assert results[10][0].fresh and results[20][0].fresh  # no smoothing from one person to the other
+    assert choose_all(results, FaceChooser(unit(*COLOURS["anna"]))) == [0] * 10 + [None] * 10 + [0] * 10
+
+
+def test_a_sudden_change_makes_the_detector_run_early() -> None:
+    config = TrackConfig(detect_every=50, cut_likeness=-1)  # takes no change for a cut
+    pictures = [scene(0, ("anna", 160, 90, 40))] * 8 + [scene(4, ("bert", 160, 90, 40))] * 8
+    results, analyser = run(pictures, config)
+    assert analyser.detected == 2
+    assert [faces[0].track_id for faces in results] == [0] * 8 + [1] * 8
+
+
+def test_faces_that_pass_each_other_are_looked_at_more_often() -> None:
+    apart = [scene(0, ("anna", 90, 90, 30), ("bert", 230, 90, 30))] * 10
+    results, analyser = run(apart, TrackConfig(detect_every=10))
+    assert analyser.detected == 1
+    touching = [scene(0, ("bert", 170, 100, 30), ("anna", 125, 80, 30))] * 10
+    results, analyser = run(touching, TrackConfig(detect_every=10, soonest=3))
+    assert analyser.detected == 4  # frames 0, 3, 6, 9
+    assert all([f.track_id for f in faces] == [0, 1] for faces in results)
+
+
+def test_two_who_swapped_their_faces_get_their_numbers_back() -> None:
+    analyser = DiscAnalyser()
+    tracker = FaceTracker(analyser, TrackConfig(detect_every=3), analyser.embed)
+    pictures = frames([scene(0, ("anna", 80, 90, 30), ("bert", 240, 90, 30))] * 8)
+    before = {f.track_id: f.centre for f in tracker.update(pictures[0])}
+    a, b = tracker.active
+    a.face, b.face = b.face, a.face  # as after a crossing
+    after = [tracker.update(frame) for frame in pictures[1:]]
+    assert [f.track_id for f in after[-1]] == [0, 1]
+    for face in after[-1]:
+        np.testing.assert_allclose(face.centre, before[face.track_id], atol=1)
+
+
+def test_doubtful_views_are_borne_for_a_while_and_spoil_no_mean() -> None:
+    class Doubtful(DiscAnalyser):
+        def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
+            self.embedded += 1
+            return unit(1, 0, 0) if self.embedded <= 2 else unit(0.3, np.sqrt(1 - 0.09), 0)
+
+    analyser = Doubtful()
+    tracker = FaceTracker(analyser, TrackConfig(detect_every=1, doubts=3), analyser.embed)
+    results = [tracker.update(f) for f in frames([scene(0, ("anna", 100, 90, 30))] * 7)]
+    assert [faces[0].track_id for faces in results] == [0] * 5 + [1] * 2
+    known = results[4][0].face.embedding
+    assert known is not None and known[0] == pytest.approx(1)
+
+
+def test_in_a_crowd_faces_take_turns() -> None:
+    people = [("anna", 40.0 + 60 * k, 90.0, 14.0) for k in range(5)]
+    analyser = DiscAnalyser()
+    tracker = FaceTracker(analyser, TrackConfig(detect_every=1, views=2), analyser.embed)
+    for k, frame in enumerate(frames([scene(0, *people)] * 6)):
+        tracker.update(frame)
+        assert analyser.embedded == 5 + 2 * k
+    assert min(t.looked for t in tracker.active) >= Fraction(3, 25)
+
+
+def test_light_is_no_cut_and_a_new_scene_is() -> None:
+    cut = CutFinder(TrackConfig())
+    base = scene(0, ("anna", 160, 90, 40))
+    assert not cut(base)
+    assert not cut(np.clip(base.astype(int) + 60, 0, 255).astype(np.uint8))  # a flash
+    assert not cut(scene(0, ("anna", 175, 95, 40)))
+    assert cut(scene(3, ("anna", 175, 95, 40)))
+    assert not cut(scene(3, ("anna", 176, 95, 40)))
+    even = CutFinder(TrackConfig())
+    noise = np.random.default_rng(0)
+    assert not any(even(noise.integers(100, 104, (HEIGHT, WIDTH, 3), np.uint8)) for _ in range(5))
+
+
+def test_yaw_is_read_from_the_landmarks_and_fades_out() -> None:
+    for yaw in (-60.0, -20.0, 0.0, 35.0):
+        angle = np.radians(yaw)
+        turn = np.array([[np.cos(angle), 0, -np.sin(angle)], [0, 1, 0], [np.sin(angle), 0, np.cos(angle)]])
+        turned = (mean_face().points @ turn.T * 70 + 200).astype(np.float32)
+        assert yaw_degrees(turned) == pytest.approx(yaw, abs=0.5)
+        nose = turned[1, 0] - turned[[33, 263], 0].mean()
+        assert yaw == 0 or np.sign(nose) == np.sign(yaw)
+    config = TrackConfig(yaw_limit=50, yaw_end=70)
+    assert turned_away(-49, config) == 1 and turned_away(71, config) == 0
+    assert turned_away(60, config) == pytest.approx(0.5)
+
+
+def test_overlap_of_boxes() -> None:
+    a = np.array([0, 0, 10, 10], np.float32)
+    assert overlap(a, a) == pytest.approx(1)
+    assert overlap(a, a + 20) == 0
+    assert overlap(a, a + np.array([5, 0, 5, 0], np.float32)) == pytest.approx(1 / 3)
+
+
+def test_survey_lists_people_by_how_much_they_are_on_screen() -> None:
+    pictures = [scene(0, ("bert", 60, 60, 14), ("anna", 160, 90, 36))] * 5 + [scene(5, ("cleo", 150, 90, 30))] * 2
+    analyser = DiscAnalyser()
+    people = survey(frames(pictures, 2), FaceTracker(analyser, TrackConfig(detect_every=1), analyser.embed))
+    assert [p.index for p in people] == [0, 1, 2]
+    assert [p.frames for p in people] == [5, 2, 5]  # anna, cleo, bert
+    anna = people[0].embedding
+    assert anna is not None and anna[0] > 0.9
+    assert people[0].share == pytest.approx(5 / 7) and people[0].size > people[1].size > people[2].size
+    assert people[0].time == 0 and people[1].time == Fraction(5, 2)
+
+
+def choose_all(results: list, chooser: FaceChooser) -> list[int | None]:
+    chosen = [chooser(faces, HEIGHT, WIDTH) for faces in results]
+    return [None if c is None else c.track_id for c in chosen]
+
+
+def test_chooser_takes_the_leading_face_and_stays_with_it() -> None:
+    shots = [[scene(0, ("bert", 40, 40, 14), ("anna", 160, 90, 36))] * 3]
+    shots += [[scene(7, ("bert", 160, 90, 40), ("anna", 40, 40, 14))] * 3]  # the other one comes to the front
+    shots += [[scene(8, ("bert", 160, 90, 40))] * 3]  # she is away: nobody takes her place
+    shots += [[scene(9, ("anna", 100, 90, 30))] * 2]
+    results, _ = run([p for shot in shots for p in shot])
+    anna = max(results[0], key=lambda f: f.landmarks[:, 0].mean()).track_id
+    assert choose_all(results, FaceChooser()) == [anna] * 6 + [None] * 3 + [anna] * 2
+
+
+def test_chooser_by_likeness_never_takes_another_face() -> None:
+    results, _ = run(
+        [scene(0, ("bert", 60, 60, 20), ("anna", 200, 90, 36))] * 3 + [scene(7, ("cleo", 160, 90, 40))] * 3
+    )
+    bert = np.array(COLOURS["bert"], np.float32)
+    chosen = choose_all(results, FaceChooser(bert / np.linalg.norm(bert), SelectConfig(0.5)))
+    number = min(results[0], key=lambda f: f.landmarks[:, 0].mean()).track_id
+    assert chosen == [number] * 3 + [None] * 3
+    stranger = FaceChooser(np.array([-1, 0, 0], np.float32))
+    assert choose_all(results, stranger) == [None] * 6
+
+
+def test_chooser_without_identity_goes_on_with_whoever_leads() -> None:
+    shots = [scene(0, ("anna", 160, 90, 36))] * 3 + [scene(7, ("anna", 60, 90, 30))] * 3
+    results, _ = run(shots, embed=False)
+    assert choose_all(results, FaceChooser()) == [0] * 3 + [1] * 3
+
+
+def test_chooser_lets_go_of_somebody_whose_better_views_are_another() -> None:
+    face = run([scene(0, ("anna", 160, 90, 36))])[0][0][0]
+    wanted = unit(1, 0, 0)
+    chooser = FaceChooser(wanted, SelectConfig(least_likeness=0.35, release=0.25))
+
+    def seen(cosine: float) -> list[TrackedFace]:
+        return [replace(face, face=replace(face.face, embedding=unit(cosine, np.sqrt(1 - cosine**2), 0)))]
+
+    chosen = [chooser(seen(c), HEIGHT, WIDTH) is not None for c in (0.3, 0.4, 0.3, 0.2, 0.3, 0.6)]
+    assert chosen == [False, True, True, False, False, True]
+
+
+def test_survey_of_far_apart_frames_searches_each_by_itself() -> None:
+    pictures = [scene(0, ("anna", 60 + 15 * k, 90, 30)) for k in range(6)] + [scene(0, ("bert", 150, 90, 30))] * 3
+    analyser = DiscAnalyser()
+    tracker = FaceTracker(analyser, TrackConfig(detect_every=1, follow=False), analyser.embed)
+    people = survey(frames(pictures, 1), tracker)
+    assert analyser.followed == 0 and analyser.detected == 9
+    assert [p.frames for p in people] == [6, 3]
+    assert people[0].picture.shape == (192, 192, 3) and people[0].width == pytest.approx(60, abs=2)
+    assert people[0].picture[96, 96, 0] > 200 and people[1].picture[96, 96, 1] > 200
+
+
+def test_survey_joins_numbers_whose_means_turn_out_alike() -> None:
+    class Wandering(DiscAnalyser):
+        def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
+            self.embedded += 1
+            angle = np.radians({1: 0, 2: 80, 3: 80}.get(self.embedded, 40))
+            return unit(np.cos(angle), np.sin(angle), 0)
+
+    pictures = frames([scene(0, ("anna", 160, 90, 30))] * 8, 1)
+    analyser = Wandering()
+    tracker = FaceTracker(analyser, TrackConfig(detect_every=1), analyser.embed)
+    assert len({f.track_id for frame in pictures for f in tracker.update(frame)}) == 2
+    analyser = Wandering()
+    (person,) = survey(pictures, FaceTracker(analyser, TrackConfig(detect_every=1), analyser.embed))
+    assert person.frames == 8 and person.share == 1
+    assert person.embedding is not None and np.linalg.norm(person.embedding) == pytest.approx(1)
+
+
+def test_survey_keeps_people_apart_who_are_in_one_frame() -> None:
+    pictures = frames([scene(0, ("anna", 80, 90, 30), ("anna", 240, 90, 30))] * 3, 1)
+    analyser = DiscAnalyser()
+    people = survey(pictures, FaceTracker(analyser, TrackConfig(detect_every=1, follow=False), analyser.embed))
+    assert [p.frames for p in people] == [3, 3]
+
+
+def test_survey_ends_when_it_has_seen_enough() -> None:
+    empty, face = scene(0), scene(0, ("anna", 160, 90, 30))
+    analyser = DiscAnalyser()
+    people = survey(frames([empty] * 4 + [face] * 9), FaceTracker(analyser, TrackConfig(detect_every=1)), enough=2)
+    assert people[0].frames == 2 and people[0].share == pytest.approx(2 / 6)
