@@ -1,0 +1,198 @@
+"""Labels for the identity network: a teacher's embedding of every prepared crop, and of new people mixed from two.
+
+A teacher runs forward only and once per picture; its answers lie beside the cache as ``identity-NAME.npy``, so that a
+training run reads them instead of paying 11 ms per picture again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from talkswap.errors import DependencyError, InputMissingError, TrainingDataError
+from talkswap.faces.align import LEFT_EYE, RIGHT_EYE
+from talkswap.types import FloatArray, UInt8Image
+
+TEACHER_FILE = "identity_reid.onnx"
+TEACHER_SIZE = 128  # px
+TEACHER_POINTS = np.array(
+    [[0.3156, 0.4616], [0.6827, 0.4616], [0.5003, 0.6405], [0.3495, 0.8247], [0.6534, 0.8233]], np.float32
+)  # eyes, nose tip, mouth corners, as parts of the teacher's square
+
+
+def five_points(landmarks: FloatArray) -> FloatArray:
+    """Eye centres, nose tip and mouth corners (5 x 2, px) of 478 mesh points; "left" in the picture comes first."""
+    points = np.asarray(landmarks, np.float32)[:, :2]
+    eyes = [points[list(eye)].mean(0) for eye in (LEFT_EYE, RIGHT_EYE)]
+    return np.stack([*eyes, points[1], points[61], points[291]]).astype(np.float32)
+
+
+def similarity(source: FloatArray, target: FloatArray) -> FloatArray:
+    """Least-squares similarity (2 x 3, rotation, scale and shift) that takes N x 2 ``source`` points to ``target``.
+
+    With centred points as complex numbers s, t the rotation and scale are <s, t> / <s, s>.
+    """
+    source_mean, target_mean = source.mean(0), target.mean(0)
+    s, t = source - source_mean, target - target_mean
+    square = max(float((s**2).sum()), 1e-9)
+    a = float((s * t).sum()) / square
+    b = float((s[:, 0] * t[:, 1] - s[:, 1] * t[:, 0]).sum()) / square
+    linear = np.array([[a, -b], [b, a]], np.float64)
+    return np.column_stack([linear, target_mean - linear @ source_mean]).astype(np.float32)
+
+
+def mirrored(rgb: UInt8Image, landmarks: FloatArray) -> tuple[UInt8Image, FloatArray]:
+    """The picture and its five points flipped left to right; the points keep the order "left in the picture first"."""
+    points = five_points(landmarks)[[1, 0, 2, 4, 3]]
+    points[:, 0] = rgb.shape[1] - 1 - points[:, 0]
+    return np.ascontiguousarray(rgb[:, ::-1]), points
+
+
+class IdentityTeacher:
+    """A face recognition network in ONNX form, run forward only.
+
+    Args:
+        path: the ``.onnx`` file.
+        points: 5 x 2, where eyes, nose tip and mouth corners must lie, px of the network's square.
+        size: side of that square, px.
+        threads: CPU threads.
+
+    Raises:
+        InputMissingError: no file there.
+        DependencyError: onnxruntime is not installed.
+    """
+
+    def __init__(
+        self, path: Path, points: FloatArray = TEACHER_POINTS * TEACHER_SIZE, size: int = TEACHER_SIZE, threads: int = 1
+    ) -> None:
+        if not path.is_file():
+            raise InputMissingError(f"no identity teacher at {path}", "point `teachers` at the folder that holds it")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DependencyError("identity labels need the package onnxruntime", "pip install onnxruntime") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+        self.points, self.size = points, size
+
+    def cut(self, rgb: UInt8Image, points: FloatArray) -> UInt8Image:
+        """The teacher's square of a picture whose five points are given in px."""
+        affine = similarity(points, self.points).astype(np.float64)
+        square = (self.size, self.size)
+        cut = cv2.warpAffine(rgb, affine, square, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
+        return np.asarray(cut, np.uint8)
+
+    def __call__(self, squares: np.ndarray) -> FloatArray:
+        """Unit-length embeddings (N D) of N S S 3 uint8 squares."""
+        tensor = np.ascontiguousarray(squares.transpose(0, 3, 1, 2)).astype(np.float32) / 127.5 - 1
+        embedding = self._session.run(None, {self._input: tensor})[0].reshape(len(squares), -1)
+        return (embedding / np.linalg.norm(embedding, axis=1, keepdims=True)).astype(np.float32)
+
+
+def blend_people(first: UInt8Image, second: UInt8Image, generator: np.random.Generator) -> UInt8Image:
+    """A person who does not exist: parts of two aligned crops joined over a soft, randomly turned line or mixed evenly.
+
+    Both crops are FFHQ-aligned, so eyes meet eyes and mouth meets mouth.
+    """
+    size = first.shape[0]
+    if generator.random() < 0.3:
+        weight = np.full((size, size, 1), generator.uniform(0.3, 0.7), np.float32)
+    else:
+        angle = generator.uniform(0, 2 * np.pi)
+        y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size - 0.5
+        line = np.cos(angle) * x + np.sin(angle) * (y - 0.05) - generator.uniform(-0.1, 0.1)
+        weight = (1 / (1 + np.exp(-line / generator.uniform(0.02, 0.08))))[..., None]
+    mean_first, mean_second = first.mean((0, 1)), second.mean((0, 1))
+    moved = np.clip(second.astype(np.float32) + (mean_first - mean_second) * generator.uniform(0.5, 1), 0, 255)
+    return np.round(first * (1 - weight) + moved * weight).astype(np.uint8)
+
+
+def label_folder(folder: Path, teacher_path: Path, out: Path, batch: int = 32) -> FloatArray:
+    """Teacher embeddings (N 2 D: as it is, flipped) of a prepared folder's crops, read from ``out`` when they are
+    there.
+
+    Raises:
+        TrainingDataError: no crops at ``folder``, or ``out`` belongs to other crops.
+        InputMissingError: labels are to be made and there is no teacher.
+    """
+    if not (folder / "crops.npy").is_file():
+        raise TrainingDataError(f"no prepared crops at {folder}", "run `talkswap data prepare` first")
+    crops = np.load(folder / "crops.npy", mmap_mode="r")
+    if out.is_file():
+        stored = np.load(out)
+        if len(stored) != len(crops):
+            raise TrainingDataError(f"{out} has {len(stored)} labels for {len(crops)} crops", "delete it to label anew")
+        return np.asarray(stored, np.float32)
+    landmarks = np.load(folder / "landmarks.npy")
+    teacher = IdentityTeacher(teacher_path)
+    pieces = []
+    for start in range(0, len(crops), batch):
+        squares = []
+        for crop, points in zip(crops[start : start + batch], landmarks[start : start + batch], strict=True):
+            squares.append(teacher.cut(crop, five_points(points)))
+            squares.append(teacher.cut(*mirrored(crop, points)))
+        pieces.append(teacher(np.stack(squares)).reshape(-1, 2, 256))
+    labels = np.concatenate(pieces)
+    np.save(out, labels)
+    return labels
+
+
+def label_blends(folder: Path, teacher_path: Path, out: Path, count: int, size: int, seed: int) -> None:
+    """Mix ``count`` people from pairs of a folder's crops; writes OUT-crops.npy (N size size 3) and OUT.npy (N 2 D).
+
+    Raises:
+        TrainingDataError: fewer than two crops to mix.
+        InputMissingError: no teacher at ``teacher_path``.
+    """
+    teacher = IdentityTeacher(teacher_path)
+    crops = np.load(folder / "crops.npy", mmap_mode="r")
+    landmarks = np.load(folder / "landmarks.npy")
+    if len(crops) < 2:
+        raise TrainingDataError(f"{folder} holds {len(crops)} crops, too few to mix", "prepare more portraits")
+    generator = np.random.default_rng(seed)
+    pictures, labels = [], []
+    for _ in range(count):
+        a, b = generator.choice(len(crops), 2, replace=False)
+        picture = blend_people(crops[a], crops[b], generator)
+        points = (landmarks[a] + landmarks[b]) / 2
+        labels.append(
+            teacher(np.stack([teacher.cut(picture, five_points(points)), teacher.cut(*mirrored(picture, points))]))
+        )
+        pictures.append(cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA))
+    np.save(out.with_name(out.stem + "-crops.npy"), np.stack(pictures))
+    np.save(out, np.stack(labels))
+
+
+def verification(embeddings: FloatArray, groups: list[str]) -> dict[str, float]:
+    """How well cosine tells people apart.
+
+    Args:
+        embeddings: N D, unit length.
+        groups: N names; equal name = same person.
+
+    Returns:
+        area under the ROC curve (``auc``), mean cosine of same and of different pairs.
+    """
+    cosine = embeddings @ embeddings.T
+    upper = np.triu_indices(len(groups), 1)
+    names = np.array(groups)
+    same = (names[:, None] == names[None])[upper]
+    values = cosine[upper]
+    ranks = np.empty(len(values))
+    ranks[np.argsort(values, kind="stable")] = np.arange(1, len(values) + 1)
+    positives, negatives = int(same.sum()), int((~same).sum())
+    if not positives or not negatives:
+        raise TrainingDataError("verification needs same and different pairs", "label at least two people twice")
+    auc = (ranks[same].sum() - positives * (positives + 1) / 2) / (positives * negatives)
+    return {"auc": float(auc), "same": float(values[same].mean()), "different": float(values[~same].mean())}
+
+
+def people(meta: Path) -> list[str]:
+    """One name per crop of a prepared folder: the stated identity, else the clip, else the picture itself."""
+    return [row.get("identity") or row["name"] for row in json.loads(meta.read_text())]

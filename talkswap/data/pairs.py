@@ -1,0 +1,357 @@
+"""Training samples of the face swap: (source S, target T, truth Res), drawn by seed, stored as codes of one frozen
+VQGAN.
+
+Two kinds are mixed.  *Different people*: Res is the mesh proxy's swap of a clean source, as in the paper.  *Same
+person*: the target is itself a proxy swap, another person laid over a real picture, and S is a second picture of the
+person who was covered; the truth is then the untouched picture, so the network also learns what geometry alone gets
+wrong.
+
+Encoding is done ahead by a process of its own (``python -m talkswap.data.pairs``): training then reads codes, not
+pictures. The folder carries the hash of the VQGAN's encoder and codebooks and refuses to serve another one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from talkswap.data.proxy import compatible, yaw
+from talkswap.data.stills import Stills, open_stills
+from talkswap.errors import InputMissingError, TrainingDataError
+from talkswap.faces.guide import FaceGuide, GuideConfig, Guided
+from talkswap.packing import unpack
+from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
+from talkswap.types import FloatArray, UInt8Image
+
+RAW_STEP = 4.0 / 127  # raw vectors have unit variance and are stored in steps of this
+DIFFERENT, SAME = 0, 1
+PICTURES = ("source", "target", "guide", "result")
+
+
+@dataclass(frozen=True)
+class PairConfig:
+    """What is drawn and how it is disturbed."""
+
+    same: float = 0.35  # share of same-person samples
+    same_photos: float = 0.1  # of those, share from people photographed twice; the rest are two frames of a clip
+    source_portraits: float = 0.75  # share of portraits among sources of different-people samples; the rest are frames
+    target_portraits: float = 0.45
+    light: float = 0.15  # gain and offset of the source that the guide is made from
+    colour: float = 0.1  # per-channel gain
+    blur: float = 0.25  # probability
+    compression: float = 0.3  # probability
+    jitter: float = 0.7  # px of the crop: landmark error that the guide must bear
+    picture: int = 160  # px: side at which the truth is stored
+    guide: GuideConfig = GuideConfig()
+
+
+class Pair(NamedTuple):
+    """One drawn sample, as pictures of the aligned crop (S S 3 uint8)."""
+
+    source: UInt8Image  # clean
+    target: UInt8Image
+    guide: UInt8Image  # made from a disturbed source and disturbed landmarks
+    result: UInt8Image  # the truth
+    mask: FloatArray  # S S: where the truth differs from the target
+    kind: int
+
+
+class PairDraw:
+    """Draws pairs from the prepared folders of one split."""
+
+    def __init__(self, data: Path, config: PairConfig | None = None, split: str = "train") -> None:
+        self.config = config or PairConfig()
+        self.sets = [open_stills(data / f"{name}-{split}") for name in ("portraits", "frames")]
+        self.yaw = [np.array([yaw(points) for points in stills.landmarks], np.float32) for stills in self.sets]
+        self.people = [_grouped(self.sets[0], "identity"), _grouped(self.sets[1], "name")]
+        if not self.people[1] and config is not None and config.same > 0:
+            raise TrainingDataError("no clip has two frames", "set the share of same-person pairs to 0")
+
+    def _who(self, place: tuple[int, int]) -> str:
+        row = self.sets[place[0]].meta[place[1]]
+        return str(row.get("identity") or row["name"])
+
+    def _still(self, place: tuple[int, int]) -> tuple[UInt8Image, FloatArray]:
+        stills = self.sets[place[0]]
+        return np.asarray(stills.crops[place[1]]), np.asarray(stills.landmarks[place[1]], np.float32)
+
+    def _other(self, random: np.random.Generator, target: tuple[int, int], portraits: float) -> tuple[int, int]:
+        """A compatible picture of somebody else."""
+        for _ in range(200):
+            which = 0 if random.random() < portraits else 1
+            place = (which, int(random.integers(len(self.sets[which]))))
+            if self._who(place) != self._who(target) and compatible(
+                float(self.yaw[which][place[1]]), float(self.yaw[target[0]][target[1]])
+            ):
+                return place
+        raise TrainingDataError("no compatible source for a target", "prepare more portraits")
+
+    def _target(self, random: np.random.Generator) -> tuple[int, int]:
+        for _ in range(200):
+            which = 0 if random.random() < self.config.target_portraits else 1
+            row = int(random.integers(len(self.sets[which])))
+            if compatible(0.0, float(self.yaw[which][row])):
+                return which, row
+        raise TrainingDataError("no target is turned little enough", "prepare more portraits")
+
+    def _two_of_one(self, random: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Source and target of one person."""
+        which = 0 if self.people[0] and random.random() < self.config.same_photos else 1
+        if not self.people[which]:
+            which = 1 - which
+        for _ in range(200):
+            group = self.people[which][int(random.integers(len(self.people[which])))]
+            first, second = (int(group[int(k)]) for k in random.choice(len(group), 2, replace=False))
+            if compatible(float(self.yaw[which][first]), float(self.yaw[which][second])):
+                return (which, first), (which, second)
+        raise TrainingDataError("no person has two compatible pictures", "set the share of same-person pairs to 0")
+
+    def draw(self, random: np.random.Generator) -> Pair:
+        """One sample."""
+        if random.random() < self.config.same:
+            return self._same(random)
+        target = self._target(random)
+        source = self._other(random, target, self.config.source_portraits)
+        (source_rgb, source_points), (target_rgb, target_points) = self._still(source), self._still(target)
+        clean = FaceGuide(source_rgb, source_points, self.config.guide).lay(target_rgb, target_points)
+        rough = self._rough(random, source_rgb, source_points, target_rgb, target_points)
+        return Pair(source_rgb, target_rgb, rough.crop, clean.crop, np.maximum(clean.mask, rough.mask), DIFFERENT)
+
+    def _same(self, random: np.random.Generator) -> Pair:
+        source, target = self._two_of_one(random)
+        cover = self._other(random, target, 1.0)
+        (source_rgb, source_points), (truth, truth_points) = self._still(source), self._still(target)
+        covered = FaceGuide(*self._still(cover), self.config.guide).lay(truth, truth_points)
+        rough = self._rough(random, source_rgb, source_points, covered.crop, covered.landmarks)
+        mask = np.maximum(covered.mask, rough.mask)
+        return Pair(source_rgb, covered.crop, rough.crop, truth, mask, SAME)
+
+    def _rough(
+        self,
+        random: np.random.Generator,
+        source_rgb: UInt8Image,
+        source_points: FloatArray,
+        target_rgb: UInt8Image,
+        target_points: FloatArray,
+    ) -> Guided:
+        """The guide as a render would see it: a worse photo, and landmarks that miss by a little."""
+        config = self.config
+        gain = 1 + random.uniform(-1, 1) * config.light + random.uniform(-1, 1, 3) * config.colour
+        offset = random.uniform(-1, 1) * config.light * 128
+        table = (np.arange(256)[:, None] * gain[None] + offset).clip(0, 255).astype(np.uint8)
+        rgb = np.asarray(cv2.LUT(np.ascontiguousarray(source_rgb), table[None]), np.uint8)
+        if random.random() < config.blur:
+            rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), random.uniform(0.4, 1.3)), np.uint8)
+        if random.random() < config.compression:
+            quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(30, 85))]
+            rgb = np.asarray(cv2.imdecode(cv2.imencode(".jpg", rgb, quality)[1], cv2.IMREAD_COLOR), np.uint8)
+        points = [p + _smooth_noise(random, p, config.jitter) for p in (source_points, target_points)]
+        return FaceGuide(rgb, points[0], config.guide).lay(target_rgb, points[1])
+
+
+def _smooth_noise(random: np.random.Generator, points: FloatArray, sigma: float) -> FloatArray:
+    """Errors as a landmark network makes them: half shared by the whole face, half by parts of it (478 3, px)."""
+    centres = points[random.choice(len(points), 8, replace=False), :2]
+    reach = max(float(np.ptp(points[:, 0])) * 0.2, 1.0)
+    near = np.exp(-((points[:, None, :2] - centres[None]) ** 2).sum(2) / (2 * reach**2))  # 478 8
+    local = near @ random.normal(0, sigma, (8, 3))
+    return np.asarray(local + random.normal(0, 0.5 * sigma, (1, 3)), np.float32)
+
+
+def _grouped(stills: Stills, key: str) -> list[NDArray[np.int64]]:
+    """Row numbers of each name that occurs at least twice."""
+    rows: dict[str, list[int]] = {}
+    for number, entry in enumerate(stills.meta):
+        if entry.get(key):
+            rows.setdefault(str(entry[key]), []).append(number)
+    return [np.array(group) for group in rows.values() if len(group) > 1]
+
+
+# --- stored codes
+
+
+def code_hash(network: VQGAN) -> str:
+    """sha256 over all that decides the codes of a crop: encoder and codebooks, not the decoder."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if name.startswith(("encoder.", "upper.codes", "lower.codes")):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_vqgan(path: Path, config: VQGANConfig | None = None) -> VQGAN:
+    """A VQGAN from a checkpoint or an export, float32, frozen, in evaluation mode.
+
+    Args:
+        config: its sizes; None reads them from the ``.json`` beside an export, or takes the compact preset's.
+    """
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise InputMissingError(f"no VQGAN weights at {path}", "train the stage vqgan first")
+    settings = path.with_suffix(".json")
+    if config is None and settings.is_file():
+        stored: dict[str, Any] = json.loads(settings.read_text())
+        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        config = VQGANConfig(**stored)
+    network = VQGAN(config or VQGANConfig())
+    weights = unpack(load_file(path))  # an export may be stored in eight bits
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval().requires_grad_(False)
+
+
+def _shapes(count: int, grid: int, width: int, picture: int, identity: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """Arrays of a folder: dtype and shape."""
+    codes = {f"{name}_index": (np.uint16, (count, grid, grid)) for name in PICTURES}
+    raw = {f"{name}_raw": (np.int8, (count, width, grid, grid)) for name in PICTURES}
+    people = {f"{name}_identity": (np.float16, (count, identity)) for name in ("source", "result")}
+    rest = {
+        "mask": (np.uint8, (count, grid, grid)),
+        "picture": (np.uint8, (count, picture, picture, 3)),
+        "kind": (np.uint8, (count,)),
+    }
+    return {**codes, **raw, **people, **rest}
+
+
+class PairCodes:
+    """A folder of stored samples, opened as memory maps; only finished samples are counted."""
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "pairs.json").is_file():
+            raise TrainingDataError(f"no stored pairs in {folder}", "make them with python -m talkswap.data.pairs")
+        self.folder = folder
+        self.meta: dict[str, Any] = json.loads((folder / "pairs.json").read_text())
+        names = _shapes(1, 1, 1, 1, 1)
+        self.arrays: dict[str, np.ndarray] = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+
+    def __len__(self) -> int:
+        """Samples that are finished by now; grows while another process still writes."""
+        return int((self.folder / "done").read_text())
+
+    def check(self, network: VQGAN) -> None:
+        """Raise TrainingDataError unless the folder was made with this encoder and these codebooks."""
+        if self.meta["hash"] != code_hash(network):
+            raise TrainingDataError(
+                f"the pairs in {self.folder} were made with another VQGAN",
+                "make them anew with python -m talkswap.data.pairs",
+            )
+
+    def rows(self, numbers: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Samples as tensors: indices int64, raw and identities float32, mask in [0, 1], picture B 3 P P in [-1, 1]."""
+        out: dict[str, Tensor] = {}
+        for name, array in self.arrays.items():
+            value = torch.from_numpy(np.stack([np.asarray(array[n]) for n in numbers]).astype(np.float32))
+            if name.endswith("_index") or name == "kind":
+                value = value.long()
+            elif name.endswith("_raw"):
+                value = value * RAW_STEP
+            elif name == "mask":
+                value = value / 255
+            elif name == "picture":
+                value = value.permute(0, 3, 1, 2) / 127.5 - 1
+            out[name] = value
+        return out
+
+
+class CodeWriter:
+    """Encodes drawn pairs with a frozen VQGAN and an identity network into one folder.
+
+    Args:
+        identity: crops (B 3 S S in [-1, 1]) to unit vectors (B D).
+    """
+
+    def __init__(self, folder: Path, network: VQGAN, identity: torch.nn.Module, count: int, config: PairConfig) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.network, self.identity = folder, network, identity
+        side = network.config.size
+        dimension = int(identity(torch.zeros(1, 3, side, side)).shape[1])
+        shapes = _shapes(count, network.config.grid, network.config.code_width, config.picture, dimension)
+        self.arrays = {
+            name: np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+            for name, (dtype, shape) in shapes.items()
+        }
+        self.picture, self.done = config.picture, 0
+        (folder / "done").write_text("0")
+        described = {"hash": code_hash(network), "count": count, "config": asdict(config)}
+        (folder / "pairs.json").write_text(json.dumps(described, indent=1))
+
+    @torch.no_grad()
+    def add(self, pairs: list[Pair]) -> None:
+        """Store a few pairs (one batch of the encoder)."""
+        grid, arrays = self.network.config.grid, self.arrays
+        rows = slice(self.done, self.done + len(pairs))
+        crops = {
+            name: torch.from_numpy(np.stack([getattr(p, name) for p in pairs])).permute(0, 3, 1, 2).float() / 127.5 - 1
+            for name in PICTURES
+        }
+        for name, crop in crops.items():
+            upper, lower = self.network.encode(crop.contiguous(memory_format=torch.channels_last))
+            arrays[f"{name}_index"][rows] = torch.cat([upper.number, lower.number], 1).numpy().astype(np.uint16)
+            raw = torch.cat([upper.raw, lower.raw], 2) / RAW_STEP
+            arrays[f"{name}_raw"][rows] = raw.round().clamp(-127, 127).to(torch.int8).numpy()
+            if f"{name}_identity" in arrays:
+                arrays[f"{name}_identity"][rows] = self.identity(crop).numpy().astype(np.float16)
+        for offset, pair in enumerate(pairs):
+            row = self.done + offset
+            mask = cv2.resize(np.ascontiguousarray(pair.mask), (grid, grid), interpolation=cv2.INTER_AREA)
+            arrays["mask"][row] = (mask * 255).round().astype(np.uint8)
+            side = (self.picture, self.picture)
+            arrays["picture"][row] = cv2.resize(pair.result, side, interpolation=cv2.INTER_AREA)
+            arrays["kind"][row] = pair.kind
+        self.done += len(pairs)
+        (self.folder / "done.part").write_text(str(self.done))
+        (self.folder / "done.part").replace(self.folder / "done")
+
+
+def make_pairs(
+    data: Path,
+    vqgan: Path,
+    identity: Path,
+    out: Path,
+    count: int,
+    seed: int = 0,
+    batch: int = 4,
+    config: PairConfig | None = None,
+) -> None:
+    """Draw ``count`` pairs of the training split and store their codes in ``out``; sample k depends on seed and k
+    alone.
+    """
+    from talkswap.faces.identity import load_identity
+
+    config = config or PairConfig()
+    draw = PairDraw(data, config)
+    writer = CodeWriter(out, load_vqgan(vqgan), load_identity(identity), count, config)
+    while writer.done < count:
+        numbers = range(writer.done, min(writer.done + batch, count))
+        with torch.autocast("cpu", torch.bfloat16):
+            writer.add([draw.draw(np.random.default_rng([seed, number])) for number in numbers])
+
+
+def main() -> None:
+    """``python -m talkswap.data.pairs --data CACHE --vqgan FILE --identity FOLDER --out FOLDER --count N``"""
+    parser = argparse.ArgumentParser(description="Make the face swap's training pairs ahead of its training.")
+    for name in ("data", "vqgan", "identity", "out"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--count", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    cv2.setNumThreads(given.threads)
+    make_pairs(given.data, given.vqgan, given.identity, given.out, given.count, given.seed)
+
+
+if __name__ == "__main__":
+    main()

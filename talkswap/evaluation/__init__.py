@@ -1,0 +1,1 @@
+"""Measures of finished clips and of the compact networks."""

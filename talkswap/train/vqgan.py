@@ -1,0 +1,311 @@
+"""Stage ``vqgan``: the latent space (SwapTalk, section III-A, eq. 3 to 6).
+
+The compact preset trains in three runs that start from each other: at half resolution, at full
+resolution, then the decoder alone against a discriminator, the codes frozen so that what was trained on them
+stays valid.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import EllipsisType
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from talkswap.data.stills import StillAugmentation, Stills, draw_still, importance, open_stills
+from talkswap.systems.swaptalk.vqgan import PAPER, VQGAN, Quantized, VQGANConfig
+from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
+from talkswap.train.perceptual import PerceptualNetwork, perceptual_loss
+from talkswap.types import FloatArray, UInt8Image
+
+
+@dataclass(frozen=True)
+class VQGANStageConfig:
+    """What the stage trains and how its loss is weighed; the defaults are compact's."""
+
+    data: Path = Path("cache")
+    network: VQGANConfig = VQGANConfig()
+    loop: LoopConfig = LoopConfig()
+    size: int = 320  # px fed; a smaller one fits the grid by interpolation of positions
+    portraits: float = 0.6  # share of portraits in a batch, the rest are clip frames
+    start: Path | None = None  # weights of an earlier run
+    pixel: float = 1.0  # L1
+    gradient: float = 1.0  # L1 of image gradients
+    commitment: float = 0.03  # eq. 4, first term
+    continuous: int = 0  # first steps without quantization; codes then start at what the encoder says
+    codebook: float = 0.0  # eq. 4, second term; 1.0 for codes that learn by gradient
+    perceptual: float = 0.0
+    perceptual_network: Path | None = None
+    identity: float = 0.0
+    identity_network: Path | None = None
+    adversarial: float = 0.0  # eq. 6; with adversarial_balance a share of the other terms' gradient
+    adversarial_start: int = 0  # step
+    adversarial_balance: bool = False
+    focus: int = 0  # px: perceptual and adversarial terms look at a window of that side on the face; 0 = all
+    decoder_only: bool = False
+    unquantized: float = 0.0  # share of crops decoded from what the encoder said, as renders decode edited latents
+    outside: float = 0.7  # importance outside the face, on it, on eyes and mouth
+    face: float = 1.2
+    parts: float = 2.0
+    code_decay: float = 0.99
+    revive_below: float = 0.02  # uses per batch
+    validation: int = 64  # held-out portraits scored
+
+
+class PatchDiscriminator(nn.Module):
+    """Scores overlapping patches as real or made (hinge GAN of eq. 6)."""
+
+    def __init__(self, width: int = 32, patch: int = 2) -> None:
+        super().__init__()
+        self.patch = patch
+        widths = [width, 2 * width, 4 * width, 4 * width]
+        layers: list[nn.Module] = [nn.Conv2d(3 * patch**2, widths[0], 3, padding=1), nn.LeakyReLU(0.2)]
+        for before, after in zip(widths, widths[1:], strict=False):
+            layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.GroupNorm(8, after), nn.LeakyReLU(0.2)]
+        layers.append(nn.Conv2d(widths[-1], 1, 3, padding=1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        return self.layers(F.pixel_unshuffle(rgb, self.patch))  # B 1 h w
+
+
+def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Differences to the right and lower neighbour, same size as ``x``."""
+    return F.pad(x[..., 1:] - x[..., :-1], (0, 1)), F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))
+
+
+def to_tensor(crops: list[np.ndarray]) -> Tensor:
+    """uint8 crops (S S 3 each) to B 3 S S in [-1, 1]."""
+    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pictures(x: Tensor) -> np.ndarray:
+    """B 3 S S in [-1, 1] to uint8 B S S 3."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+class VQGANStage(Stage):
+    """Trains :class:`~talkswap.systems.swaptalk.vqgan.VQGAN`."""
+
+    name = "vqgan"
+
+    def __init__(self, config: VQGANStageConfig) -> None:
+        super().__init__(config)
+        self.config: VQGANStageConfig = config
+        torch.manual_seed(config.loop.seed)
+        self.network: VQGAN = VQGAN(config.network)
+        if config.start is not None:
+            self.network.load_state_dict({k: v.float() for k, v in load_file(config.start).items()})
+        if config.decoder_only:
+            for part in (self.network.encoder, self.network.upper, self.network.lower):
+                part.requires_grad_(False)
+        if config.adversarial:
+            self.discriminator = PatchDiscriminator()
+        teachers = nn.ModuleDict()
+        if config.perceptual and config.perceptual_network:
+            teachers["perceptual"] = PerceptualNetwork(config.perceptual_network)
+        if config.identity and config.identity_network:
+            from talkswap.faces.identity import load_identity
+
+            teachers["identity"] = load_identity(config.identity_network)
+        self.frozen = teachers
+        self.sets: list[Stills] = [
+            open_stills(config.data / "portraits-train"),
+            open_stills(config.data / "frames-train"),
+        ]
+        self.augmentation = StillAugmentation()
+        self._made: Tensor | None = None
+
+    def batch(self, step: int) -> Batch:
+        config = self.config
+        random = np.random.default_rng(step_seed(config.loop.seed, step))
+        crops: list[UInt8Image] = []
+        weights: list[FloatArray] = []
+        for _ in range(config.loop.batch):
+            stills = self.sets[0 if random.random() < config.portraits else 1]
+            crop, points = draw_still(stills, random, self.augmentation)
+            weights.append(importance(points, crop.shape[0], config.outside, config.face, config.parts))
+            if config.size != crop.shape[0]:
+                crop = np.asarray(cv2.resize(crop, (config.size, config.size), interpolation=cv2.INTER_AREA), np.uint8)
+            crops.append(crop)
+        weight = F.interpolate(
+            torch.from_numpy(np.stack(weights))[:, None], (config.size, config.size), mode="bilinear"
+        )
+        return {"crop": to_tensor(crops), "weight": weight}
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        config, crop = self.config, batch["crop"]
+        with torch.set_grad_enabled(not config.decoder_only):
+            upper, lower = self.network.encode(crop)
+        latent = torch.cat([upper.code, lower.code], 2)
+        quantizing = config.decoder_only or step >= config.continuous
+        if not quantizing or config.unquantized:
+            raw = torch.cat([upper.raw, lower.raw], 2)
+            share = config.unquantized if quantizing else 1.0
+            latent = torch.where(torch.rand(len(crop), 1, 1, 1, device=crop.device) < share, raw, latent)
+        made = self.network.decode(latent).float()
+        window = self._window(crop.shape[-1])
+        self._real, self._made = crop[window], made.detach()[window]
+        balanced = self.discriminator is not None and config.adversarial_balance and step >= config.adversarial_start
+        # with a balance every term's gradient on the picture is needed by itself, before it goes on to the weights
+        picture = made.detach().requires_grad_() if balanced else made
+        total, logs = self._closeness(picture, crop, batch["weight"], window)
+        if not config.decoder_only:
+            coding, coding_logs = self._coding(upper, lower, quantizing)
+            total, logs = total + coding, logs | coding_logs
+        if self.discriminator is None or step < config.adversarial_start:
+            return total, logs
+        self.discriminator.requires_grad_(False)
+        adversarial = -self.discriminator(picture[window]).mean()
+        self.discriminator.requires_grad_(True)
+        logs["adversarial"] = adversarial.detach()
+        weight = config.adversarial * min(1.0, (step - config.adversarial_start + 1) / 200)
+        if not balanced:
+            return total + weight * adversarial, logs
+        close = torch.autograd.grad(total, picture)[0]
+        sharp = torch.autograd.grad(adversarial, picture)[0]
+        sharp = sharp * (close[window].norm() / (sharp.norm() + 1e-9))
+        # the value's gradient is the one wanted; its own size means nothing, so it is shifted to the loss
+        value = (made * (close + weight * sharp)).sum()
+        return value - value.detach() + total.detach(), logs
+
+    def _window(self, size: int) -> tuple[slice | EllipsisType, ...]:
+        """Where perceptual and adversarial terms look: a square somewhere on the middle of the crop."""
+        side = self.config.focus
+        if not side or side >= size:
+            return (..., slice(0, size), slice(0, size))
+        room = size - side
+        x, y = (int((0.15 + 0.7 * float(torch.rand(()))) * room) for _ in range(2))
+        y = min(room, y + room // 8)  # the face lies a little below the middle
+        return (..., slice(y, y + side), slice(x, x + side))
+
+    def _closeness(
+        self, made: Tensor, crop: Tensor, weight: Tensor, window: tuple[slice | EllipsisType, ...]
+    ) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Reconstruction and identity terms (eq. 3 and 5)."""
+        config = self.config
+        pixel = ((made - crop).abs() * weight).mean()
+        edges = torch.stack(
+            [((a - b).abs() * weight).mean() for a, b in zip(gradients(made), gradients(crop), strict=True)]
+        ).sum()
+        total = config.pixel * pixel + config.gradient * edges
+        logs: dict[str, float | Tensor] = {"pixel": pixel.detach(), "edges": edges.detach()}
+        with torch.no_grad():
+            logs["psnr"] = -10 * torch.log10(((made.clamp(-1, 1) - crop) / 2).square().mean((1, 2, 3))).mean()
+        if "perceptual" in self.frozen:
+            perceptual = perceptual_loss(self.frozen["perceptual"], made[window], crop[window])
+            total = total + config.perceptual * perceptual
+            logs["perceptual"] = perceptual.detach()
+        if "identity" in self.frozen:
+            with torch.no_grad():
+                wanted = self.frozen["identity"](crop)
+            identity = 1 - (self.frozen["identity"](made) * wanted).sum(1).mean()
+            total = total + config.identity * identity
+            logs["identity"] = identity.detach()
+        return total, logs
+
+    def _coding(self, upper: Quantized, lower: Quantized, quantizing: bool) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Both terms of eq. 4, and how many codes are in use."""
+        config = self.config
+        self._quantized = (upper, lower)
+        commitment = torch.stack([(q.raw - q.chosen.detach()).abs().mean() for q in (upper, lower)]).sum()
+        codebook = torch.stack([(q.raw.detach() - q.chosen).abs().mean() for q in (upper, lower)]).sum()
+        books = (self.network.upper, self.network.lower)
+        used = torch.stack([(book.used > config.revive_below).float().mean() for book in books]).mean()
+        total = config.commitment * commitment + config.codebook * codebook
+        return total * float(quantizing), {"commitment": commitment.detach(), "used": used}
+
+    def discriminator_loss(self, batch: Batch, step: int) -> Tensor | None:
+        if self.discriminator is None or self._made is None or step + 100 < self.config.adversarial_start:
+            return None
+        real, fake = self.discriminator(self._real), self.discriminator(self._made)
+        return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+
+    def after_step(self, step: int) -> None:
+        if self.config.decoder_only:
+            return
+        for codebook, quantized in zip((self.network.upper, self.network.lower), self._quantized, strict=True):
+            # early on the encoder moves fast: follow faster, so that codes do not lag behind it
+            if step < self.config.continuous:
+                if step >= self.config.continuous - 64:
+                    codebook.start_at(quantized.raw.detach(), step - self.config.continuous + 64, 64)
+                continue
+            decay = min(self.config.code_decay, 0.9 + step / 20000)
+            codebook.follow(quantized.raw.detach(), quantized.number, decay, self.config.revive_below)
+
+    def _held_out(self, name: str, count: int) -> Tensor:
+        stills = open_stills(self.config.data / name)
+        rows = np.linspace(0, len(stills) - 1, min(count, len(stills))).astype(int)
+        crops = [np.asarray(stills.crops[int(i)]) for i in rows]
+        if self.config.size != crops[0].shape[0]:
+            crops = [cv2.resize(c, (self.config.size,) * 2, interpolation=cv2.INTER_AREA) for c in crops]
+        return to_tensor(crops)
+
+    def score(self) -> dict[str, float]:
+        device = next(self.network.parameters()).device
+        scores: dict[str, float] = {}
+        for name in ("portraits-val", "frames-val"):
+            psnr, cosine = [], []
+            for crop in self._held_out(name, self.config.validation).split(8):
+                crop = crop.to(device)
+                made = self.network(crop).float().clamp(-1, 1)
+                psnr.append(-10 * torch.log10(((made - crop) / 2).square().mean((1, 2, 3))))
+                if "identity" in self.frozen:
+                    identity = self.frozen["identity"]
+                    cosine.append((identity(made).float() * identity(crop).float()).sum(1))
+            scores[f"psnr-{name}"] = float(torch.cat(psnr).mean())
+            if cosine:
+                scores[f"identity-{name}"] = float(torch.cat(cosine).mean())
+        return scores
+
+    def sample(self, path: Path) -> None:
+        device = next(self.network.parameters()).device
+        crop = torch.cat([self._held_out("portraits-val", 6), self._held_out("frames-val", 6)]).to(device)
+        made = torch.cat([self.network(c).float() for c in crop.split(4)])
+        rows = [np.concatenate([np.concatenate(to_pictures(x[i : i + 6]), 1) for x in (crop, made)]) for i in (0, 6)]
+        cv2.imwrite(str(path), np.concatenate(rows)[:, :, ::-1])
+
+    def export(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "vqgan-float32.safetensors"
+        )
+        half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
+        save_file(half, folder / "vqgan.safetensors")
+        (folder / "vqgan.json").write_text(json.dumps(asdict(self.config.network), indent=1))
+
+
+def networks(config: VQGANStageConfig) -> dict[str, nn.Module]:
+    """The networks of this stage, for counting."""
+    made: dict[str, nn.Module] = {"vqgan": VQGAN(config.network)}
+    if config.adversarial:
+        made["discriminator"] = PatchDiscriminator()
+    return made
+
+
+PRESETS = {
+    "compact": VQGANStageConfig(
+        continuous=300, loop=LoopConfig(steps=4000, batch=8, learning_rate=6e-4, warmup=100, ema=0.998)
+    ),
+    # Section IV-A: hinge GAN + 1.0 (L1 + VGG) + 1.0 VQ + 1.0 identity, Adam with 4.5e-6, batch 12
+    "paper": VQGANStageConfig(
+        network=PAPER,
+        gradient=0.0,
+        commitment=1.0,
+        codebook=1.0,
+        perceptual=1.0,
+        identity=1.0,
+        adversarial=1.0,
+        outside=1.0,
+        face=1.0,
+        parts=1.0,
+        loop=LoopConfig(steps=1_000_000, batch=12, learning_rate=4.5e-6, final_rate=1.0, warmup=1, weight_decay=0.0),
+    ),
+}

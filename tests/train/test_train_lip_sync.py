@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from talkswap.errors import TrainingError
+from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
+from talkswap.systems.swaptalk.sync_expert import SyncExpertConfig
+from talkswap.train.lip_sync import LipSyncStage, LipSyncStageConfig
+from talkswap.train.loop import LoopConfig, Trainer
+from talkswap.train.stages import stage_config
+from talkswap.train.sync_expert import SyncExpertStage, SyncExpertStageConfig
+from talkswap.voice.mel import SILENCE
+
+NETWORK = LipSyncConfig(
+    code_width=16, grid=4, widths=(16, 16, 16, 16), blocks=(1, 1, 1, 1), heads=2, margin=0,
+    encoder_width=16, dilations=(1, 2), window=33, warp_width=8,
+)  # fmt: skip
+EXPERT = SyncExpertConfig(
+    code_width=16, grid=4, margin=0, width=8, embedding=12, encoder_width=16, dilations=(1, 2), window=33
+)
+LOOP = LoopConfig(
+    steps=40, batch=16, learning_rate=3e-3, warmup=5, ema=0.9, precision="float32", threads=1, log_every=10
+)
+
+
+@pytest.fixture(scope="module")
+def expert(talking_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of a shortly trained expert."""
+    run = tmp_path_factory.mktemp("expert")
+    loop = replace(LOOP, steps=80, batch=24, learning_rate=5e-3)
+    config = SyncExpertStageConfig(
+        data=talking_folder.data, codes=talking_folder.codes, vqgan=talking_folder.vqgan, network=EXPERT,
+        loop=loop, moments=6, weakest=-1.0, checked_at=0,
+    )  # fmt: skip
+    Trainer(SyncExpertStage(config), loop, run).train(echo=lambda line: None)
+    return run / "export"
+
+
+def configured(folder: Any, expert: Path | None, **changes: Any) -> LipSyncStageConfig:
+    given = {
+        "data": folder.data,
+        "codes": folder.codes,
+        "vqgan": folder.vqgan,
+        "expert": expert,
+        "network": NETWORK,
+        "loop": LOOP,
+    }
+    return LipSyncStageConfig(**{**given, "sequences": 2, "mouth_rows": (0, 2), "mouth_columns": (1, 3), **changes})
+
+
+def test_a_short_run_learns_the_told_mouth_and_exports(talking_folder: Any, expert: Path, tmp_path: Path) -> None:
+    stage = LipSyncStage(configured(talking_folder, expert))
+    scores = Trainer(stage, LOOP, tmp_path).train(echo=lambda line: None)
+    rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
+    assert rows[-1]["probe"] < 0.8 * rows[0]["probe"]
+    assert rows[-1]["code"] < rows[-1]["untouched"]
+    assert {"pearson", "pearson-shifted", "spread", "opening-in-silence", "pearson-quantized"} <= set(scores)
+    assert all(np.isfinite(value) for value in scores.values())
+    sheet = cv2.imread(str(tmp_path / "sample.png"))
+    assert sheet.shape[0] > 5 * 32 and sheet.std() > 0
+    stored = json.loads((tmp_path / "export" / "lip_sync.json").read_text())
+    network = LipSync(LipSyncConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}))
+    network.load_state_dict({k: v.float() for k, v in load_file(tmp_path / "export" / "lip_sync.safetensors").items()})
+
+
+def test_a_batch_holds_silence_far_references_and_runs_of_frames(talking_folder: Any, expert: Path) -> None:
+    stage = LipSyncStage(configured(talking_folder, expert, silent=0.5))
+    batch = stage.batch(1)
+    assert len(batch["lower"]) == LOOP.batch
+    assert batch["heard"].shape == (2, EXPERT.window, 80)
+    quiet = batch["silent"]
+    assert quiet.any() and not quiet.all()
+    assert (batch["speech"][quiet] == SILENCE).all()
+    assert batch["shape"][quiet, 0].max() < batch["shape"][~quiet, 0].max()
+    assert not (batch["told"] & quiet).any()
+    assert not torch.equal(batch["from_lower"], batch["lower"])
+    again = stage.batch(1)
+    assert all(torch.equal(batch[key], again[key]) for key in batch)
+
+
+def test_near_references_share_the_pose_and_not_the_mouth(talking_folder: Any, expert: Path) -> None:
+    stage = LipSyncStage(configured(talking_folder, expert))
+    clip, random = stage.clips[0], np.random.default_rng(0)
+    turned, mouths, anyone = [], [], []
+    for row in range(60):
+        other = stage._near(clip, row, random)
+        turned.append(np.abs(clip.pose[other] - clip.pose[row]).mean())
+        mouths.append(abs(float(clip.shape[other, 0] - clip.shape[row, 0])))
+        anyone.append(np.abs(clip.pose[random.integers(60)] - clip.pose[row]).mean())
+    assert np.mean(turned) < 0.8 * np.mean(anyone)
+    assert np.mean(mouths) > 0.1
+
+
+def test_other_backbones_train_without_shape_or_expert(talking_folder: Any, tmp_path: Path) -> None:
+    network = replace(NETWORK, backbone="unet")
+    loop = replace(LOOP, steps=2)
+    stage = LipSyncStage(configured(talking_folder, None, network=network, loop=loop, sequences=0, entropy=0.05))
+    assert Trainer(stage, loop, tmp_path).train(echo=lambda line: None) == {}
+    assert (tmp_path / "export" / "lip_sync.safetensors").is_file()
+
+
+def test_the_speech_encoder_stays_as_it_was_trained(talking_folder: Any, expert: Path, tmp_path: Path) -> None:
+    loop = replace(LOOP, steps=3)
+    stage = LipSyncStage(configured(talking_folder, expert, loop=loop))
+    before = {k: v.clone() for k, v in stage.network.transform.speech.state_dict().items()}
+    unet = stage.network.transform.unet.last.weight.detach().clone()
+    Trainer(stage, loop, tmp_path).train(echo=lambda line: None)
+    after = stage.network.transform.speech.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert not torch.equal(unet, stage.network.transform.unet.last.weight)
+
+
+def test_hubert_features_are_asked_for_by_name(talking_folder: Any) -> None:
+    network = replace(NETWORK, backbone="unet", speech="hubert", speech_width=24, window=10)
+    with pytest.raises(TrainingError, match="hears HuBERT"):
+        LipSyncStage(configured(talking_folder, None, network=network))
+
+
+def test_a_network_that_hears_hubert_trains(talking_folder: Any, tmp_path: Path) -> None:
+    from transformers import HubertConfig, HubertModel
+
+    torch.manual_seed(0)
+    model = HubertModel(
+        HubertConfig(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7,
+                     num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2)
+    )  # fmt: skip
+    model.save_pretrained(tmp_path / "hubert", safe_serialization=True)
+    network = replace(NETWORK, backbone="ldm-unet", speech="hubert", speech_width=24, window=10, margin=0)
+    loop = replace(LOOP, steps=2, batch=6)
+    stage = LipSyncStage(
+        configured(talking_folder, None, network=network, loop=loop, sequences=0, pixel=0.0, hubert=tmp_path / "hubert")
+    )
+    assert stage.batch(0)["speech"].shape == (6, 10, 24)
+    Trainer(stage, loop, tmp_path / "run").train(echo=lambda line: None)
+    assert (tmp_path / "run" / "export" / "lip_sync.json").is_file()
+
+
+def test_the_papers_numbers_are_the_paper_preset() -> None:
+    config = stage_config("lip-sync", {}, "paper")
+    assert (config.loop.learning_rate, config.loop.batch, config.sync, config.code) == (1e-4, 20, 0.3, 1.0)
+    assert (config.square, config.probe, config.pixel, config.entropy) == (0, 0, 0, 0)
+    assert config.network.backbone == "ldm-unet"
+
+
+def test_runs_and_the_warp_on_every_sample_go_together(talking_folder: Any, expert: Path, tmp_path: Path) -> None:
+    loop = replace(LOOP, steps=2, batch=10)
+    stage = LipSyncStage(configured(talking_folder, expert, loop=loop, far=1.0, pixel=0.0))
+    assert len(stage.batch(0)["lower"]) == 10
+    Trainer(stage, loop, tmp_path).train(echo=lambda line: None)
+    assert stage.network.warping.offset.weight.abs().sum() > 0
