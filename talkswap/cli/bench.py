@@ -1,0 +1,210 @@
+"""``talkswap bench``: how fast a render is here, stage by stage, beside a bare decode and encode of the same clip."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from talkswap.cli.output import note, to_json, write_json
+from talkswap.errors import InputMissingError, TalkswapError, UsageError
+from talkswap.types import RenderPlan
+
+
+def example(name: str) -> Path:
+    """A file of the checkout's examples/.
+
+    Raises:
+        InputMissingError: this is no checkout.
+    """
+    path = Path(__file__).resolve().parents[2] / "examples" / name
+    if not path.is_file():
+        raise InputMissingError(
+            f"there is no {path}", "examples come with the checkout; give --source, --target and --audio"
+        )
+    return path
+
+
+def bare_pass(target: Path, output: Path, crf: int, encoder: str) -> tuple[int, float]:
+    """Decode ``target`` and encode its pictures as they are.
+
+    Returns:
+        (frames, seconds): the floor under every render of this clip.
+    """
+    from talkswap.media.codecs import EncoderSettings
+    from talkswap.media.probe import probe
+    from talkswap.media.reader import ClipReader
+    from talkswap.media.writer import VideoWriter
+
+    info = probe(target)
+    began = time.perf_counter()
+    count = 0
+    with ClipReader(info) as reader, VideoWriter(output, info, EncoderSettings(encoder, crf)) as writer:
+        for frame in reader.frames():
+            writer.write(frame.rgb, frame.time)
+            count += 1
+    return count, time.perf_counter() - began
+
+
+def lengthened(audio: Path, seconds: float, folder: Path) -> Path:
+    """The voice repeated or cut to ``seconds``, as a WAV file in ``folder``."""
+    import wave
+
+    import numpy as np
+
+    from talkswap.voice.load import load_voice
+
+    voice = load_voice(audio)
+    samples = np.resize(voice.samples, max(1, round(seconds * voice.hz)))
+    path = folder / "voice.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(voice.hz)
+        file.writeframes((np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+    return path
+
+
+def run_fresh(arguments: list[str]) -> tuple[float, float]:
+    """Run ``talkswap render`` in a process of its own.
+
+    Returns:
+        (seconds, peak memory in MB) of the whole process, start and imports included.
+
+    Raises:
+        TalkswapError: with the render's own exit code; what it wrote on stderr has been passed on.
+    """
+    began = time.perf_counter()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "talkswap", "render", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    if hasattr(os, "wait4"):
+        try:
+            _, status, usage = os.wait4(child.pid, 0)
+        except KeyboardInterrupt:
+            child.wait()  # it got the same signal and cleans up
+            raise
+        child.returncode = os.waitstatus_to_exitcode(status)
+        unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+        peak = usage.ru_maxrss * unit / 1e6
+    else:
+        child.wait()
+        peak = 0.0
+    seconds = time.perf_counter() - began
+    if child.returncode:
+        error = TalkswapError(f"the render left with exit code {child.returncode}", "its own message stands above")
+        error.exit_code = child.returncode if child.returncode > 0 else 1
+        raise error
+    return seconds, peak
+
+
+def measure(plan: RenderPlan, seconds: float | None) -> dict[str, Any]:
+    """Render once in a fresh process and set it beside the bare pass."""
+    with tempfile.TemporaryDirectory(prefix="talkswap-bench-") as place:
+        folder = Path(place)
+        audio, fit = plan.audio, plan.fit
+        if seconds is not None:
+            from talkswap.media.probe import probe
+
+            audio = lengthened(plan.audio or plan.target, seconds, folder)
+            fit = "loop" if Fraction(seconds) > probe(plan.target).duration else "voice"
+        frames, bare = bare_pass(plan.target, folder / "bare.mp4", plan.crf, plan.encoder)
+        report = folder / "report.json"
+        arguments = ["--source", str(plan.source), "--target", str(plan.target), "--audio", str(audio)]
+        arguments += [
+            "--output",
+            str(folder / "dubbed.mp4"),
+            "--fit",
+            fit,
+            "--preset",
+            plan.preset,
+            "--device",
+            plan.device,
+        ]
+        arguments += ["--batch-size", str(plan.batch_size), "--report", str(report), "--quiet"]
+        wall, peak = run_fresh(arguments)
+        done = json.loads(report.read_text(encoding="utf-8"))
+    bare_frame = bare / frames
+    render_frame = done["seconds"] / done["frames_out"]
+    return {
+        "real_time_factor": done["real_time_factor"],
+        "ratio_to_bare": render_frame / bare_frame,
+        "peak_memory_mb": peak or done["peak_memory_mb"],
+        "frames": done["frames_out"],
+        "video_seconds": done["video_seconds"],
+        "render_seconds": done["seconds"],
+        "process_seconds": wall,
+        "render_ms_per_frame": 1000 * render_frame,
+        "bare_ms_per_frame": 1000 * bare_frame,
+        "stage_seconds": done["timings"],
+        "preset": done["preset"],
+        "device": done["device"],
+        "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "versions": done["versions"],
+    }
+
+
+def command(
+    source: Annotated[Path | None, typer.Option(help="Photo.", show_default="examples/source.png")] = None,
+    target: Annotated[Path | None, typer.Option(help="Clip.", show_default="examples/target.mp4")] = None,
+    audio: Annotated[Path | None, typer.Option(help="Voice.", show_default="examples/voice.wav")] = None,
+    preset: Annotated[Literal["auto", "compact", "paper"], typer.Option(help="Set of weights.")] = "auto",
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run.")] = "auto",
+    batch_size: Annotated[int, typer.Option(min=0, help="Frames per network call; 0 = chosen.")] = 0,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.2, help="Loop or cut the clip to this length.", show_default="the clip's own")
+    ] = None,
+    random_weights: Annotated[
+        bool,
+        typer.Option(
+            "--random-weights", help="Time the networks alone, untrained, in the sizes of --preset paper or compact."
+        ),
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Write the JSON here as well.", show_default=False)] = None,
+) -> None:
+    """Measure a render here, as JSON.
+
+    Time per stage, real-time factor, ratio to a bare decode + encode of the same clip, and the peak memory of a
+    fresh process.
+    """
+    if random_weights:
+        if any(option is not None for option in (source, target, audio, seconds)):
+            raise UsageError("--random-weights times networks alone and takes no clip", "leave the other inputs out")
+        if preset == "auto":
+            raise UsageError("--random-weights needs the sizes of one preset", "add --preset paper or --preset compact")
+        from talkswap.cli.bench_networks import time_networks
+        from talkswap.device import choose_device
+
+        chosen = choose_device(device)
+        figures = time_networks(preset, chosen, batch_size or (4 if chosen.name == "cpu" else 16))
+        if output is not None:
+            write_json(output, figures)
+        typer.echo(to_json(figures))
+        note(f"{figures['network_ms_per_frame']:.1f} ms per frame in the networks, {figures['device_note']}")
+        return
+    plan = RenderPlan(
+        source=source or example("source.png"),
+        target=target or example("target.mp4"),
+        audio=audio or example("voice.wav"),
+        output=Path("dubbed.mp4"),
+        preset=preset,
+        device=device,
+        batch_size=batch_size,
+    )
+    figures = measure(plan, seconds)
+    if output is not None:
+        write_json(output, figures)
+    typer.echo(to_json(figures))
+    note(
+        f"real-time factor {figures['real_time_factor']:.2f}, {figures['ratio_to_bare']:.1f}x a bare decode + encode, "
+        f"{figures['peak_memory_mb']:.0f} MB at most"
+    )

@@ -1,0 +1,144 @@
+"""``talkswap download``: bring published weights here, or say what there is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from talkswap.cli.output import note, table
+from talkswap.cli.progress import choose_progress
+from talkswap.errors import TalkswapError, UsageError, WeightsCorruptError
+
+if TYPE_CHECKING:
+    from talkswap.checkpoints import CatalogueEntry, FileRecord
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.1f} MB"
+
+
+def command(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Entries or presets, as --list shows them; none = all of the paper preset."),
+    ] = None,
+    listing: Annotated[
+        bool, typer.Option("--list", help="Show what there is, from where, under which licence.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Hold what is here against size and sha256; fetch nothing.")
+    ] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Never touch the network (so does HF_HUB_OFFLINE).")
+    ] = False,
+    sha256: Annotated[str | None, typer.Option(help="The pin for one entry that has none.", show_default=False)] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust-on-first-use", help="Take entries without a pin as they come and remember their hash."),
+    ] = False,
+    adopt: Annotated[
+        Path | None,
+        typer.Option(help="List the weights in this folder as they are now in its manifest.toml.", show_default=False),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Fetch weights, pinned by commit and sha256, into the user's cache or $TALKSWAP_WEIGHTS."""
+    from talkswap import checkpoints, download
+
+    if adopt is not None:
+        records = checkpoints.write_manifest(adopt)
+        typer.echo(f"{adopt / checkpoints.MANIFEST}: {len(records)} files")
+        return
+    entries = checkpoints.read_catalogue()
+    known = {entry.name for entry in entries} | set(checkpoints.PRESETS)
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise UsageError(f"there are no weights called {unknown[0]!r}", "`talkswap download --list` shows the names")
+    if offline:
+        os.environ["TALKSWAP_OFFLINE"] = "1"
+    chosen = [e for e in entries if not names or e.name in names or e.preset in names]
+    root = checkpoints.download_root()
+    if listing:
+        rows = []
+        for entry in chosen:
+            present = all((root / entry.preset / file).is_file() for file in entry.results)
+            pin = "made here" if entry.source is None else "pinned" if entry.sha256 else "pin unknown"
+            licence = entry.licence + (" (non-commercial)" if entry.non_commercial else "")
+            origin = entry.source or f"`{entry.made_by}`"
+            rows.append(
+                [
+                    entry.name,
+                    entry.preset,
+                    _size(entry.size),
+                    "here" if present else "-",
+                    pin,
+                    ",".join(entry.needed_by),
+                    licence,
+                    origin,
+                ]
+            )
+        typer.echo(table(["NAME", "PRESET", "SIZE", "STATE", "PIN", "NEEDED BY", "LICENCE", "ORIGIN"], rows))
+        return
+    if check:
+        _check(chosen if names else entries, root, None if names and "compact" not in names else "compact")
+        return
+    if names == ["compact"]:
+        raise UsageError(
+            "the compact weights travel with talkswap and are not fetched", "`talkswap download --check` verifies them"
+        )
+    wanted = [e for e in chosen if e.source is not None or names and e.name in names]
+    if sha256 is not None and len(wanted) != 1:
+        raise UsageError("--sha256 is the pin of one entry", "name that entry")
+    fetched: list[str] = []
+    with choose_progress(quiet, "bytes") as progress:
+        for entry in wanted:
+            if download.entry_problem(entry, root / entry.preset) is not None and entry.source is not None:
+                warning = "; non-commercial use only" if entry.non_commercial else ""
+                note(f"{entry.name}: {_size(entry.size)} from {entry.source}, licence {entry.licence}{warning}")
+            if download.obtain(entry, root / entry.preset, trust, sha256, notify=progress):
+                fetched.append(entry.name)
+    here = len(wanted) - len(fetched)
+    typer.echo(f"{root}: fetched {', '.join(fetched) or 'nothing'}; {here} already here")
+    for entry in chosen:
+        if entry.source is None and entry not in wanted:
+            note(f"{entry.name} has no public source: make it with `{entry.made_by}`")
+
+
+def _check(entries: list[CatalogueEntry], root: Path, compact: str | None) -> None:
+    """Print the state of every file; raise when one is damaged."""
+    from talkswap import checkpoints, download
+
+    rows: list[list[str]] = []
+    damaged: list[str] = []
+    if compact is not None:
+        preset = checkpoints.preset_state(compact)
+        for folder in preset.folders:
+            for file, record in checkpoints.read_records(folder).items():
+                problem = _problem(folder / file, record)
+                rows.append([compact, file, problem or "whole"])
+                if problem:
+                    damaged.append(str(folder / file))
+    for entry in entries:
+        problem = download.entry_problem(entry, root / entry.preset)
+        rows.append([entry.preset, entry.name, problem or "whole"])
+        if problem not in (None, "missing"):
+            damaged.append(entry.name)
+    typer.echo(table(["PRESET", "FILE", "STATE"], rows))
+    if damaged:
+        raise WeightsCorruptError(
+            f"damaged: {', '.join(damaged)}",
+            "`talkswap download NAME` fetches an entry again; reinstall talkswap for compact",
+        )
+
+
+def _problem(path: Path, record: FileRecord) -> str | None:
+    from talkswap import checkpoints
+
+    try:
+        checkpoints.check_file(path, record, "")
+    except TalkswapError as error:
+        return error.message
+    return None

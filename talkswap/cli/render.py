@@ -1,0 +1,143 @@
+"""``talkswap render``: the whole corridor for one clip."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from talkswap.cli.output import print_warning, to_json, write_json
+from talkswap.cli.progress import choose_progress
+from talkswap.errors import OutputUnwritableError, UsageError
+from talkswap.types import RenderPlan, RenderReport
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RenderPlan)}
+
+
+def last_line(report: RenderReport) -> str:
+    """Where the clip is and what it took: the one line that a render prints on stdout."""
+    return (
+        f"{report.output}: {report.frames_out} frames, {report.video_seconds:.2f} s of video in {report.seconds:.1f} s"
+        f", real-time factor {report.real_time_factor:.2f}, {report.preset} weights, {report.device}"
+    )
+
+
+def check_report(report: Path, plan: RenderPlan) -> None:
+    """Refuse a report that could not be written when the render is done.
+
+    Raises:
+        UsageError: it would replace the clip, or something that the clip is made from.
+        OutputUnwritableError: its folder is missing or read-only, or it is a folder itself.
+    """
+    others = [path.resolve() for path in (plan.output, plan.target, plan.source, plan.audio) if path is not None]
+    if report.resolve() in others:
+        raise UsageError(f"the report {report} would replace a file of this render", "choose another name for --report")
+    hint = "choose a folder that can be written with --report"
+    if report.is_dir():
+        raise OutputUnwritableError(f"the report {report} is a folder", hint)
+    if not report.parent.is_dir():
+        raise OutputUnwritableError(f"there is no folder {report.parent} for the report", hint)
+    if not os.access(report.parent, os.W_OK | os.X_OK):
+        raise OutputUnwritableError(f"the folder {report.parent} of the report is read-only", hint)
+
+
+def command(
+    target: Annotated[
+        Path, typer.Option(help="Clip whose person gets the face and the words.", readable=False, show_default=False)
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Photo of the face to put in; needed unless --no-swap.", readable=False, show_default=False),
+    ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(
+            help="Voice: a sound file, or a video whose sound is taken. Without it: the target's own sound.",
+            readable=False,
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Clip to write. Without it: TARGET-dubbed.mp4 in the current folder.", show_default=False),
+    ] = None,
+    preset: Annotated[
+        Literal["auto", "compact", "paper"], typer.Option(help="Set of weights; auto takes the best complete one.")
+    ] = DEFAULTS["preset"],
+    device: Annotated[
+        Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run; auto says what it took.")
+    ] = DEFAULTS["device"],
+    mode: Annotated[
+        Literal["cross", "self"],
+        typer.Option(help="cross: any voice. self: the target's own voice, the first frame as reference."),
+    ] = DEFAULTS["mode"],
+    order: Annotated[
+        Literal["swap-sync", "sync-swap"], typer.Option(help="Which of the two latent edits comes first.")
+    ] = DEFAULTS["order"],
+    swap: Annotated[bool, typer.Option("--swap/--no-swap", help="Give the target the source's face.")] = DEFAULTS[
+        "swap"
+    ],
+    sync: Annotated[bool, typer.Option("--sync/--no-sync", help="Move the lips with the voice.")] = DEFAULTS["sync"],
+    face: Annotated[
+        str | None,
+        typer.Option(help="Whose face: a number from `talkswap faces`, or a photo of the person.", show_default=False),
+    ] = DEFAULTS["face"],
+    fit: Annotated[
+        Literal["clip", "voice", "loop", "bounce", "freeze"],
+        typer.Option(
+            help="When voice and clip differ in length. clip: exactly the target's frames, a longer voice is cut. "
+            "voice: end with a shorter voice. loop, bounce, freeze: stretch the clip to a longer voice."
+        ),
+    ] = DEFAULTS["fit"],
+    crf: Annotated[
+        int, typer.Option(min=0, help="Constant quality of the encoder: lower is better, 18 looks lossless.")
+    ] = DEFAULTS["crf"],
+    encoder: Annotated[str, typer.Option(help="Video encoder of FFmpeg.")] = DEFAULTS["encoder"],
+    batch_size: Annotated[
+        int, typer.Option(min=0, help="Frames per network call; 0 = chosen from the device's memory.")
+    ] = DEFAULTS["batch_size"],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = DEFAULTS["overwrite"],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all inputs, print the plan as JSON, write nothing.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write what the render did as JSON.", show_default=False, metavar="FILE")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings and the last line stay.")] = False,
+) -> None:
+    """Dub a clip: SOURCE's face, AUDIO's words, everything else as it was in TARGET."""
+    plan = RenderPlan(
+        source=source,
+        target=target,
+        audio=audio,
+        output=output or Path(f"{target.stem}-dubbed.mp4"),
+        preset=preset,
+        device=device,
+        mode=mode,
+        order=order,
+        swap=swap,
+        sync=sync,
+        face=face,
+        fit=fit,
+        crf=crf,
+        encoder=encoder,
+        batch_size=batch_size,
+        overwrite=overwrite,
+    )
+    if report is not None:
+        check_report(report, plan)
+    from talkswap.render import plan_summary, render
+
+    if dry_run:
+        typer.echo(to_json(plan_summary(plan)))
+        return
+    with choose_progress(quiet) as progress:
+        done = render(plan, progress)
+    for warning in done.warnings:
+        print_warning(warning)
+    typer.echo(last_line(done))  # before the report: the clip is there, whatever happens to that
+    if report is not None:
+        write_json(report, done)

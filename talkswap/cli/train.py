@@ -1,0 +1,94 @@
+"""``talkswap train STAGE``: one stage of training; the loop and the stages live in talkswap/train."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from talkswap.cli.output import note, to_json
+from talkswap.errors import InputMissingError, UsageError
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"loop": {"steps": 5}}`` as ``{"loop.steps": 5}``."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A TOML file's settings, flat.
+
+    Raises:
+        InputMissingError: there is no such file.
+        UsageError: it is not TOML.
+    """
+    try:
+        return flatten(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputMissingError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} is not TOML: {error}", "write KEY = VALUE lines, nested configurations as [tables]"
+        ) from error
+
+
+def read_setting(text: str) -> tuple[str, Any]:
+    """``loop.steps=5`` as ("loop.steps", 5); the value is TOML, and what is not TOML is a string.
+
+    Raises:
+        UsageError: there is no ``=``.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"--set {text} has no value", "write --set KEY=VALUE, for example --set loop.steps=500")
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def command(
+    stage: Annotated[str, typer.Argument(help="faces, identity, vqgan, face-swap, sync-expert, lip-sync …")],
+    data: Annotated[Path, typer.Option(help="Folder made by `talkswap data prepare`.", show_default=False)],
+    run: Annotated[
+        Path, typer.Option(help="Folder for checkpoints, curve, samples and the finished weights.", show_default=False)
+    ],
+    config: Annotated[Path | None, typer.Option(help="TOML file of settings.", show_default=False)] = None,
+    preset: Annotated[Literal["compact", "paper"], typer.Option(help="Size of the networks.")] = "compact",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as loop.batch=8; may be repeated."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Same as --set loop.steps=N.", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="Same as --set loop.device=NAME.", show_default=False)] = None,
+    max_minutes: Annotated[
+        float | None, typer.Option(min=0, help="Save and stop after this long; run again to go on.", show_default=False)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Take up the run where it stopped.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the configuration as JSON and train nothing.")
+    ] = False,
+) -> None:
+    """Train one stage; its curve, a sample sheet and its scores appear in the run folder."""
+    overrides = read_config(config) if config is not None else {}
+    overrides["data"] = str(data)
+    for key, value in (("loop.steps", steps), ("loop.device", device), ("loop.max_minutes", max_minutes)):
+        if value is not None:
+            overrides[key] = value
+    overrides |= dict(read_setting(text) for text in settings or ())
+    from talkswap.train import configure, train
+
+    if dry_run:
+        typer.echo(to_json(configure(stage, overrides, preset)))
+        return
+    scores = train(stage, overrides, run, preset=preset, resume=resume, echo=note)
+    typer.echo(to_json(scores))

@@ -1,0 +1,347 @@
+"""Fetch published weights: pinned, resumable, checked, and put in place in one move.
+
+What arrives counts only when its size and sha256 are those of the catalogue.  ``TALKSWAP_MIRROR`` replaces scheme and
+host of every address (a mirror inside a company, or the tests' own server); the paths stay those of the origin.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import shutil
+import time
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+import talkswap
+from talkswap.checkpoints import (
+    CatalogueEntry,
+    FileRecord,
+    check_file,
+    download_root,
+    file_sha256,
+    inside,
+    read_records,
+    repair_hint,
+    write_records,
+)
+from talkswap.errors import DownloadError, OutputUnwritableError, WeightsCorruptError, WeightsMissingError
+from talkswap.types import ProgressEvent
+
+HUB = "https://huggingface.co"
+CHUNK = 1 << 20  # bytes
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP states that may be over in a moment
+OFFLINE_VARIABLES = ("TALKSWAP_OFFLINE", "HF_HUB_OFFLINE")
+
+Notify = Callable[[ProgressEvent], None]
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """How patient a download is."""
+
+    attempts: int = 5
+    wait: float = 1.0  # seconds before the second attempt, doubled for each further one
+    timeout: float = 30.0  # seconds without a byte
+
+
+class _Interrupted(Exception):
+    """The transfer broke off; another attempt may go on from there."""
+
+
+def offline() -> bool:
+    """Whether an environment variable forbids the network (TALKSWAP_OFFLINE, HF_HUB_OFFLINE)."""
+    return any(os.environ.get(name, "").lower() in {"1", "true", "yes", "on"} for name in OFFLINE_VARIABLES)
+
+
+def address(entry: CatalogueEntry) -> str:
+    """Where an entry is fetched from: its URL, or the hub's file at the pinned commit.
+
+    Raises:
+        WeightsMissingError: the entry has no public source.
+    """
+    if entry.source is None:
+        raise WeightsMissingError(
+            f"{entry.name} of the {entry.preset} preset is not published anywhere", f"make it with `{entry.made_by}`"
+        )
+    url = entry.url
+    if url is None:
+        hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+        url = f"{hub}/{entry.repository}/resolve/{entry.commit}/{quote(entry.path or entry.file)}"
+    mirror = os.environ.get("TALKSWAP_MIRROR")
+    if mirror:
+        return mirror.rstrip("/") + urlsplit(url).path
+    if not url.startswith("https://"):
+        raise DownloadError(
+            f"{url} is not encrypted", "use an https address, or name your own server in TALKSWAP_MIRROR"
+        )
+    return url
+
+
+def _open(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
+    headers = {"User-Agent": f"talkswap/{talkswap.__version__}", "Accept-Encoding": "identity"}
+    if start:
+        headers["Range"] = f"bytes={start}-"
+    try:
+        response: http.client.HTTPResponse = urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=timeout
+        )
+        return response
+    except urllib.error.HTTPError as error:
+        with error:
+            if error.code in PASSING:
+                raise _Interrupted(f"the server answered {error.code}") from error
+            if error.code == 416:  # our beginning is no beginning of that file
+                raise _Interrupted("the server refused to go on") from error
+            raise DownloadError(
+                f"{url} answered {error.code} {error.reason}",
+                "the file may have moved; `talkswap download --list` names its origin",
+            ) from error
+    except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
+        raise _Interrupted(str(getattr(error, "reason", error)) or type(error).__name__) from error
+
+
+def _transfer(url: str, part: Path, size: int | None, config: FetchConfig, report: Callable[[int, int], None]) -> None:
+    """One attempt: append what is missing to ``part``."""
+    start = part.stat().st_size if part.is_file() else 0
+    if size is not None and start > size:
+        part.unlink()
+        start = 0
+    if size is not None and start == size and size:
+        return
+    try:
+        response = _open(url, start, config.timeout)
+    except _Interrupted as error:
+        cause = error.__cause__
+        if isinstance(cause, urllib.error.HTTPError) and cause.code == 416:
+            part.unlink(missing_ok=True)
+        raise
+    with response:
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        done = start if resumed else 0
+        length = response.headers.get("Content-Length")
+        total = size if size is not None else done + int(length) if length else 0
+        with open(part, "ab" if resumed else "wb") as file:
+            while True:
+                try:
+                    chunk = response.read(CHUNK)
+                except (OSError, http.client.HTTPException) as error:
+                    raise _Interrupted(f"the connection broke after {done} bytes") from error
+                if not chunk:
+                    break
+                done += len(chunk)
+                if size is not None and done > size:
+                    raise WeightsCorruptError(
+                        f"{url} is longer than the {size} bytes of its pin", "do not use this server"
+                    )
+                file.write(chunk)
+                report(done, total)
+    if total and done < total:
+        raise _Interrupted(f"the server stopped after {done} of {total} bytes")
+
+
+def fetch(
+    url: str,
+    target: Path,
+    size: int | None,
+    sha256: str | None,
+    config: FetchConfig | None = None,
+    notify: Notify | None = None,
+    label: str = "",
+) -> str:
+    """Download one file; an earlier ``.part`` is continued.
+
+    Args:
+        url: what to fetch.
+        target: where the file goes once it is whole and right.
+        size: expected bytes; None when unknown.
+        sha256: expected hash; None takes whatever comes (and never continues an earlier part).
+        config: patience.
+        notify: called with bytes done and in all.
+        label: what to call the file in events.
+
+    Returns:
+        sha256 of the file.
+
+    Raises:
+        DownloadError: it could not be fetched.
+        WeightsCorruptError: what came has another size or hash; it is deleted.
+        OutputUnwritableError: the folder cannot be written or the disk is full.
+    """
+    config = config or FetchConfig()
+    part = target.with_name(target.name + ".part")
+    label = label or target.name
+
+    def report(done: int, total: int) -> None:
+        if notify is not None:
+            notify(ProgressEvent(label, done, total))
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if sha256 is None:
+            part.unlink(missing_ok=True)
+        present = part.stat().st_size if part.is_file() else 0
+        free = shutil.disk_usage(target.parent).free
+        if size is not None and free < size - present:
+            raise OutputUnwritableError(
+                f"{label} needs {size - present} bytes, {target.parent} has {free} free",
+                "free some space, or set TALKSWAP_WEIGHTS",
+            )
+        for attempt in range(config.attempts):
+            try:
+                _transfer(url, part, size, config, report)
+                break
+            except _Interrupted as error:
+                if attempt + 1 == config.attempts:
+                    raise DownloadError(
+                        f"{label} could not be fetched in {config.attempts} attempts: {error}",
+                        "run the command again; it goes on where it stopped",
+                    ) from error
+                pause = config.wait * 2**attempt
+                if notify is not None:
+                    notify(ProgressEvent(label, 0, 0, f"{label}: {error}; again in {pause:g} s"))
+                time.sleep(pause)
+        got = file_sha256(part)
+        if size is not None and part.stat().st_size != size or sha256 is not None and got != sha256:
+            length = part.stat().st_size
+            part.unlink()
+            raise WeightsCorruptError(
+                f"{label} from {url} is not the pinned file: expected {size} bytes with sha256 {sha256}, "
+                f"got {length} with {got}",
+                "run the command again; if it stays so, the publisher changed the file and talkswap needs a new pin",
+            )
+        os.replace(part, target)
+        return got
+    except OSError as error:
+        raise OutputUnwritableError(
+            f"cannot write {target}: {error.strerror}", "choose another folder with TALKSWAP_WEIGHTS"
+        ) from error
+
+
+def _extract(archive: Path, entry: CatalogueEntry, folder: Path) -> list[FileRecord]:
+    """Take the listed members out of a zip; whatever else it holds stays inside."""
+    records: list[FileRecord] = []
+    try:
+        with zipfile.ZipFile(archive) as file:
+            for member in entry.members:
+                target = inside(folder, member.record.file)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                part = target.with_name(target.name + ".part")
+                with file.open(member.path) as packed, open(part, "wb") as unpacked:
+                    # one byte more than stated is enough to notice a bomb
+                    left = member.record.size + 1
+                    while left and (chunk := packed.read(min(CHUNK, left))):
+                        unpacked.write(chunk)
+                        left -= len(chunk)
+                try:
+                    check_file(part, member.record, repair_hint(entry.preset))
+                except WeightsCorruptError:
+                    part.unlink()
+                    raise
+                os.replace(part, target)
+                records.append(member.record)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise WeightsCorruptError(
+            f"{archive} lacks what {entry.name} should hold: {error}", repair_hint(entry.preset)
+        ) from error
+    return records
+
+
+def _convert(fetched: Path, target: Path, preset: str) -> None:
+    """A published state dict (a pickle) as safetensors; only tensors are read, never code."""
+    import pickle
+
+    import torch
+    from safetensors.torch import save_file
+
+    try:
+        state = torch.load(fetched, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise WeightsCorruptError(f"{fetched} holds more or less than tensors: {error}", repair_hint(preset)) from error
+    tensors = {name: value.contiguous().clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
+    part = target.with_name(target.name + ".part")
+    save_file(tensors, part, metadata={"format": "pt"})
+    os.replace(part, target)
+
+
+def entry_problem(entry: CatalogueEntry, folder: Path) -> str | None:
+    """Why an entry's files in ``folder`` cannot be used; None when they are whole."""
+    records = read_records(folder)
+    stated = {member.record.file: member.record for member in entry.members}
+    for file in entry.results:
+        path = inside(folder, file)
+        record = stated.get(file) or records.get(file)
+        if record is None and entry.convert is None and entry.size is not None and entry.sha256 is not None:
+            record = FileRecord(file, entry.size, entry.sha256)
+        if not path.is_file():
+            return "missing"
+        if record is None:
+            return f"{file} is on no list"
+        try:
+            check_file(path, record, repair_hint(entry.preset))
+        except WeightsCorruptError as error:
+            return error.message
+    return None
+
+
+def obtain(
+    entry: CatalogueEntry,
+    folder: Path | None = None,
+    trust: bool = False,
+    sha256: str | None = None,
+    config: FetchConfig | None = None,
+    notify: Notify | None = None,
+) -> bool:
+    """Bring one catalogue entry to this machine.
+
+    Args:
+        entry: what.
+        folder: the preset's folder; None = below :func:`talkswap.checkpoints.download_root`.
+        trust: take an entry without a pin as it comes and remember its hash.
+        sha256: the pin for an entry without one.
+        config: patience.
+        notify: progress in bytes.
+
+    Returns:
+        False when it was there already, whole.
+
+    Raises:
+        WeightsMissingError: nobody publishes it.
+        DownloadError, WeightsCorruptError, OutputUnwritableError: as :func:`fetch`; an unpinned entry is refused.
+    """
+    folder = folder or download_root() / entry.preset
+    if entry_problem(entry, folder) is None:
+        return False
+    pin = entry.sha256 or sha256
+    url = address(entry)
+    if pin is None and not trust:
+        raise DownloadError(
+            f"{entry.name} has no pin, so nobody can tell whether what comes is what was meant",
+            "give its hash with --sha256, or --trust-on-first-use to take it as it comes and keep its hash",
+        )
+    if offline():
+        raise DownloadError(
+            f"{entry.name} is not on this machine and the network is forbidden",
+            "unset TALKSWAP_OFFLINE and HF_HUB_OFFLINE",
+        )
+    target = inside(folder, entry.file)
+    passing = bool(entry.convert or entry.members)  # what is fetched is not what is kept
+    fetched = target.with_name(target.name + ".fetched") if passing else target
+    got = fetch(url, fetched, entry.size, pin, config, notify, entry.name)
+    records = read_records(folder)
+    if entry.members:
+        kept = _extract(fetched, entry, folder)
+    else:
+        if entry.convert:
+            _convert(fetched, target, entry.preset)
+            got = file_sha256(target)
+        kept = [FileRecord(entry.file, target.stat().st_size, got)]
+    if passing:
+        fetched.unlink()
+    write_records(folder, {**records, **{record.file: record for record in kept}}.values())
+    return True
