@@ -17,6 +17,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from talkswap.errors import EncoderError, OutputUnwritableError
+from talkswap.media.priority import ordinary_priority
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Endings of an output, and FFmpeg's name for the container."""
@@ -136,11 +137,12 @@ def check_encoder(name: str, output: Path | None = None, settings: EncoderSettin
         context.options = options
         picture = VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), format="rgb24")
         packets = []
-        for pts in range(2):
-            picture = picture.reformat(format=settings.pixel_format)
-            picture.pts, picture.time_base = pts, Fraction(1, 25)
-            packets += context.encode(picture)
-        packets += context.encode(None)
+        with ordinary_priority():
+            for pts in range(2):
+                picture = picture.reformat(format=settings.pixel_format)
+                picture.pts, picture.time_base = pts, Fraction(1, 25)
+                packets += context.encode(picture)
+            packets += context.encode(None)
     except (FFmpegError, ValueError, OSError) as error:
         raise EncoderError(
             f"the encoder {name} does not work on this machine ({error})",

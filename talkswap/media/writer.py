@@ -19,6 +19,7 @@ from talkswap.media.codecs import EncoderSettings, check_encoder, container_of, 
 from talkswap.media.colour import PixelConverter, tagged_matrix
 from talkswap.media.containers import local_url, output_error
 from talkswap.media.index import nominal_ticks
+from talkswap.media.priority import ordinary_priority
 from talkswap.types import ClipInfo, UInt8Image
 
 __all__ = ["EncoderSettings", "VideoWriter", "check_encoder"]
@@ -58,7 +59,8 @@ class VideoWriter:
         try:
             self._container: OutputContainer | None = self._open()
             self._stream = self._add_stream(self._container, settings, options)
-            self._container.start_encoding()  # writes the header: a place that cannot be written shows now
+            with ordinary_priority():
+                self._container.start_encoding()  # writes the header: a place that cannot be written shows now
         except (FFmpegError, OSError, ValueError) as error:
             raise self._named(error) from error
 
