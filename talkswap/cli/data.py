@@ -2,30 +2,310 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from talkswap.cli.output import to_json
-from talkswap.errors import InputMissingError
+from talkswap.cli.output import note, print_warning, table, to_json
+from talkswap.cli.progress import choose_progress
+from talkswap.errors import InputMissingError, TrainingDataError, UnreadableMediaError, UsageError
+
+if TYPE_CHECKING:
+    from talkswap.data.cutting import Source
+    from talkswap.data.prepare import PrepareConfig
+
+Out = Annotated[Path, typer.Option(help="Folder to write; what is already there is kept.", show_default=False)]
+Data = Annotated[Path, typer.Option(help="Folder made by `talkswap data prepare`.", show_default=False)]
+Vqgan = Annotated[Path, typer.Option(help="VQGAN weights, .safetensors with .json beside them.", show_default=False)]
+Workers = Annotated[int, typer.Option(min=1, help="Processes; each takes one core and about 0.6 GB.")]
+Seed = Annotated[int, typer.Option(help="Decides what is drawn.")]
+Hubert = Annotated[Path | None, typer.Option(help="Folder of HuBERT, for its features.", show_default=False)]
+Teachers = Annotated[
+    Path | None,
+    typer.Option(help="Folder with face_landmarker.task; without it our own landmarks are used.", show_default=False),
+]
+Smallest = Annotated[float, typer.Option(min=32, help="Side in px of the FFHQ square below which a face is refused.")]
+Correlation = Annotated[
+    float, typer.Option("--least-correlation", help="Of mouth and sound; a clip below it is refused.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+def _folder(path: Path, what: str) -> Path:
+    if not path.is_dir():
+        raise InputMissingError(f"{path} is no folder", f"name {what}")
+    return path
+
+
+def _config(
+    out: Path, workers: int, seed: int, hubert: Path | None, teachers: Path | None, smallest: float, least: float,
+    **others: Any,
+) -> PrepareConfig:  # fmt: skip
+    from dataclasses import replace
+
+    from talkswap.data.clip import ClipConfig
+    from talkswap.data.prepare import PrepareConfig
+
+    if teachers is not None:
+        _folder(teachers, "the folder with face_landmarker.task")
+    plain = ClipConfig()
+    clip = replace(plain, smallest=smallest, teachers=teachers, lips=replace(plain.lips, least=least))
+    return PrepareConfig(out, workers=workers, seed=seed, hubert=hubert, clip=clip, **others)
+
+
+def _prepare(sources: list[Source], config: PrepareConfig, quiet: bool) -> dict[str, Any]:
+    """Run the preparation and say what came of it, on stderr."""
+    from talkswap.data.prepare import prepare as run
+
+    with choose_progress(quiet, "jobs") as progress:
+        manifest = run(sources, config, progress)
+    counts = manifest["counts"]
+    note(f"{counts['clips']} clips ({counts['seconds']:.0f} s) of {counts['sources']} videos in {config.out}")
+    for reason, count in manifest["refused_by_reason"].items():
+        note(f"refused: {count} x {reason}")
+    if len(manifest["sources"]) and not manifest["speakers"]["val"]:
+        print_warning("one speaker alone cannot be split, so nothing is held out; the stages want a second one")
+    return manifest
+
+
+def _summary(manifest: dict[str, Any], out: Path) -> dict[str, Any]:
+    chosen = ("counts", "refused_by_reason", "refused", "speakers")
+    return {"out": out, "manifest": out / "manifest.json", **{key: manifest[key] for key in chosen}}
+
+
+def _judge(manifest: dict[str, Any]) -> None:
+    """Leave with a failure's code where nothing came out, or a file could not be read.
+
+    Raises:
+        TrainingDataError: no clip was accepted.
+        UnreadableMediaError: some videos are unreadable; the others are prepared.
+    """
+    if not manifest["counts"]["clips"]:
+        why = ", ".join(f"{count} x {reason}" for reason, count in manifest["refused_by_reason"].items())
+        raise TrainingDataError(f"no clip was accepted ({why or 'no video'})", "the list above says why")
+    unreadable = sorted({r["source"] for r in manifest["refused"] if r["reason"] == "unreadable"})
+    if unreadable:
+        more = f" and {len(unreadable) - 1} more" if len(unreadable) > 1 else ""
+        raise UnreadableMediaError(
+            f"{unreadable[0]}{more} cannot be read; everything else is prepared", "replace or remove what is named"
+        )
 
 
 def prepare(
+    videos: Annotated[list[Path], typer.Argument(help="Video files, or folders of them.", show_default=False)],
+    out: Out,
+    speakers: Annotated[
+        Path | None, typer.Option(help="CSV with file,speaker; without it each video is one speaker.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=2, help="Length of a clip.")] = 10.0,
+    seed: Seed = 0,
+    frame_step: Annotated[int, typer.Option(min=1, help="Every k-th frame of a clip becomes a still.")] = 12,
+    smallest: Smallest = 160.0,
+    least_correlation: Correlation = 0.25,
+    hubert: Hubert = None,
+    teachers: Teachers = None,
+    workers: Workers = 2,
+    quiet: Quiet = False,
+) -> None:
+    """Cut anybody's videos into clips at 25 frames/s with faces, voices and features, split by speaker.
+
+    Run it again after an interruption: finished clips are kept.  What was refused, and why, stands in manifest.json
+    and in the JSON on stdout.
+    """
+    from talkswap.data.cutting import Source, find_videos
+    from talkswap.data.split import read_speakers, speaker_of
+
+    listed = read_speakers(speakers) if speakers is not None else {}
+    sources = [Source(video, speaker_of(video, listed)) for video in find_videos(videos)]
+    length = Fraction(round(seconds * 25), 25)
+    config = _config(
+        out, workers, seed, hubert, teachers, smallest, least_correlation, seconds=length, frame_step=frame_step
+    )
+    manifest = _prepare(sources, config, quiet)
+    typer.echo(to_json(_summary(manifest, out)))
+    _judge(manifest)
+
+
+def portraits(
     source: Annotated[Path, typer.Argument(help="Folder with faces/ (portraits in tar shards, CSV lists) and clips/.")],
     out: Annotated[Path, typer.Argument(help="Folder to write; what is already there is kept.")],
     teachers: Annotated[Path, typer.Option(help="Folder with face_landmarker.task, which labels the faces.")],
     frame_step: Annotated[int, typer.Option(min=1, help="Every k-th frame of a clip becomes a still.")] = 8,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
+    workers: Workers = 2,
 ) -> None:
-    """Cut, align and label portraits and talking clips into arrays that training maps into memory."""
+    """Label portraits in tar shards and clips that are cut already, as our compact weights' data are made."""
     for folder in (source, teachers):
-        if not folder.is_dir():
-            raise InputMissingError(f"{folder} is no folder", "check the path")
-    from talkswap.data.prepare import PrepareConfig
-    from talkswap.data.prepare import prepare as run
+        _folder(folder, "an existing folder")
+    from talkswap.data.portraits import PortraitsConfig
+    from talkswap.data.portraits import prepare as run
 
-    typer.echo(to_json(run(PrepareConfig(source, teachers, out, frame_step, workers))))
+    typer.echo(to_json(run(PortraitsConfig(source, teachers, out, frame_step, workers), echo=note)))
+
+
+def hdtf(
+    lists: Annotated[Path, typer.Argument(help="Folder of HDTF's published lists (HDTF_dataset).", show_default=False)],
+    videos: Annotated[Path, typer.Option(help="Folder of the videos, named as in the lists.", show_default=False)],
+    out: Out,
+    seed: Seed = 0,
+    pairs: Annotated[int, typer.Option(min=0, help="Held-out (source, target) pairs of the protocol.")] = 112,
+    smallest: Smallest = 160.0,
+    least_correlation: Correlation = 0.25,
+    hubert: Hubert = None,
+    teachers: Teachers = None,
+    workers: Workers = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there and what is missing.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Prepare the HDTF videos that you have by HDTF's own lists, and say which are missing.
+
+    The summary on stdout lists the missing videos with their addresses; protocol.json in the output folder holds the
+    split by speaker and the evaluation's pairs.
+    """
+    _folder(lists, "the folder HDTF_dataset of HDTF's repository")
+    _folder(videos, "the folder with the videos")
+    from talkswap.data.hdtf import find_listed, read_lists, write_protocol
+
+    listing = read_lists(lists)
+    for problem in listing.problems:
+        print_warning(problem)
+    sources, missing = find_listed(listing, videos)
+    if missing:
+        rows = [[entry.subset, entry.name, str(len(entry.ranges)), entry.address] for entry in missing]
+        typer.echo(table(["SUBSET", "MISSING", "CLIPS", "ADDRESS"], rows), err=True)
+    note(f"{len(sources)} of {len(listing.videos)} listed videos are in {videos}")
+    found: dict[str, Any] = {
+        "listed": len(listing.videos),
+        "found": len(sources),
+        "missing": [{"subset": e.subset, "name": e.name, "address": e.address} for e in missing],
+        "problems": listing.problems,
+    }
+    if dry_run:
+        typer.echo(to_json(found))
+        return
+    if not sources:
+        raise TrainingDataError(f"none of the listed videos is in {videos}", "name them NAME.mp4 as in the lists")
+    config = _config(out, workers, seed, hubert, teachers, smallest, least_correlation)
+    manifest = _prepare(sources, config, quiet)
+    protocol = write_protocol(out, manifest, pairs, seed)
+    typer.echo(to_json({**found, **_summary(manifest, out), "protocol": protocol}))
+    _judge(manifest)
+
+
+def codes(
+    data: Data,
+    vqgan: Vqgan,
+    out: Annotated[Path | None, typer.Option(help="Folder for all VQGANs' codes.", show_default="DATA/codes")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder with the clips and clips.csv.", show_default="DATA/videos")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0, help="Stop after so long; run again to go on. 0: no limit.")] = 0.0,
+) -> None:
+    """Encode the prepared clips with a VQGAN, into a folder of this VQGAN's own.
+
+    The folder's name is the hash of encoder and codebooks: another VQGAN's codes lie beside it, and what is encoded is
+    never encoded again.  Give it to the stages with --set codes=FOLDER --set videos=DATA/videos.
+    """
+    _folder(data, "a folder made by `talkswap data prepare`")
+    _folder(videos or data / "videos", "the folder of the clips with --videos")
+    from talkswap.data.pairs import code_hash, load_vqgan
+    from talkswap.data.talking import TalkingConfig, encode_clips
+
+    digest = code_hash(load_vqgan(vqgan))
+    folder = (out or data / "codes") / digest[:16]
+    config = TalkingConfig(data, videos or data / "videos", vqgan, folder, minutes=minutes)
+    made = encode_clips(config, echo=note)
+    stored = {split: len(list((folder / f"talking-{split}").glob("*.npz"))) for split in ("train", "val")}
+    typer.echo(to_json({"codes": folder, "vqgan": digest, "encoded": made, "stored": stored}))
+
+
+def pairs(
+    data: Data,
+    vqgan: Vqgan,
+    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
+    count: Annotated[int, typer.Option(min=1, help="Pairs to make.", show_default=False)],
+    proxy: Annotated[Literal["mesh", "inswapper"], typer.Option(help="What swaps the faces of the truth.")] = "mesh",
+    inswapper: Annotated[Path | None, typer.Option(help="The inswapper .onnx file.", show_default=False)] = None,
+    arcface: Annotated[
+        Path | None,
+        typer.Option(help="The ArcFace .onnx file that inswapper's sources go through.", show_default=False),
+    ] = None,
+    identity: Annotated[
+        Path | None, typer.Option(help="Folder of the identity network.", show_default="the compact preset's")
+    ] = None,
+    seed: Seed = 0,
+    same: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Share of same-person pairs.", show_default="0.35, inswapper 0"),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make the face swap's training samples (source, target, swapped) and store them as codes of a VQGAN.
+
+    Pairs that the proxy cannot make well are refused, and counted by reason in the summary and in pairs.json.
+    """
+    _folder(data, "a folder made by `talkswap data prepare`")
+    for file in (inswapper, arcface):
+        if file is not None and not file.is_file():
+            raise InputMissingError(f"{file} does not exist", "check the path")
+    if proxy == "mesh" and (inswapper or arcface):
+        raise UsageError("--inswapper and --arcface belong to --proxy inswapper", "add --proxy inswapper")
+    from talkswap.data.pairs import PairConfig, make_pairs
+    from talkswap.data.proxy import load_proxy
+
+    swapper = load_proxy(proxy, inswapper, arcface)
+    if identity is None:
+        from talkswap.checkpoints import find_preset, verified_folder
+
+        identity = verified_folder(find_preset("compact"), ("identity.safetensors", "identity.json"))
+    share = same if same is not None else (PairConfig().same if proxy == "mesh" else 0.0)
+    with choose_progress(quiet, "pairs") as progress:
+        made = make_pairs(
+            data, vqgan, identity, out, count, seed, config=PairConfig(same=share), proxy=swapper, report=progress
+        )
+    typer.echo(to_json({"out": out, "proxy": proxy, "pairs": count, **made}))
+
+
+def shard(
+    data: Annotated[Path, typer.Argument(help="Prepared data set.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the shards and their index.", show_default=False)],
+    size: Annotated[float, typer.Option(min=0.1, help="Most MB (10^6 bytes) in one shard.")] = 60.0,
+    quiet: Quiet = False,
+) -> None:
+    """Pack a data set into tar shards that travel, with an index of sha256 hashes."""
+    _folder(data, "a prepared data set")
+    from talkswap.data.shards import pack_shards
+
+    with choose_progress(quiet, "bytes") as progress:
+        made = pack_shards(data, out, int(size * 1_000_000), progress)
+    typer.echo(to_json(made))
+
+
+def unshard(
+    shards: Annotated[Path, typer.Argument(help="Folder made by `talkswap data shard`.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the data set; files that are right stay.", show_default=False)],
+    quiet: Quiet = False,
+) -> None:
+    """Put a data set back together, bit for bit; every shard and every file is held against its hash."""
+    _folder(shards, "a folder made by `talkswap data shard`")
+    from talkswap.data.shards import unpack_shards
+
+    with choose_progress(quiet, "bytes") as progress:
+        made = unpack_shards(shards, out, progress)
+    typer.echo(to_json(made))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "prepare": prepare,
+    "hdtf": hdtf,
+    "codes": codes,
+    "pairs": pairs,
+    "shard": shard,
+    "unshard": unshard,
+    "portraits": portraits,
+}
 
 
 def build_application(markup: Literal["rich"] | None) -> typer.Typer:
@@ -34,5 +314,6 @@ def build_application(markup: Literal["rich"] | None) -> typer.Typer:
         help="Prepare training data.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=markup
     )
     application.callback()(lambda: None)
-    application.command("prepare")(prepare)
+    for name, command in COMMANDS.items():
+        application.command(name)(command)
     return application

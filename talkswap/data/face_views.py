@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from talkswap.data.prepare import CROP
+from talkswap.data.portraits import CROP
 from talkswap.errors import TrainingDataError
 from talkswap.faces.align import transform_points
 from talkswap.faces.landmarks import POINTS, affine_from_landmarks

@@ -6,6 +6,11 @@ person*: the target is itself a proxy swap, another person laid over a real pict
 person who was covered; the truth is then the untouched picture, so the network also learns what geometry alone gets
 wrong.
 
+Only pairs that the proxy can make are drawn: heads turned far aside or apart, a source whose forehead is under hair (its
+texture would be missing) and swaps that cover too little of the face are refused, counted by reason, and drawn anew.
+Any :class:`~talkswap.data.proxy.Proxy` can make the truth of different people; the guide, which the network is given
+when it renders, is always the mesh's.
+
 Encoding is done ahead by a process of its own (``python -m talkswap.data.pairs``): training then reads codes, not
 pictures. The folder carries the hash of the VQGAN's encoder and codebooks and refuses to serve another one.
 """
@@ -15,6 +20,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,16 +32,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkswap.data.proxy import compatible, yaw
+from talkswap.data.proxy import Proxy, compatible, yaw
 from talkswap.data.stills import Stills, open_stills
 from talkswap.errors import InputMissingError, TrainingDataError
-from talkswap.faces.guide import FaceGuide, GuideConfig, Guided
+from talkswap.faces.guide import FOREHEAD, FaceGuide, GuideConfig, Guided
+from talkswap.faces.mask import face_mask
 from talkswap.packing import unpack
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
-from talkswap.types import FloatArray, UInt8Image
+from talkswap.types import AlignedFace, FloatArray, ProgressEvent, UInt8Image
 
 RAW_STEP = 4.0 / 127  # raw vectors have unit variance and are stored in steps of this
 DIFFERENT, SAME = 0, 1
+MIDDLE = (116, 345, 50, 280, 6, 195)  # cheeks and nose: skin on every face
 PICTURES = ("source", "target", "guide", "result")
 
 
@@ -52,6 +61,10 @@ class PairConfig:
     compression: float = 0.3  # probability
     jitter: float = 0.7  # px of the crop: landmark error that the guide must bear
     picture: int = 160  # px: side at which the truth is stored
+    source_forehead: float = 0.8  # share of a source's forehead that must be seen: bangs and hats have less
+    covered: float = 0.5  # share of the target's face that the swap must cover
+    colour_gap: float = 110.0  # levels between the faces' mean colours above which light cannot be taken over
+    tries: int = 200  # draws until a pair must have been found
     guide: GuideConfig = GuideConfig()
 
 
@@ -67,10 +80,19 @@ class Pair(NamedTuple):
 
 
 class PairDraw:
-    """Draws pairs from the prepared folders of one split."""
+    """Draws pairs from the prepared folders of one split.
 
-    def __init__(self, data: Path, config: PairConfig | None = None, split: str = "train") -> None:
+    Args:
+        proxy: makes the truth of different people; None: the mesh.
+    """
+
+    def __init__(
+        self, data: Path, config: PairConfig | None = None, split: str = "train", proxy: Proxy | None = None
+    ) -> None:
         self.config = config or PairConfig()
+        self.proxy = proxy if proxy is not None and proxy.name != "mesh" else None  # the mesh's mask is known exactly
+        self.refused: Counter[str] = Counter()
+        self._foreheads: dict[tuple[int, int], float] = {}
         self.sets = [open_stills(data / f"{name}-{split}") for name in ("portraits", "frames")]
         self.yaw = [np.array([yaw(points) for points in stills.landmarks], np.float32) for stills in self.sets]
         self.people = [_grouped(self.sets[0], "identity"), _grouped(self.sets[1], "name")]
@@ -86,55 +108,107 @@ class PairDraw:
         return np.asarray(stills.crops[place[1]]), np.asarray(stills.landmarks[place[1]], np.float32)
 
     def _other(self, random: np.random.Generator, target: tuple[int, int], portraits: float) -> tuple[int, int]:
-        """A compatible picture of somebody else."""
-        for _ in range(200):
+        """A compatible picture of somebody else, whose forehead can be seen."""
+        for _ in range(self.config.tries):
             which = 0 if random.random() < portraits else 1
             place = (which, int(random.integers(len(self.sets[which]))))
-            if self._who(place) != self._who(target) and compatible(
-                float(self.yaw[which][place[1]]), float(self.yaw[target[0]][target[1]])
-            ):
+            if self._who(place) == self._who(target):
+                continue
+            if not compatible(float(self.yaw[which][place[1]]), float(self.yaw[target[0]][target[1]])):
+                self.refused["yaw"] += 1
+            elif self._forehead(place) < self.config.source_forehead:
+                self.refused["hair on the source's forehead"] += 1
+            elif self._colour_gap(place, target) > self.config.colour_gap:
+                self.refused["light"] += 1
+            else:
                 return place
         raise TrainingDataError("no compatible source for a target", "prepare more portraits")
 
     def _target(self, random: np.random.Generator) -> tuple[int, int]:
-        for _ in range(200):
+        for _ in range(self.config.tries):
             which = 0 if random.random() < self.config.target_portraits else 1
             row = int(random.integers(len(self.sets[which])))
             if compatible(0.0, float(self.yaw[which][row])):
                 return which, row
+            self.refused["target turned away"] += 1
         raise TrainingDataError("no target is turned little enough", "prepare more portraits")
+
+    def _forehead(self, place: tuple[int, int]) -> float:
+        """Share of a picture's forehead that is skin, as the mesh proxy sees it: what it lays over the same picture."""
+        if place not in self._foreheads:
+            rgb, points = self._still(place)
+            laid = FaceGuide(rgb, points, self.config.guide).lay(rgb, points).mask
+            whole = face_mask(points, rgb.shape[0])
+            hull = np.zeros(whole.shape, np.uint8)
+            cv2.fillConvexPoly(hull, cv2.convexHull(points[list(FOREHEAD), :2].astype(np.int32)), 1)
+            self._foreheads[place] = float((laid * hull).sum() / max(float((whole * hull).sum()), 1.0))
+        return self._foreheads[place]
+
+    def _colour_gap(self, first: tuple[int, int], second: tuple[int, int]) -> float:
+        """Levels between the mean colours of the middle of two faces."""
+        means = []
+        for place in (first, second):
+            rgb, points = self._still(place)
+            ring = cv2.convexHull(points[list(MIDDLE), :2].astype(np.int32))
+            x, y, width, height = cv2.boundingRect(ring)
+            cut = rgb[max(0, y) : y + height : 4, max(0, x) : x + width : 4]
+            means.append(cut.reshape(-1, 3).mean(0) if cut.size else np.zeros(3))
+        return float(np.abs(means[0] - means[1]).max())
 
     def _two_of_one(self, random: np.random.Generator) -> tuple[tuple[int, int], tuple[int, int]]:
         """Source and target of one person."""
         which = 0 if self.people[0] and random.random() < self.config.same_photos else 1
         if not self.people[which]:
             which = 1 - which
-        for _ in range(200):
+        for _ in range(self.config.tries):
             group = self.people[which][int(random.integers(len(self.people[which])))]
             first, second = (int(group[int(k)]) for k in random.choice(len(group), 2, replace=False))
             if compatible(float(self.yaw[which][first]), float(self.yaw[which][second])):
                 return (which, first), (which, second)
+            self.refused["yaw"] += 1
         raise TrainingDataError("no person has two compatible pictures", "set the share of same-person pairs to 0")
 
     def draw(self, random: np.random.Generator) -> Pair:
-        """One sample."""
-        if random.random() < self.config.same:
-            return self._same(random)
+        """One sample.
+
+        Raises:
+            TrainingDataError: none of the config's ``tries`` is good enough.
+        """
+        for _ in range(self.config.tries):
+            pair, target_points = self._same(random) if random.random() < self.config.same else self._different(random)
+            whole = float(face_mask(target_points, pair.target.shape[0]).sum())
+            if float(pair.mask.sum()) >= self.config.covered * whole:
+                return pair
+            self.refused["little of the face covered"] += 1
+        raise TrainingDataError("no swap covers enough of a face", "lower `covered`, or prepare other portraits")
+
+    def _different(self, random: np.random.Generator) -> tuple[Pair, FloatArray]:
+        """A pair of two people, and the target's landmarks."""
         target = self._target(random)
         source = self._other(random, target, self.config.source_portraits)
         (source_rgb, source_points), (target_rgb, target_points) = self._still(source), self._still(target)
-        clean = FaceGuide(source_rgb, source_points, self.config.guide).lay(target_rgb, target_points)
         rough = self._rough(random, source_rgb, source_points, target_rgb, target_points)
-        return Pair(source_rgb, target_rgb, rough.crop, clean.crop, np.maximum(clean.mask, rough.mask), DIFFERENT)
+        if self.proxy is None:
+            clean = FaceGuide(source_rgb, source_points, self.config.guide).lay(target_rgb, target_points)
+            truth, mask = clean.crop, clean.mask
+        else:
+            none = np.zeros((2, 3), np.float32)
+            faces = [AlignedFace(*self._still(place)[:1], none, self._still(place)[1], 0) for place in (source, target)]
+            truth = self.proxy.swap(*faces)
+            changed = (np.abs(truth.astype(np.int16) - target_rgb).max(2) > 3).astype(np.float32)
+            mask = np.asarray(cv2.GaussianBlur(changed, (5, 5), 0), np.float32)
+        mask = np.maximum(mask, rough.mask)
+        return Pair(source_rgb, target_rgb, rough.crop, truth, mask, DIFFERENT), target_points
 
-    def _same(self, random: np.random.Generator) -> Pair:
+    def _same(self, random: np.random.Generator) -> tuple[Pair, FloatArray]:
+        """A pair of one person, and the target's landmarks."""
         source, target = self._two_of_one(random)
         cover = self._other(random, target, 1.0)
         (source_rgb, source_points), (truth, truth_points) = self._still(source), self._still(target)
         covered = FaceGuide(*self._still(cover), self.config.guide).lay(truth, truth_points)
         rough = self._rough(random, source_rgb, source_points, covered.crop, covered.landmarks)
         mask = np.maximum(covered.mask, rough.mask)
-        return Pair(source_rgb, covered.crop, rough.crop, truth, mask, SAME)
+        return Pair(source_rgb, covered.crop, rough.crop, truth, mask, SAME), truth_points
 
     def _rough(
         self,
@@ -284,8 +358,8 @@ class CodeWriter:
         }
         self.picture, self.done = config.picture, 0
         (folder / "done").write_text("0")
-        described = {"hash": code_hash(network), "count": count, "config": asdict(config)}
-        (folder / "pairs.json").write_text(json.dumps(described, indent=1))
+        self.described = {"hash": code_hash(network), "count": count, "config": asdict(config)}
+        (folder / "pairs.json").write_text(json.dumps(self.described, indent=1))
 
     @torch.no_grad()
     def add(self, pairs: list[Pair]) -> None:
@@ -324,19 +398,41 @@ def make_pairs(
     seed: int = 0,
     batch: int = 4,
     config: PairConfig | None = None,
-) -> None:
+    proxy: Proxy | None = None,
+    report: Callable[[ProgressEvent], None] | None = None,
+) -> dict[str, Any]:
     """Draw ``count`` pairs of the training split and store their codes in ``out``; sample k depends on seed and k
     alone.
+
+    Returns:
+        How many pairs of each kind were stored, and how many were refused for which reason.
+
+    Raises:
+        TrainingDataError: no stills are prepared, or no good pair is among them.
     """
     from talkswap.faces.identity import load_identity
 
     config = config or PairConfig()
-    draw = PairDraw(data, config)
+    draw = PairDraw(data, config, proxy=proxy)
     writer = CodeWriter(out, load_vqgan(vqgan), load_identity(identity), count, config)
+    kinds: Counter[int] = Counter()
     while writer.done < count:
         numbers = range(writer.done, min(writer.done + batch, count))
+        made = [draw.draw(np.random.default_rng([seed, number])) for number in numbers]
         with torch.autocast("cpu", torch.bfloat16):
-            writer.add([draw.draw(np.random.default_rng([seed, number])) for number in numbers])
+            writer.add(made)
+        kinds.update(pair.kind for pair in made)
+        if report is not None:
+            report(ProgressEvent("pairs", writer.done, count))
+    summary = {
+        "kinds": {"different": kinds[DIFFERENT], "same": kinds[SAME]},
+        "refused": dict(sorted(draw.refused.items())),
+    }
+    name = proxy.name if proxy is not None else "mesh"
+    described = json.dumps({**writer.described, **summary, "proxy": name, "seed": seed}, indent=1)
+    (out / "pairs.part.json").write_text(described)
+    (out / "pairs.part.json").replace(out / "pairs.json")
+    return summary
 
 
 def main() -> None:

@@ -1,157 +1,450 @@
-"""Turn portraits and talking clips into arrays that training reads without decoding.
+"""Anybody's videos as a data set that every stage trains on; no network but our own is needed.
 
-Layout of a prepared folder::
+Layout of a prepared folder (one clip's files: :mod:`talkswap.data.clip`; stills: :mod:`talkswap.data.gather`)::
 
-    portraits-{train,val}/  crops.npy N 320 320 3 uint8 · landmarks.npy N 478 3 · meta.json
-    clips-{train,val}/NAME.npz   times (s) · landmarks T 478 3 in clip px (nan where no face) · voice 16 kHz · crops index
-    frames-{train,val}/     as portraits, every k-th aligned frame of the clips; meta names clip and frame
+    manifest.json               settings, versions, speakers, sources and clips with their sha256, what was refused and why
+    videos/  clips-SPLIT/  voices/  features/mel/  features/hubert-HASH/  records/      one file per clip
+    videos/clips.csv            name, kind, speaker, correlation of mouth and sound, … of each clip
+    lags.json                   seconds by which a clip's picture is later than its sound, where that is clear
+    frames-SPLIT/  portraits-SPLIT/                                                    stills as arrays
 
-Arrays are opened as memory maps: many processes share one copy in the page cache.
+A clip's record is written after its files, and every file in one move; so a run that was killed goes on with the
+clips that it had not finished, and ends with the same bytes as a run that was left alone.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-import tarfile
-from collections.abc import Iterator
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from multiprocessing import get_context
+from functools import lru_cache
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from talkswap.data.teachers import LandmarkTeacher, label_clip
-from talkswap.errors import TrainingDataError
-from talkswap.faces.align import align
-from talkswap.media.probe import probe
-from talkswap.media.reader import ClipReader
-from talkswap.types import FloatArray, UInt8Image
-from talkswap.voice.load import load_voice
+from talkswap.data.clip import ClipConfig, ClipJob, finished, paths_of, prepare_clip, put, settings_of, sha256_of
+from talkswap.data.cutting import Source, cut, opened, slug
+from talkswap.data.gather import KINDS, finish_stills, plan_stills, write_stills
+from talkswap.data.split import SPLITS, split_speakers
+from talkswap.environment import versions
+from talkswap.errors import (
+    InputMissingError,
+    NoVideoError,
+    OutputUnwritableError,
+    TrainingDataError,
+    TrainingError,
+    UnreadableMediaError,
+)
+from talkswap.types import ProgressEvent
 
-CROP = 320  # px
+FORMAT = 1
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Report = Callable[[ProgressEvent], None]
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """What to prepare, from where."""
+    """What to prepare and how."""
 
-    source: Path  # folder with faces/ and clips/
-    teachers: Path
     out: Path
-    frame_step: int = 8  # every k-th clip frame becomes a still
+    seconds: Fraction = Fraction(10)  # length of a clip
+    shortest: Fraction = Fraction(2)  # a last piece below this is dropped
+    seed: int = 0  # of the split
+    held_out: float = 0.1  # share of the speakers
+    least_rate: float = 20.0  # pictures per second of a source; lips of a slower one cannot be read
+    frame_step: int = 12  # every k-th frame becomes a still
+    still: int = 320  # px of a still
     workers: int = 2
+    hubert: Path | None = None
+    clip: ClipConfig = ClipConfig()
 
 
-def read_portraits(folder: Path, split: str) -> Iterator[tuple[dict[str, str], UInt8Image]]:
-    """Rows of ``faces/SPLIT.csv`` with their pictures, shard by shard."""
+# --- work by several processes
+
+
+def _start_worker(parent: int) -> None:
     import cv2
+    import torch
 
-    with open(folder / f"{split}.csv", newline="") as file:
-        rows = {row["name"]: row for row in csv.DictReader(file)}
-    for shard in sorted({row["shard"] for row in rows.values()}):
-        with tarfile.open(folder / shard) as tar:
-            for member in tar:
-                if member.name not in rows:
-                    continue
-                stored = tar.extractfile(member)
-                assert stored is not None
-                bgr = cv2.imdecode(np.frombuffer(stored.read(), np.uint8), cv2.IMREAD_COLOR)
-                if bgr is None:
-                    raise TrainingDataError(f"{member.name} in {shard} is no picture", "fetch the shard again")
-                yield rows[member.name], np.ascontiguousarray(bgr[:, :, ::-1])
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+
+    def watch() -> None:
+        while os.getppid() == parent:  # a worker must not outlive a run that was killed
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def prepare_portraits(config: PrepareConfig, split: str) -> int:
-    """Write ``portraits-SPLIT``; returns how many portraits have a face that the teacher finds."""
-    folder = config.out / f"portraits-{split}"
-    if (folder / "meta.json").is_file():
-        return len(json.loads((folder / "meta.json").read_text()))
-    folder.mkdir(parents=True, exist_ok=True)
-    crops, landmarks, meta = [], [], []
-    with LandmarkTeacher(config.teachers, video=False) as teacher:
-        for row, rgb in read_portraits(config.source / "faces", split):
-            points = teacher(rgb)
-            if points is None:
-                continue
-            crops.append(rgb)
-            landmarks.append(points)
-            meta.append({key: row[key] for key in ("name", "kind", "identity", "repo", "licence", "yaw", "mouth_open")})
-    np.save(folder / "crops.npy", np.stack(crops))
-    np.save(folder / "landmarks.npy", np.stack(landmarks))
-    (folder / "meta.json").write_text(json.dumps(meta))
-    return len(meta)
+def spread(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Result]]:
+    """Results as they come; with one worker in this process, one thread each, so that their bits are the same.
+
+    Raises:
+        TrainingError: a process was killed, for example for want of memory.
+    """
+    if workers == 1 or len(jobs) < 2:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for job in jobs:
+                yield job, work(job)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+    ) as pool:
+        ahead = iter(jobs)
+        running: dict[Future[Result], Job] = {}
+        try:
+            while True:
+                for job in ahead:
+                    running[pool.submit(work, job)] = job
+                    if len(running) >= 2 * workers:
+                        break
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a process of the preparation was killed", "run again with fewer --workers; finished clips are kept"
+            ) from error
+        except BaseException:
+            for child in active_children():
+                child.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
-def prepare_clip(job: tuple[PrepareConfig, Path, str]) -> tuple[str, int, int]:
-    """Label one clip; writes its npz and its stills; returns (name, frames, frames with a face)."""
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one run prepares a folder at a time.
 
-    config, path, split = job
-    out = config.out / f"clips-{split}" / f"{path.stem}.npz"
-    stills = config.out / f"stills-{split}" / f"{path.stem}.npz"
-    if out.is_file() and stills.is_file():
-        with np.load(out) as stored:
-            return path.name, len(stored["times"]), int(np.isfinite(stored["landmarks"][:, 0, 0]).sum())
-    voice = load_voice(path).samples
+    Raises:
+        OutputUnwritableError: it cannot be written, or another run is at work there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise OutputUnwritableError(f"cannot write to {folder}: {error.strerror}", "choose another folder") from error
+    try:
+        try:
+            import fcntl
 
-    def frames() -> Iterator[tuple[Fraction, UInt8Image]]:
-        with ClipReader(probe(path)) as reader:
-            for frame in reader.frames():
-                yield frame.time, frame.rgb
-
-    times: list[float] = []
-    landmarks: list[FloatArray] = []
-    crops, still_landmarks, still_index = [], [], []
-    missing = np.full((478, 3), np.nan, np.float32)
-    for index, (time, rgb, points) in enumerate(label_clip(config.teachers, frames())):
-        times.append(float(time))
-        landmarks.append(missing if points is None else points)
-        if points is not None and index % config.frame_step == 0:
-            face = align(rgb, points, CROP, index)
-            crops.append(face.crop)
-            still_landmarks.append(face.landmarks)
-            still_index.append(index)
-    for target in (out, stills):
-        target.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(stills, crops=np.array(crops), landmarks=np.array(still_landmarks), index=np.array(still_index))
-    np.savez(out, times=np.array(times), landmarks=np.stack(landmarks), voice=voice)
-    return path.name, len(times), int(np.isfinite(np.stack(landmarks)[:, 0, 0]).sum())
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no flock: two runs there are the user's care
+            pass
+        except OSError as error:
+            raise OutputUnwritableError(f"another run prepares {folder}", "wait until it ends") from error
+        yield
+    finally:
+        file.close()
 
 
-def collect_stills(config: PrepareConfig, split: str) -> int:
-    """Join the clips' stills into one ``frames-SPLIT`` folder shaped like the portraits."""
-    files = sorted((config.out / f"stills-{split}").glob("*.npz"))
-    folder = config.out / f"frames-{split}"
-    folder.mkdir(parents=True, exist_ok=True)
-    crops, landmarks = [], []
-    meta: list[dict[str, str | int]] = []
-    for file in files:
-        with np.load(file) as stored:
-            if not len(stored["crops"]):
-                continue
-            crops.append(stored["crops"])
-            landmarks.append(stored["landmarks"])
-            meta.extend({"name": f"{file.stem}.mp4", "frame": int(i)} for i in stored["index"])
-    np.save(folder / "crops.npy", np.concatenate(crops))
-    np.save(folder / "landmarks.npy", np.concatenate(landmarks).astype(np.float32))
-    (folder / "meta.json").write_text(json.dumps(meta))
-    return len(meta)
+# --- sources
 
 
-def prepare(config: PrepareConfig) -> dict[str, int]:
-    """Prepare everything; what is already written is kept.  Returns counts by folder."""
-    counts: dict[str, int] = {}
-    jobs = [
-        (config, path, split)
-        for split in ("val", "train")
-        for path in sorted((config.source / "clips").glob(f"{split}-*.mp4"))
-    ]
-    with get_context("spawn").Pool(config.workers) as pool:
-        portraits = [pool.apply_async(prepare_portraits, (config, split)) for split in ("val", "train")]
-        for name, frames, faces in pool.imap_unordered(prepare_clip, jobs):
-            print(f"{name}: {faces} of {frames} frames with a face", flush=True)
-        counts |= {f"portraits-{s}": p.get() for s, p in zip(("val", "train"), portraits, strict=True)}
-    for split in ("val", "train"):
-        counts[f"frames-{split}"] = collect_stills(config, split)
+@dataclass(frozen=True)
+class Looked:
+    """What a source turned out to be."""
+
+    sha256: str = ""
+    seconds: float = 0.0
+    rate: float = 0.0
+    width: int = 0
+    height: int = 0
+    reason: str = ""  # why it is refused as a whole; "" = it is not
+    detail: str = ""
+
+
+def look(job: tuple[Source, float]) -> Looked:
+    """Open a source and say whether it can be used at all."""
+    source, least_rate = job
+    try:
+        info, index = opened(source.path)
+        digest = sha256_of(source.path)
+    except (UnreadableMediaError, NoVideoError, InputMissingError) as error:
+        return Looked(reason="unreadable", detail=error.message)
+    except OSError as error:
+        return Looked(reason="unreadable", detail=str(error.strerror))
+    rate = len(index.times) / max(float(index.duration), 1e-3)
+    facts = (digest, round(float(index.duration), 3), round(rate, 3), info.width, info.height)
+    if not info.has_audio:
+        return Looked(*facts, "no sound", "the file has no sound")
+    if rate < least_rate:
+        return Looked(*facts, "slow", f"{rate:.1f} pictures per second")
+    return Looked(*facts)
+
+
+def _refusal(source: Source, reason: str, detail: str) -> dict[str, Any]:
+    return {"source": str(source.path), "clip": None, "start": None, "reason": reason, "detail": detail}
+
+
+def _plan(
+    sources: Sequence[tuple[Source, Looked]],
+    config: PrepareConfig,
+    splits: dict[str, str],
+    refused: list[dict[str, Any]],
+) -> list[ClipJob]:
+    jobs: list[ClipJob] = []
+    for source, looked in sources:
+        try:
+            pieces = cut(source, config.seconds, config.shortest, config.clip.rate)
+        except (UnreadableMediaError, NoVideoError) as error:
+            refused.append(_refusal(source, "unreadable", error.message))
+            continue
+        if not pieces:
+            refused.append(_refusal(source, "short", f"{looked.seconds} s"))
+        speaker = speaker_name(source, looked)
+        for piece in pieces:
+            name = f"{slug(source.name or source.path.stem)}-{looked.sha256[:8]}-{round(piece.start * 1000):08d}"
+            split = splits[speaker]
+            jobs.append(ClipJob(name, split, speaker, looked.sha256, piece, config.out, config.clip))
+    return jobs
+
+
+def speaker_name(source: Source, looked: Looked) -> str:
+    """The speaker that is named, or the source itself."""
+    return source.speaker or f"{slug(source.path.stem)}-{looked.sha256[:8]}"
+
+
+# --- speech features
+
+
+@lru_cache(maxsize=1)
+def _hubert(folder: Path) -> Any:
+    from talkswap.voice.hubert import HubertFeatures
+
+    return HubertFeatures(folder)
+
+
+def hear(job: tuple[Path, Path, Path]) -> None:
+    """Write the HuBERT features (T 768, half precision) of one clip's voice: (model, labels, target)."""
+    model, labels, target = job
+    with np.load(labels) as stored:
+        voice = stored["voice"]
+    buffer = io.BytesIO()
+    np.save(buffer, _hubert(model)(voice).astype(np.float16))
+    put(target, buffer.getvalue())
+
+
+# --- the whole
+
+
+def _same_settings(config: PrepareConfig) -> dict[str, Any]:
+    """The settings, held against those of an earlier run in the folder.
+
+    Raises:
+        TrainingDataError: they differ.
+    """
+    settings = {
+        "format": FORMAT, "seconds": str(config.seconds), "shortest": str(config.shortest), "seed": config.seed,
+        "held_out": config.held_out, "least_rate": config.least_rate, "clip": settings_of(config.clip),
+    }  # fmt: skip
+    path = config.out / "settings.json"
+    if path.is_file():
+        earlier = json.loads(path.read_text())
+        different = [k for k in settings if earlier.get(k) != settings[k]]
+        if different:
+            raise TrainingDataError(
+                f"{config.out} was prepared with other settings ({', '.join(different)})", "prepare into a new folder"
+            )
+    else:
+        put(path, (json.dumps(settings, indent=1) + "\n").encode())
+    return settings
+
+
+def _splits(config: PrepareConfig, speakers: Iterable[str]) -> dict[str, str]:
+    path = config.out / "speakers.json"
+    earlier = json.loads(path.read_text()) if path.is_file() else {}
+    splits = split_speakers(speakers, config.seed, config.held_out, earlier)
+    if splits != earlier:
+        put(path, (json.dumps(dict(sorted(splits.items())), indent=1, ensure_ascii=False) + "\n").encode())
+    return splits
+
+
+def _clear(out: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for folder in ("", "videos", "clips-train", "clips-val", "voices", "records", "features/*", "work", "frames-*"):
+        for path in out.glob(f"{folder}/*.part*" if folder else "*.part"):
+            path.unlink(missing_ok=True)
+
+
+def prepare(sources: Sequence[Source], config: PrepareConfig, report: Report | None = None) -> dict[str, Any]:
+    """Prepare videos; what is already finished is kept.
+
+    Returns:
+        The manifest, as written to ``manifest.json``.
+
+    Raises:
+        TrainingDataError: the folder holds a data set of other settings.
+        OutputUnwritableError: the folder cannot be written.
+        TrainingError: a process was killed.
+    """
+    tell = report or (lambda event: None)
+    with locked(config.out):
+        settings = _same_settings(config)
+        _clear(config.out)
+        refused: list[dict[str, Any]] = []
+        looked = _look_all(sources, config, refused, tell)
+        splits = _splits(config, (speaker_name(source, facts) for source, facts in looked))
+        records = _clips(_plan(looked, config, splits, refused), config, tell)
+        accepted = [r for r in records if r["refused"] is None]
+        for record in records:
+            if record["refused"] is not None:
+                path = next(str(s.path) for s, facts in looked if facts.sha256 == record["source"])
+                refused.append({"source": path, "clip": record["name"], "start": record["start"], **record["refused"]})
+        stills = _stills(accepted, config, tell)
+        features = _features(accepted, config, tell)
+        manifest = _manifest(config, settings, looked, splits, accepted, refused, stills, features)
+        put(config.out / "manifest.json", (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+        shutil.rmtree(config.out / "work", ignore_errors=True)
+        return manifest
+
+
+def _look_all(
+    sources: Sequence[Source], config: PrepareConfig, refused: list[dict[str, Any]], tell: Report
+) -> list[tuple[Source, Looked]]:
+    """Sources that can be opened, in the order given; one that is there twice is taken once."""
+    jobs = [(source, config.least_rate) for source in sources]
+    found: dict[int, Looked] = {}
+    for done, (job, result) in enumerate(spread(look, jobs, config.workers), 1):
+        found[id(job)] = result
+        message = f"refused: {job[0].path}: {result.reason} ({result.detail})" if result.reason else ""
+        tell(ProgressEvent("sources", done, len(jobs), message))
+    usable, known = [], dict[str, Path]()
+    for job in jobs:
+        source, result = job[0], found[id(job)]
+        if result.reason:
+            refused.append(_refusal(source, result.reason, result.detail))
+        elif result.sha256 in known:
+            refused.append(_refusal(source, "copy", f"the same file as {known[result.sha256]}"))
+        else:
+            known[result.sha256] = source.path
+            usable.append((source, result))
+    return usable
+
+
+def _clips(jobs: Sequence[ClipJob], config: PrepareConfig, tell: Report) -> list[dict[str, Any]]:
+    """Records of all pieces, made now or earlier, by name."""
+    records = {job.name: record for job in jobs if (record := finished(job)) is not None}
+    waiting = [job for job in jobs if job.name not in records]
+    if records:
+        tell(ProgressEvent("clips", len(records), len(jobs), f"{len(records)} clips were finished earlier"))
+    for job, record in spread(prepare_clip, waiting, config.workers):
+        records[job.name] = record
+        why = record["refused"]
+        message = f"refused: {job.name}: {why['reason']} ({why['detail']})" if why else ""
+        tell(ProgressEvent("clips", len(records), len(jobs), message))
+    return [records[name] for name in sorted(records)]
+
+
+def _stills(accepted: Sequence[dict[str, Any]], config: PrepareConfig, tell: Report) -> dict[str, int]:
+    counts = {}
+    for split in SPLITS:
+        own = [r for r in accepted if r["split"] == split]
+        for kind in KINDS:
+            folder = f"{kind}-{split}"
+            jobs = plan_stills(config.out, split, kind, own, config.frame_step, config.still)
+            for done, _ in enumerate(spread(write_stills, jobs, config.workers), 1):
+                tell(ProgressEvent(folder, done, len(jobs)))
+            if jobs:
+                finish_stills(config.out, split, kind, own, jobs, config.frame_step, config.still)
+            elif not own:
+                shutil.rmtree(config.out / folder, ignore_errors=True)  # of clips that are gone
+            meta = config.out / folder / "meta.json"
+            counts[folder] = len(json.loads(meta.read_text())) if meta.is_file() else 0
     return counts
+
+
+def _features(accepted: Sequence[dict[str, Any]], config: PrepareConfig, tell: Report) -> str:
+    """HuBERT features of every clip that lacks them; returns their folder's name, "" where none were asked for."""
+    if config.hubert is None:
+        return ""
+    weights = config.hubert / "model.safetensors"
+    if not weights.is_file():
+        raise InputMissingError(f"no HuBERT at {config.hubert}", "`talkswap download` fetches it; name its folder")
+    folder = f"features/hubert-{sha256_of(weights)[:8]}"
+    jobs = []
+    for record in accepted:
+        target = config.out / folder / f"{record['name']}.npy"
+        if not target.is_file():
+            labels = config.out / paths_of(record["name"], record["split"])["labels"]
+            jobs.append((config.hubert, labels, target))
+    for done, _ in enumerate(spread(hear, jobs, config.workers), 1):
+        tell(ProgressEvent("hubert", done, len(jobs)))
+    return folder
+
+
+def _manifest(
+    config: PrepareConfig,
+    settings: dict[str, Any],
+    looked: Sequence[tuple[Source, Looked]],
+    splits: dict[str, str],
+    accepted: Sequence[dict[str, Any]],
+    refused: list[dict[str, Any]],
+    stills: dict[str, int],
+    features: str,
+) -> dict[str, Any]:
+    sources = [
+        {
+            "path": str(source.path), "sha256": facts.sha256, "speaker": speaker_name(source, facts),
+            "split": splits[speaker_name(source, facts)], "seconds": facts.seconds, "rate": facts.rate,
+            "width": facts.width, "height": facts.height,
+            "clips": sum(r["source"] == facts.sha256 for r in accepted),
+        }
+        for source, facts in looked
+    ]  # fmt: skip
+    rows = io.StringIO()
+    columns = ("name", "split", "kind", "speaker", "source", "start", "frames", "quad_px", "mouth_audio_corr", "lag")
+    writer = csv.DictWriter(rows, columns, lineterminator="\n")
+    writer.writeheader()
+    paths = {facts.sha256: source.path.name for source, facts in looked}
+    for r in accepted:
+        own = {key: r[key] for key in ("split", "speaker", "start", "frames", "quad_px", "lag")}
+        about = {"name": f"{r['name']}.mp4", "kind": "real", "mouth_audio_corr": r["correlation"]}
+        writer.writerow({**own, **about, "source": paths[r["source"]]})
+    put(config.out / "videos" / "clips.csv", rows.getvalue().encode())
+    lags = {r["name"]: r["lag"] for r in accepted if r["lag"]}
+    put(config.out / "lags.json", (json.dumps(lags, indent=1) + "\n").encode())
+    folders = [f"{kind}-{split}" for kind in KINDS for split in SPLITS]
+    others = ["videos/clips.csv", "lags.json", "speakers.json", "settings.json"]
+    others += [f"{folder}/{name}" for folder in folders for name in ("crops.npy", "landmarks.npy", "meta.json")]
+    others += [f"{features}/{r['name']}.npy" for r in accepted] if features else []
+    order = sorted(refused, key=lambda r: (r["source"], r["start"] or 0.0))
+    seconds = sum(r["frames"] for r in accepted) / config.clip.rate
+    return {
+        "format": FORMAT, "settings": settings, "frame_step": config.frame_step, "still": config.still,
+        "versions": versions(),
+        "counts": {
+            "sources": len(sources), "clips": len(accepted), "refused": len(refused), "seconds": round(seconds, 2),
+            **{f"clips-{split}": sum(r["split"] == split for r in accepted) for split in SPLITS}, **stills,
+        },
+        "refused_by_reason": dict(sorted(Counter(r["reason"] for r in refused).items())),
+        "speakers": {split: sorted(name for name, own in splits.items() if own == split) for split in SPLITS},
+        "sources": sources, "clips": list(accepted), "refused": order, "features": features,
+        "files": {path: sha256_of(config.out / path) for path in others if (config.out / path).is_file()},
+    }  # fmt: skip

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.data import prepare, teachers
+from talkswap.data import portraits, teachers
 from talkswap.data.stills import open_stills
 from talkswap.errors import DependencyError
 from talkswap.faces.mesh import mean_face
@@ -40,13 +40,13 @@ class Teacher:
 
 
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> prepare.PrepareConfig:
-    monkeypatch.setattr(prepare, "LandmarkTeacher", Teacher)
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> portraits.PortraitsConfig:
+    monkeypatch.setattr(portraits, "LandmarkTeacher", Teacher)
     monkeypatch.setattr(teachers, "LandmarkTeacher", Teacher)
-    return prepare.PrepareConfig(tmp_path / "raw", tmp_path / "teachers", tmp_path / "cache", frame_step=4)
+    return portraits.PortraitsConfig(tmp_path / "raw", tmp_path / "teachers", tmp_path / "cache", frame_step=4)
 
 
-def test_portraits_without_a_face_are_left_out(config: prepare.PrepareConfig) -> None:
+def test_portraits_without_a_face_are_left_out(config: portraits.PortraitsConfig) -> None:
     folder = config.source / "faces"
     folder.mkdir(parents=True)
     columns = ("name", "shard", "kind", "identity", "repo", "licence", "yaw", "mouth_open")
@@ -60,27 +60,27 @@ def test_portraits_without_a_face_are_left_out(config: prepare.PrepareConfig) ->
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
-    assert prepare.prepare_portraits(config, "train") == 2
+    assert portraits.prepare_portraits(config, "train") == 2
     stills = open_stills(config.out / "portraits-train")
     assert [m["name"] for m in stills.meta] == ["0.webp", "2.webp"]
     assert stills.crops.shape == (2, 320, 320, 3) and stills.crops[1].mean() == pytest.approx(200, abs=2)
 
 
 def test_a_clip_keeps_its_times_its_voice_and_the_gaps_of_its_face(
-    config: prepare.PrepareConfig, write_clip: Callable[..., Path]
+    config: portraits.PortraitsConfig, write_clip: Callable[..., Path]
 ) -> None:
     pictures = [np.full((96, 128, 3), level, np.uint8) for level in (90, 90, 10, 90, 90, 90, 90, 90, 90)]
     ticks = [0, 1, 2, 4, 5, 6, 7, 8, 9]
     clip = write_clip(pictures, "train-0001.mp4", ticks=ticks)
-    assert prepare.prepare_clip((config, clip, "train")) == ("train-0001.mp4", 9, 8)
+    assert portraits.prepare_clip((config, clip, "train")) == ("train-0001.mp4", 9, 8)
     with np.load(config.out / "clips-train" / "train-0001.npz") as stored:
         assert stored["times"] == pytest.approx([float(Fraction(t, 25)) for t in ticks])
         assert np.isnan(stored["landmarks"][2]).all() and np.isfinite(stored["landmarks"][3]).all()
         assert len(stored["voice"]) / 16000 == pytest.approx(0.4, abs=0.07) and stored["voice"].dtype == np.float32
     written = (config.out / "clips-train" / "train-0001.npz").stat().st_mtime_ns
-    prepare.prepare_clip((config, clip, "train"))
+    portraits.prepare_clip((config, clip, "train"))
     assert (config.out / "clips-train" / "train-0001.npz").stat().st_mtime_ns == written, "done twice"
-    assert prepare.collect_stills(config, "train") == 3  # frames 0, 4 and 8
+    assert portraits.collect_stills(config, "train") == 3  # frames 0, 4 and 8
     stills = open_stills(config.out / "frames-train")
     assert [m["frame"] for m in stills.meta] == [0, 4, 8] and stills.crops.shape == (3, 320, 320, 3)
 

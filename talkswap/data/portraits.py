@@ -1,0 +1,160 @@
+"""Portraits in tar shards, and clips cut by hand, as arrays that training reads without decoding.
+
+This is how the data of our compact weights are made, with a teacher's landmarks; for plain videos there is
+:mod:`talkswap.data.prepare`.
+
+Layout of a prepared folder::
+
+    portraits-{train,val}/  crops.npy N 320 320 3 uint8 · landmarks.npy N 478 3 · meta.json
+    clips-{train,val}/NAME.npz   times (s) · landmarks T 478 3 in clip px (nan where no face) · voice 16 kHz · crops index
+    frames-{train,val}/     as portraits, every k-th aligned frame of the clips; meta names clip and frame
+
+Arrays are opened as memory maps: many processes share one copy in the page cache.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from talkswap.data.teachers import LandmarkTeacher, label_clip
+from talkswap.errors import TrainingDataError
+from talkswap.faces.align import align
+from talkswap.media.probe import probe
+from talkswap.media.reader import ClipReader
+from talkswap.types import FloatArray, UInt8Image
+from talkswap.voice.load import load_voice
+
+CROP = 320  # px
+
+
+@dataclass(frozen=True)
+class PortraitsConfig:
+    """What to prepare, from where."""
+
+    source: Path  # folder with faces/ and clips/
+    teachers: Path
+    out: Path
+    frame_step: int = 8  # every k-th clip frame becomes a still
+    workers: int = 2
+
+
+def read_portraits(folder: Path, split: str) -> Iterator[tuple[dict[str, str], UInt8Image]]:
+    """Rows of ``faces/SPLIT.csv`` with their pictures, shard by shard."""
+    import cv2
+
+    with open(folder / f"{split}.csv", newline="") as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    for shard in sorted({row["shard"] for row in rows.values()}):
+        with tarfile.open(folder / shard) as tar:
+            for member in tar:
+                if member.name not in rows:
+                    continue
+                stored = tar.extractfile(member)
+                assert stored is not None
+                bgr = cv2.imdecode(np.frombuffer(stored.read(), np.uint8), cv2.IMREAD_COLOR)
+                if bgr is None:
+                    raise TrainingDataError(f"{member.name} in {shard} is no picture", "fetch the shard again")
+                yield rows[member.name], np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def prepare_portraits(config: PortraitsConfig, split: str) -> int:
+    """Write ``portraits-SPLIT``; returns how many portraits have a face that the teacher finds."""
+    folder = config.out / f"portraits-{split}"
+    if (folder / "meta.json").is_file():
+        return len(json.loads((folder / "meta.json").read_text()))
+    folder.mkdir(parents=True, exist_ok=True)
+    crops, landmarks, meta = [], [], []
+    with LandmarkTeacher(config.teachers, video=False) as teacher:
+        for row, rgb in read_portraits(config.source / "faces", split):
+            points = teacher(rgb)
+            if points is None:
+                continue
+            crops.append(rgb)
+            landmarks.append(points)
+            meta.append({key: row[key] for key in ("name", "kind", "identity", "repo", "licence", "yaw", "mouth_open")})
+    np.save(folder / "crops.npy", np.stack(crops))
+    np.save(folder / "landmarks.npy", np.stack(landmarks))
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return len(meta)
+
+
+def prepare_clip(job: tuple[PortraitsConfig, Path, str]) -> tuple[str, int, int]:
+    """Label one clip; writes its npz and its stills; returns (name, frames, frames with a face)."""
+
+    config, path, split = job
+    out = config.out / f"clips-{split}" / f"{path.stem}.npz"
+    stills = config.out / f"stills-{split}" / f"{path.stem}.npz"
+    if out.is_file() and stills.is_file():
+        with np.load(out) as stored:
+            return path.name, len(stored["times"]), int(np.isfinite(stored["landmarks"][:, 0, 0]).sum())
+    voice = load_voice(path).samples
+
+    def frames() -> Iterator[tuple[Fraction, UInt8Image]]:
+        with ClipReader(probe(path)) as reader:
+            for frame in reader.frames():
+                yield frame.time, frame.rgb
+
+    times: list[float] = []
+    landmarks: list[FloatArray] = []
+    crops, still_landmarks, still_index = [], [], []
+    missing = np.full((478, 3), np.nan, np.float32)
+    for index, (time, rgb, points) in enumerate(label_clip(config.teachers, frames())):
+        times.append(float(time))
+        landmarks.append(missing if points is None else points)
+        if points is not None and index % config.frame_step == 0:
+            face = align(rgb, points, CROP, index)
+            crops.append(face.crop)
+            still_landmarks.append(face.landmarks)
+            still_index.append(index)
+    for target in (out, stills):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(stills, crops=np.array(crops), landmarks=np.array(still_landmarks), index=np.array(still_index))
+    np.savez(out, times=np.array(times), landmarks=np.stack(landmarks), voice=voice)
+    return path.name, len(times), int(np.isfinite(np.stack(landmarks)[:, 0, 0]).sum())
+
+
+def collect_stills(config: PortraitsConfig, split: str) -> int:
+    """Join the clips' stills into one ``frames-SPLIT`` folder shaped like the portraits."""
+    files = sorted((config.out / f"stills-{split}").glob("*.npz"))
+    folder = config.out / f"frames-{split}"
+    folder.mkdir(parents=True, exist_ok=True)
+    crops, landmarks = [], []
+    meta: list[dict[str, str | int]] = []
+    for file in files:
+        with np.load(file) as stored:
+            if not len(stored["crops"]):
+                continue
+            crops.append(stored["crops"])
+            landmarks.append(stored["landmarks"])
+            meta.extend({"name": f"{file.stem}.mp4", "frame": int(i)} for i in stored["index"])
+    np.save(folder / "crops.npy", np.concatenate(crops))
+    np.save(folder / "landmarks.npy", np.concatenate(landmarks).astype(np.float32))
+    (folder / "meta.json").write_text(json.dumps(meta))
+    return len(meta)
+
+
+def prepare(config: PortraitsConfig, echo: Callable[[str], None] = print) -> dict[str, int]:
+    """Prepare everything; what is already written is kept.  Returns counts by folder."""
+    counts: dict[str, int] = {}
+    jobs = [
+        (config, path, split)
+        for split in ("val", "train")
+        for path in sorted((config.source / "clips").glob(f"{split}-*.mp4"))
+    ]
+    with get_context("spawn").Pool(config.workers) as pool:
+        portraits = [pool.apply_async(prepare_portraits, (config, split)) for split in ("val", "train")]
+        for name, frames, faces in pool.imap_unordered(prepare_clip, jobs):
+            echo(f"{name}: {faces} of {frames} frames with a face")
+        counts |= {f"portraits-{s}": p.get() for s, p in zip(("val", "train"), portraits, strict=True)}
+    for split in ("val", "train"):
+        counts[f"frames-{split}"] = collect_stills(config, split)
+    return counts
