@@ -1,7 +1,7 @@
 """Puts ``weights/`` into the wheel as ``talkswap/weights``; everything else is in pyproject.toml.
 
 The folder stays at the top of the checkout, where people look for it, yet `pip install` of a built wheel
-must render as well.  An editable install needs no copy: talkswap/checkpoints.py looks beside the package.
+must render as well.  An editable install needs no copy: talkswap/checkpoints looks beside the package.
 """
 
 from __future__ import annotations

@@ -40,10 +40,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(checkpoints, "checkout_weights", lambda: None)
-    monkeypatch.setattr(checkpoints, "packaged_weights", lambda: None)
-    catalogue = Path(checkpoints.__file__).parents[1] / "weights" / "manifest.toml"
-    monkeypatch.setattr(checkpoints, "catalogue_path", lambda: catalogue)
+    monkeypatch.setattr(checkpoints.places, "checkout_weights", lambda: None)
+    monkeypatch.setattr(checkpoints.places, "packaged_weights", lambda: None)
+    catalogue = Path(checkpoints.__file__).parents[2] / "weights" / "manifest.toml"
+    monkeypatch.setattr(checkpoints.catalogue, "catalogue_path", lambda: catalogue)
     return folder
 
 
@@ -318,7 +318,7 @@ def test_tensors_and_configuration_of_different_folders_are_not_mixed(root: Path
 
 def test_a_root_that_is_named_twice_counts_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_compact(root)
-    monkeypatch.setattr(checkpoints, "checkout_weights", lambda: root)
+    monkeypatch.setattr(checkpoints.places, "checkout_weights", lambda: root)
     assert preset_state("compact").folders == (folder,)
 
 
@@ -334,7 +334,7 @@ def test_absent_packages_are_looked_for_and_not_imported(monkeypatch: pytest.Mon
 def test_the_analyser_is_found_over_all_folders_and_verified(root: Path) -> None:
     from talkswap.faces.analyze import load_analyser
 
-    shipped = Path(checkpoints.__file__).parents[1] / "weights" / "compact"
+    shipped = Path(checkpoints.__file__).parents[2] / "weights" / "compact"
     apart = {"detector": root, "landmarks": root.parent / "cache" / "talkswap" / "weights"}
     apart["identity"] = apart["landmarks"]
     for network, place in apart.items():

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from talkswap.checkpoints import PresetFolder, verified_folder
+from talkswap.checkpoints import PresetFolder, network_folder, verified_folder
 from talkswap.errors import UsageError
 from talkswap.types import Face, FloatArray, UInt8Image
 
@@ -32,10 +32,6 @@ class FaceAnalyser(Protocol):
         """Who the face with these landmarks (478 3, px of ``rgb``) is: a vector of unit length."""
 
 
-def _network_folder(preset: PresetFolder, network: str) -> Path:
-    return verified_folder(preset, (f"{network}.safetensors", f"{network}.json"))
-
-
 def load_analyser(name: str, weights: PresetFolder | Path, device: str = "cpu") -> FaceAnalyser:
     """Make the analyser called ``name``.
 
@@ -53,7 +49,7 @@ def load_analyser(name: str, weights: PresetFolder | Path, device: str = "cpu") 
     if name == "compact":
         from talkswap.faces.compact import CompactAnalyser
 
-        where = partial(_network_folder, weights) if isinstance(weights, PresetFolder) else weights
+        where = partial(network_folder, weights) if isinstance(weights, PresetFolder) else weights
         return CompactAnalyser(where, device)
     if name == "insightface":
         from talkswap.faces.insightface import DETECTOR, LANDMARKS, RECOGNITION, InsightFaceAnalyser

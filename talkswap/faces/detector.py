@@ -7,10 +7,8 @@ lie, which is all that the landmark network needs to be given its square
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from talkswap.errors import WeightsCorruptError, WeightsMissingError
+from talkswap.checkpoints.hub import HubNetwork
+from talkswap.checkpoints.networks import read_network, write_network
+from talkswap.errors import WeightsMissingError
 from talkswap.faces.landmarks import Residual
 from talkswap.types import FloatArray, UInt8Image
 
@@ -58,12 +58,15 @@ class Detection:
     points: FloatArray  # 4 2: eyes, nose, mouth
 
 
-class DetectorNetwork(nn.Module):
+class DetectorNetwork(nn.Module, HubNetwork):
     """Picture to a map of faces.
 
     ``forward`` takes B 3 H W in [-1, 1] (H, W multiples of 32) and gives B 12 H/8 W/8: score logit; centre x, y in
     cells from the cell's middle; log(side / 64 px); eyes, nose and mouth as x, y from the centre in sides.
     """
+
+    hub_name = "detector"
+    hub_config = DetectorConfig
 
     def __init__(self, config: DetectorConfig | None = None) -> None:
         super().__init__()
@@ -196,16 +199,7 @@ class FaceDetector:
 
 def save_detector(network: DetectorNetwork, folder: Path) -> None:
     """Write ``detector.safetensors`` (fp16) and ``detector.json`` into ``folder``."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: value.half().contiguous()
-        for name, value in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    save_file(state, str(folder / "detector.safetensors"))
-    (folder / "detector.json").write_text(json.dumps(asdict(network.config), indent=2) + "\n")
+    write_network(network, folder, "detector")
 
 
 def load_detector(folder: Path, device: str = "cpu") -> DetectorNetwork:
@@ -213,26 +207,6 @@ def load_detector(folder: Path, device: str = "cpu") -> DetectorNetwork:
 
     Raises:
         WeightsMissingError: a file is not there.
-        WeightsCorruptError: the file does not fit the network.
+        WeightsCorruptError: the files do not fit the network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    weights, settings = folder / "detector.safetensors", folder / "detector.json"
-    for path in (weights, settings):
-        if not path.is_file():
-            raise WeightsMissingError(
-                f"no detector at {path}", "reinstall talkswap or train it with `talkswap train faces`"
-            )
-    try:
-        stored: dict[str, Any] = json.loads(settings.read_text())
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        config = DetectorConfig(**fields)
-        network = DetectorNetwork(config)
-        state = {name: value.float() for name, value in load_file(str(weights)).items()}
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise WeightsCorruptError(f"{weights} does not hold a detector", "reinstall talkswap") from error
-    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
-        raise WeightsCorruptError(f"{weights} does not fit its configuration", "reinstall talkswap")
-    return network.to(device).eval().requires_grad_(False)
+    return read_network(DetectorNetwork, DetectorConfig, folder, "detector", "faces").to(device)

@@ -7,16 +7,16 @@ reports. It never judges a published score: those use a network that no training
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from talkswap.errors import WeightsCorruptError, WeightsMissingError
+from talkswap.checkpoints.hub import HubNetwork
+from talkswap.checkpoints.networks import read_network, write_network
+from talkswap.errors import WeightsMissingError
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,15 @@ class Residual(nn.Module):
         return x + self.second_norm(self.second(inner))
 
 
-class IdentityNetwork(nn.Module):
+class IdentityNetwork(nn.Module, HubNetwork):
     """FFHQ crop to a unit-length identity vector.
 
     The input is the crop at any side of 64 px or more, RGB in [-1, 1]; the face's square is cut and resized inside with
     bilinear sampling, so gradients reach the pixels.
     """
+
+    hub_name = "identity"
+    hub_config = IdentityConfig
 
     def __init__(self, config: IdentityConfig | None = None) -> None:
         super().__init__()
@@ -121,16 +124,7 @@ def identity_loss(network: IdentityNetwork, result: Tensor, person: Tensor) -> T
 
 def save_identity(network: IdentityNetwork, folder: Path) -> None:
     """Write ``identity.safetensors`` (fp16) and ``identity.json`` into ``folder``."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    save_file(state, str(folder / "identity.safetensors"))
-    (folder / "identity.json").write_text(json.dumps(asdict(network.config), indent=2) + "\n")
+    write_network(network, folder, "identity")
 
 
 def load_identity(folder: Path, device: str = "cpu") -> IdentityNetwork:
@@ -138,26 +132,6 @@ def load_identity(folder: Path, device: str = "cpu") -> IdentityNetwork:
 
     Raises:
         WeightsMissingError: a file is not there.
-        WeightsCorruptError: the file does not fit the network.
+        WeightsCorruptError: the files do not fit the network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    weights, settings = folder / "identity.safetensors", folder / "identity.json"
-    for path in (weights, settings):
-        if not path.is_file():
-            raise WeightsMissingError(
-                f"no identity network at {path}", "reinstall talkswap or train it with `talkswap train identity`"
-            )
-    try:
-        stored: dict[str, Any] = json.loads(settings.read_text())
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        config = IdentityConfig(**fields)
-        network = IdentityNetwork(config)
-        state = {name: value.float() for name, value in load_file(str(weights)).items()}
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise WeightsCorruptError(f"{weights} does not hold an identity network", "reinstall talkswap") from error
-    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
-        raise WeightsCorruptError(f"{weights} does not fit its configuration", "reinstall talkswap")
-    return network.to(device).eval().requires_grad_(False)
+    return read_network(IdentityNetwork, IdentityConfig, folder, "identity", "identity").to(device)

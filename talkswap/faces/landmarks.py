@@ -7,17 +7,17 @@ untrained answer is already the mean face.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from talkswap.errors import WeightsCorruptError, WeightsMissingError
+from talkswap.checkpoints.hub import HubNetwork
+from talkswap.checkpoints.networks import read_network, write_network
+from talkswap.errors import WeightsMissingError
 from talkswap.faces.align import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE, invert_affine, quad_affine, transform_points
 from talkswap.types import FloatArray, UInt8Image
 
@@ -64,12 +64,15 @@ class Residual(nn.Module):
         return self.activation(x + self.second_norm(self.second(inner)))
 
 
-class LandmarkNetwork(nn.Module):
+class LandmarkNetwork(nn.Module, HubNetwork):
     """Square picture of a face to 478 landmarks and the presence of a face.
 
     With coefficients c, similarity (a, b, x, y), mean shape m and basis M, all in sides of the square with the origin
     at its centre:  shape = m + M c;  point = [[a, -b], [b, a]] shape_xy + (x, y);  depth = |(a, b)| shape_z.
     """
+
+    hub_name = "landmarks"
+    hub_config = LandmarkConfig
 
     mean: Tensor  # 1434
     basis: Tensor  # 1434 K
@@ -205,16 +208,7 @@ class LandmarkReader:
 
 def save_landmarks(network: LandmarkNetwork, folder: Path) -> None:
     """Write ``landmarks.safetensors`` (fp16) and ``landmarks.json`` into ``folder``."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {
-        name: value.half().contiguous()
-        for name, value in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
-    save_file(state, str(folder / "landmarks.safetensors"))
-    (folder / "landmarks.json").write_text(json.dumps(asdict(network.config), indent=2) + "\n")
+    write_network(network, folder, "landmarks")
 
 
 def load_landmarks(folder: Path, device: str = "cpu") -> LandmarkNetwork:
@@ -222,26 +216,6 @@ def load_landmarks(folder: Path, device: str = "cpu") -> LandmarkNetwork:
 
     Raises:
         WeightsMissingError: a file is not there.
-        WeightsCorruptError: the file does not fit the network.
+        WeightsCorruptError: the files do not fit the network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    weights, settings = folder / "landmarks.safetensors", folder / "landmarks.json"
-    for path in (weights, settings):
-        if not path.is_file():
-            raise WeightsMissingError(
-                f"no landmark network at {path}", "reinstall talkswap or train it with `talkswap train faces`"
-            )
-    try:
-        stored: dict[str, Any] = json.loads(settings.read_text())
-        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        config = LandmarkConfig(**fields)
-        network = LandmarkNetwork(config)
-        state = {name: value.float() for name, value in load_file(str(weights)).items()}
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
-        raise WeightsCorruptError(f"{weights} does not hold a landmark network", "reinstall talkswap") from error
-    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
-        raise WeightsCorruptError(f"{weights} does not fit its configuration", "reinstall talkswap")
-    return network.to(device).eval().requires_grad_(False)
+    return read_network(LandmarkNetwork, LandmarkConfig, folder, "landmarks", "faces").to(device)

@@ -52,7 +52,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder of our own, a catalogue of our own, and no network."""
     catalogue = tmp_path / "catalogue.toml"
     catalogue.write_text(CATALOGUE)
-    monkeypatch.setattr(checkpoints, "catalogue_path", lambda: catalogue)
+    monkeypatch.setattr(checkpoints.catalogue, "catalogue_path", lambda: catalogue)
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("TALKSWAP_OFFLINE", "")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

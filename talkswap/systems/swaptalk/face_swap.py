@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from talkswap.checkpoints.hub import HubNetwork
 from talkswap.errors import UsageError
 
 # Rows 4 to 19 of the 20 x 20 latent: first and last column that the face's mask reaches in more than 2% of our training
@@ -248,8 +249,11 @@ class SwapTransformer(nn.Module):
         return whole.transpose(1, 2).unflatten(2, target.shape[2:])
 
 
-class FaceSwap(nn.Module):
+class FaceSwap(nn.Module, HubNetwork):
     """The module of Fig. 2c, with the backbone that its config names."""
+
+    hub_name = "face_swap"
+    hub_config = FaceSwapConfig
 
     def __init__(self, config: FaceSwapConfig = COMPACT) -> None:
         super().__init__()

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from talkswap.checkpoints.hub import HubNetwork
 from talkswap.errors import UsageError
 from talkswap.systems.swaptalk.lip_sync_backbones import DiffusersUNet, LipTransformer, PlainUNet, SpeechAttention
 from talkswap.systems.swaptalk.speech_encoder import SpeechEncoder, SpeechEncoderConfig
@@ -216,8 +217,11 @@ class LipTransform(nn.Module):
         return self.unet(lower, tokens, wanted)
 
 
-class LipSync(nn.Module):
+class LipSync(nn.Module, HubNetwork):
     """Face warping and lip transform over whole latents."""
+
+    hub_name = "lip_sync"
+    hub_config = LipSyncConfig
 
     def __init__(self, config: LipSyncConfig = COMPACT) -> None:
         super().__init__()

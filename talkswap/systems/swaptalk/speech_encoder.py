@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from talkswap.checkpoints.hub import HubNetwork
+
 MEASURES = ("opening", "width", "height", "jaw", "upper lip", "lower lip", "inner width")
 """What a mouth shape holds, in this order; see :func:`talkswap.data.talking.mouth_shape`."""
 
@@ -67,12 +69,15 @@ class DilatedBlock(nn.Module):
         return x[..., self.dilation : x.shape[-1] - self.dilation] + added
 
 
-class SpeechEncoder(nn.Module):
+class SpeechEncoder(nn.Module, HubNetwork):
     """Feature windows (B L D) to tokens (B N width) and the mouth shape that they ask for (B measures).
 
     The shape is what a regression can say, so it moves less than mouths do; :attr:`gain` and
     :attr:`offset`, measured after training, give it the spread and the mean of true mouths.
     """
+
+    hub_name = "speech_encoder"
+    hub_config = SpeechEncoderConfig
 
     gain: Tensor
     offset: Tensor

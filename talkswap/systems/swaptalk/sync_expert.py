@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from talkswap.checkpoints.hub import HubNetwork
 from talkswap.systems.swaptalk.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
 
@@ -87,8 +88,11 @@ class OpeningProbe(nn.Module):
         return self.head(F.silu(self.encoder(lower)))
 
 
-class SyncExpert(nn.Module):
+class SyncExpert(nn.Module, HubNetwork):
     """Unit embeddings of mouths and of speech, whose cosine says how well they fit in time."""
+
+    hub_name = "sync_expert"
+    hub_config = SyncExpertConfig
 
     def __init__(self, config: SyncExpertConfig = COMPACT) -> None:
         super().__init__()

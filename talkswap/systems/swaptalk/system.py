@@ -6,16 +6,16 @@ S, T -> Enc_VQ -> face swap -> face warping, lip transform <- speech -> Dec_VQ -
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from talkswap.checkpoints import PresetFolder, load_config, load_weights
+from talkswap.checkpoints.networks import config_from, load_network
 from talkswap.device import Device
-from talkswap.errors import DeviceError, WeightsCorruptError
+from talkswap.errors import DeviceError
 from talkswap.faces.guide import FaceGuide
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork
 from talkswap.faces.mask import face_mask, lower_face_mask
@@ -25,41 +25,6 @@ from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
-
-Config = TypeVar("Config")
-
-
-def config_from(kind: type[Config], values: dict[str, Any]) -> Config:
-    """A frozen config from its JSON form; lists become tuples again.
-
-    Raises:
-        WeightsCorruptError: a field is unknown.
-    """
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise WeightsCorruptError(
-            f"{kind.__name__} has no field {unknown[0]}",
-            "the weights are of another version: run `talkswap download --check`",
-        )
-    hints = get_type_hints(kind)
-    return kind(**{k: tuple(v) if isinstance(v, list) and "tuple" in str(hints[k]) else v for k, v in values.items()})
-
-
-def load_network(network: nn.Module, weights: dict[str, Tensor], name: str) -> nn.Module:
-    """Put verified tensors into a network.
-
-    Raises:
-        WeightsCorruptError: names or shapes differ.
-    """
-    try:
-        network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise WeightsCorruptError(
-            f"the weights of {name} do not fit its network: {first}", "run `talkswap download --check`"
-        ) from error
-    return network.eval().requires_grad_(False)
 
 
 class SwapTalk:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from talkswap.checkpoints.hub import HubNetwork
+
 
 @dataclass(frozen=True)
 class VQGANConfig:
@@ -266,8 +268,11 @@ class Codebook(nn.Module):
             self.used[dead] = float(count.mean())
 
 
-class VQGAN(nn.Module):
+class VQGAN(nn.Module, HubNetwork):
     """Enc_VQ and Dec_VQ (eq. 1 and 2)."""
+
+    hub_name = "vqgan"
+    hub_config = VQGANConfig
 
     def __init__(self, config: VQGANConfig = COMPACT) -> None:
         super().__init__()

@@ -1,0 +1,161 @@
+"""``VQGAN.from_pretrained(...)`` and ``save_pretrained(...)``: networks on the model hub, through PyTorchModelHubMixin.
+
+The mixin is put on a network's class when one of these methods is called and not before: importing huggingface_hub
+takes half a second that no render should wait for, and a machine without it can still train.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from talkswap.checkpoints.loading import read_config
+from talkswap.checkpoints.networks import config_from, fill
+from talkswap.checkpoints.tensors import network_of, read_tensors, tensor_files, write_tensors
+from talkswap.errors import DependencyError, WeightsCorruptError, WeightsMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CONFIG, MODEL = "config.json", "model"  # the hub's own names: config.json and model.safetensors
+REPAIR = "save it again with save_pretrained, or fetch it again"
+
+
+class HubNetwork:
+    """What a network needs to be saved for the model hub and read from it.
+
+    A folder or repository holds either one network under the hub's own names (``config.json``, ``model.safetensors``),
+    as :meth:`save_pretrained` writes them, or a whole preset, as `talkswap weights pack` makes it; of a preset the
+    files called :attr:`hub_name` are read.
+    """
+
+    hub_name: ClassVar[str]
+    hub_config: ClassVar[type[Any]]
+
+    @classmethod
+    def from_pretrained(cls, place: str | Path, **options: Any) -> Self:
+        """The network of a folder, or of a repository OWNER/NAME on the hub.
+
+        Args:
+            place: folder, or repository.
+            options: those of ``PyTorchModelHubMixin.from_pretrained``: revision, token, cache_dir, local_files_only,
+                force_download.
+
+        Returns:
+            The network in float32 and in evaluation mode.
+
+        Raises:
+            WeightsMissingError: the folder holds no such network.
+            WeightsCorruptError: configuration and tensors do not fit.
+            DependencyError: huggingface_hub is not installed.
+        """
+        network: Self = _mixed(cls).from_pretrained(str(place), **options)
+        return network
+
+    def save_pretrained(self, folder: str | Path, **options: Any) -> str | None:
+        """Write ``config.json``, ``model.safetensors`` and a short model card into ``folder``.
+
+        Args:
+            folder: made when it is not there.
+            options: those of ``PyTorchModelHubMixin.save_pretrained``.
+
+        Raises:
+            OutputUnwritableError: the folder cannot be written.
+            DependencyError: huggingface_hub is not installed.
+        """
+        self._mix()
+        result: str | None = self.save_pretrained(folder, **options)  # now the mixin's
+        return result
+
+    def push_to_hub(self, repository: str, **options: Any) -> str:
+        """Upload the network alone to OWNER/NAME; whole presets go with `talkswap weights push`.
+
+        Raises:
+            DependencyError: huggingface_hub is not installed.
+        """
+        self._mix()
+        result: str = self.push_to_hub(repository, **options)
+        return result
+
+    def _mix(self) -> None:
+        """Make this very object one with the mixin."""
+        self.__class__ = _mixed(type(self))
+
+
+def stored_network(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Configuration and tensors of a folder that holds one network, or a preset with the network ``name``.
+
+    Raises:
+        WeightsMissingError: it holds neither.
+        WeightsCorruptError: a file is not what its name says.
+    """
+    for settings, tensors in ((CONFIG, MODEL), (f"{name}.json", name)):
+        files = tensor_files(folder, tensors)
+        if files and (folder / settings).is_file():
+            return read_config(folder / settings, REPAIR), read_tensors([folder / f for f in files], REPAIR)
+    raise WeightsMissingError(
+        f"{folder} holds no {name} network",
+        f"it needs {CONFIG} and {MODEL}.safetensors, or {name}.json and {name}.safetensors",
+    )
+
+
+_classes: dict[type[HubNetwork], Any] = {}  # with the mixin, made when first asked for
+
+
+def _mixed(network: type[HubNetwork]) -> Any:
+    """The same class with the mixin before it."""
+    if network in _classes:
+        return _classes[network]
+    try:
+        from huggingface_hub import PyTorchModelHubMixin, snapshot_download
+    except ImportError as error:
+        raise DependencyError(
+            "huggingface_hub is not installed, which saves and reads networks for the model hub",
+            "pip install 'talkswap[hub]'",
+        ) from error
+    if issubclass(network, PyTorchModelHubMixin):
+        return network
+
+    class Mixed(PyTorchModelHubMixin, network, library_name="talkswap", tags=["talkswap", network.hub_name]):  # type: ignore[misc,valid-type]
+        @classmethod
+        def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
+            # the mixin would complain of a preset folder, which has no config.json
+            if Path(pretrained_model_name_or_path).is_dir():
+                return cls._from_pretrained(model_id=str(pretrained_model_name_or_path), **options)
+            return super().from_pretrained(pretrained_model_name_or_path, **options)
+
+        def _save_pretrained(self, save_directory: Path) -> None:
+            tensors = {k: v for k, v in self.state_dict().items() if not k.endswith("num_batches_tracked")}
+            for stale in _stale(save_directory):
+                stale.unlink()
+            write_tensors(tensors, save_directory, MODEL)
+            settings = json.dumps(asdict(self.config), indent=2) + "\n"
+            (save_directory / CONFIG).write_text(settings, encoding="utf-8")
+
+        @classmethod
+        def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
+            folder = Path(model_id)
+            if not folder.is_dir():
+                asked: dict[str, Any] = {
+                    k: options.get(k) for k in ("revision", "cache_dir", "force_download", "local_files_only", "token")
+                }
+                wanted = [CONFIG, f"{MODEL}*.safetensors", f"{cls.hub_name}.json", f"{cls.hub_name}*.safetensors"]
+                folder = Path(snapshot_download(model_id, allow_patterns=wanted, **asked))
+            config, tensors = stored_network(folder, cls.hub_name)
+            try:
+                made = cls(config_from(cls.hub_config, config))
+            except (TypeError, ValueError) as error:
+                raise WeightsCorruptError(f"{folder} describes no {cls.hub_name} network: {error}", REPAIR) from error
+            return fill(made, tensors, cls.hub_name).eval()
+
+    Mixed.__name__, Mixed.__qualname__, Mixed.__module__ = network.__name__, network.__qualname__, network.__module__
+    Mixed.__doc__ = network.__doc__
+    _classes[network] = Mixed
+    return Mixed
+
+
+def _stale(folder: Path) -> Iterator[Path]:
+    """Tensors of an earlier save that the next one may not replace (shards, or the whole)."""
+    return (path for path in folder.glob("*.safetensors") if network_of(path.name) == MODEL)

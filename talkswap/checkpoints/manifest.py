@@ -1,0 +1,147 @@
+"""A preset folder's own list: ``manifest.toml`` with the size and sha256 of every file in it.
+
+Beside the files it states what the folder is (``name``, ``preset``, ``licence``), so that a folder that was packed or
+fetched can be told apart from others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from talkswap.errors import WeightsCorruptError, WeightsMissingError
+
+MANIFEST = "manifest.toml"
+LISTED = (".safetensors", ".json", ".onnx")
+"""Endings of what a manifest lists: weights and configurations."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """A file as it must lie in a preset folder."""
+
+    file: str  # relative to the folder, with /
+    size: int  # bytes
+    sha256: str  # 64 hex digits
+
+
+def inside(folder: Path, relative: str) -> Path:
+    """``folder / relative``, refused when it would lie outside ``folder``.
+
+    Raises:
+        WeightsCorruptError: the name is empty, absolute, climbs with ``..`` or leads out through a link.
+    """
+    parts = PurePosixPath(relative.replace("\\", "/")).parts
+    escapes = not parts or ".." in parts or relative.startswith(("/", "\\")) or bool(PureWindowsPath(relative).drive)
+    path = folder.joinpath(*parts) if not escapes else folder
+    if escapes or not path.resolve().is_relative_to(folder.resolve()):
+        raise WeightsCorruptError(f"the name {relative!r} leads out of {folder}", "do not use weights from this source")
+    return path
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A manifest as it is written.
+
+    Raises:
+        WeightsCorruptError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise WeightsCorruptError(f"{path} is not a manifest: {error}", "reinstall talkswap") from error
+
+
+def checked_hash(value: Any, where: str) -> str:
+    """``value``, which must be 64 hex digits; ``where`` names the place in the message."""
+    if not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
+        raise WeightsCorruptError(f"{where} states {value!r}, which is no sha256", "reinstall talkswap")
+    return value
+
+
+def read_records(folder: Path) -> dict[str, FileRecord]:
+    """What ``folder/manifest.toml`` says of its files; empty when there is no such manifest."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    records: dict[str, FileRecord] = {}
+    for row in read_toml(path).get("file", []):
+        try:
+            file = str(row["file"])
+            inside(folder, file)
+            records[file] = FileRecord(file, int(row["size"]), checked_hash(row["sha256"], str(path)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise WeightsCorruptError(
+                f"an entry of {path} is not well formed: {error}", "reinstall talkswap"
+            ) from error
+    return records
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_about(folder: Path) -> dict[str, str]:
+    """What ``folder/manifest.toml`` says of the folder itself: ``name``, ``preset``, ``licence``; empty without one."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return {}
+    return {key: value for key, value in read_toml(path).items() if isinstance(value, str)}
+
+
+def _toml_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)  # a JSON string is a TOML basic string
+
+
+def write_records(folder: Path, records: Iterable[FileRecord], about: Mapping[str, str] | None = None) -> None:
+    """Write ``folder/manifest.toml`` in one move; without ``about`` it goes on saying of itself what it said."""
+    stated = read_about(folder) if about is None else about
+    lines = ["# written by talkswap.checkpoints; what lies here, and its size and sha256", "version = 1"]
+    lines += [f"{key} = {_toml_string(value)}" for key, value in stated.items()]
+    for record in sorted(records, key=lambda r: r.file):
+        lines += ["", "[[file]]", f"file = {_toml_string(record.file)}"]
+        lines += [f"size = {record.size}", f"sha256 = {_toml_string(record.sha256)}"]
+    part = folder / (MANIFEST + ".part")
+    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    os.replace(part, folder / MANIFEST)
+
+
+def write_manifest(folder: Path, about: Mapping[str, str] | None = None) -> dict[str, FileRecord]:
+    """Make ``folder/manifest.toml`` from the weights (.safetensors, .onnx) and configurations (.json) below it.
+
+    ``runs/`` stays out: it holds the curves and scores of the training, which nobody loads.
+    """
+    records: dict[str, FileRecord] = {}
+    for path in sorted(folder.rglob("*")):
+        file = path.relative_to(folder).as_posix()
+        if path.is_file() and path.suffix in LISTED and not file.startswith("runs/"):
+            records[file] = FileRecord(file, path.stat().st_size, file_sha256(path))
+    if not records:
+        raise WeightsMissingError(f"{folder} holds no weights to list", "export a network into it first")
+    write_records(folder, records.values(), about)
+    return records
+
+
+def check_file(path: Path, record: FileRecord, repair: str) -> None:
+    """Hold one file against its record.
+
+    Raises:
+        WeightsMissingError: it is not there.
+        WeightsCorruptError: size or sha256 differ; the message names the file, what was expected and what was got.
+    """
+    if not path.is_file():
+        raise WeightsMissingError(f"no weights file at {path}", repair)
+    size = path.stat().st_size
+    if size != record.size:
+        raise WeightsCorruptError(f"{path} is damaged: expected {record.size} bytes, got {size}", repair)
+    got = file_sha256(path)
+    if got != record.sha256:
+        raise WeightsCorruptError(f"{path} is damaged: expected sha256 {record.sha256}, got {got}", repair)

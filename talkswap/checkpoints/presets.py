@@ -1,0 +1,113 @@
+"""A preset: a named set of networks, its files spread over one or more folders of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from talkswap.checkpoints.manifest import inside, read_records
+from talkswap.checkpoints.tensors import network_of, tensor_files
+from talkswap.errors import WeightsMissingError
+
+PRESETS = ("paper", "compact")  # best first: the order in which `auto` tries them
+COMPACT_NETWORKS = ("detector", "landmarks", "identity", "vqgan", "face_swap", "lip_sync")
+"""Without one of these the compact preset renders nothing, whatever its manifest lists."""
+PACKAGES = {
+    "paper": ("transformers", "diffusers", "insightface", "onnxruntime"),
+    "compact": (),
+}
+"""What a preset's networks import beyond talkswap's own requirements."""
+
+
+@dataclass(frozen=True)
+class PresetFolder:
+    """A preset as found on this machine; its files may be spread over several roots."""
+
+    name: str
+    folders: tuple[Path, ...]  # existing ones, in the order of the roots; for every file the first that has it wins
+    origins: tuple[str, ...]  # why each folder was looked into
+    missing: tuple[str, ...]  # names of entries that a render needs and nobody has
+    repair: str = ""  # hint where a file is missing or damaged; empty = that of the preset's name
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.folders) and not self.missing
+
+    @property
+    def hint(self) -> str:
+        """What brings a missing or damaged file back."""
+        return self.repair or repair_hint(self.name)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Origins of the folders that some listed file is taken from."""
+        taken = {self.owner(self.locate(file)) for file in weight_hashes(self)}
+        return tuple(origin for folder, origin in zip(self.folders, self.origins, strict=True) if folder in taken)
+
+    @property
+    def analyser(self) -> str:
+        """The face analyser that this preset's networks were made for."""
+        return "insightface" if self.name == "paper" else "compact"
+
+    def owner(self, path: Path) -> Path:
+        """The folder of this preset that a located file lies in."""
+        return next(folder for folder in self.folders if path.is_relative_to(folder))
+
+    def locate(self, file: str) -> Path:
+        """Path of a file of this preset.
+
+        Raises:
+            WeightsMissingError: no folder has it.
+        """
+        for folder in self.folders:
+            path = inside(folder, file)
+            if path.is_file():
+                return path
+        raise WeightsMissingError(f"the {self.name} preset has no {file}", self.hint)
+
+    def locate_tensors(self, network: str) -> tuple[Path, ...]:
+        """Paths of a network's tensors: one file, or all its shards, of the first folder that has them.
+
+        Raises:
+            WeightsMissingError: no folder has them.
+        """
+        for folder in self.folders:
+            if files := tensor_files(folder, network):
+                return tuple(inside(folder, file) for file in files)
+        raise WeightsMissingError(f"the {self.name} preset has no {network}.safetensors", self.hint)
+
+
+def repair_hint(preset: str) -> str:
+    """The command that brings a preset's files back."""
+    if preset == "compact":
+        return "reinstall talkswap, or restore weights/compact with `git checkout -- weights/compact`"
+    return f"run `talkswap download {preset}`; `talkswap download --list` shows what has no public source"
+
+
+def has(folder: Path, file: str) -> bool:
+    """Whether a folder has a file; for a network's tensors all shards are as good as the whole."""
+    if inside(folder, file).is_file():
+        return True
+    network = network_of(file)
+    return network is not None and file == f"{network}.safetensors" and bool(tensor_files(folder, network))
+
+
+def weight_hashes(preset: PresetFolder) -> dict[str, str]:
+    """File -> sha256 of everything a preset's manifests list and its folders hold, for the render report.
+
+    A file that lies in several folders has the hash of the one that is loaded; a listed one that nobody has is
+    left out (:attr:`PresetFolder.missing` names it).
+    """
+    records = [(folder, read_records(folder)) for folder in preset.folders]
+    stated: dict[str, str] = {}
+    for folder, listed in records:
+        for file, record in listed.items():
+            network = network_of(file)
+            if network is not None:
+                keeper = next((other for other in preset.folders if tensor_files(other, network)), None)
+                if keeper is not None and file not in tensor_files(keeper, network):
+                    continue  # another folder's whole file goes before these shards, or the other way round
+            first = next((other for other in preset.folders if inside(other, file).is_file()), None)
+            if first == folder or (first is not None and file not in stated):
+                stated[file] = record.sha256
+    return stated
