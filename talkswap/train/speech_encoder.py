@@ -2,7 +2,12 @@
 
 Trained on stretches of the clips' voices against measures of the landmarks, with much augmentation, since half an hour of
 speech is little.  Clips whose sound runs ahead of or behind the picture blur the lesson: a finished run measures every clip's
-lag (``lags.json``), and a second run, started with that file, learns from the straightened labels.
+lag (``lags.json``) and how far it agrees with the encoder (``agreement.json``), and a second run, started with those
+files, learns from the straightened labels, most from the clips whose lips follow their sound.
+
+Lips alone say too little about speech.  With a folder of :mod:`talkswap.data.phonetics` the tokens also learn to name the
+sounds of much more speech than has a picture, and with ``teachers`` (exports of earlier runs) the mean of what those
+want is a second label for all of it: one network then comes near to their ensemble.
 """
 
 from __future__ import annotations
@@ -16,14 +21,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from talkswap.data.talking import SpokenClip, open_spoken
+from talkswap.data.phonetics import SOUNDS
+from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError
 from talkswap.systems.swaptalk.speech_encoder import MEASURES, SpeechEncoder, SpeechEncoderConfig
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
+from talkswap.train.speech_labels import ClipLabels, SpeechLabels, load_encoder, shape_at, teacher_shapes
 from talkswap.types import FloatArray
-from talkswap.voice.mel import SILENCE, MelConfig
+from talkswap.voice.mel import SILENCE
 
 HIDDEN = -0.4  # what SpecAugment puts in place of a masked band: the usual level of speech
 
@@ -46,27 +53,25 @@ class SpeechEncoderStageConfig:
     calibration: int = 12  # every so-many-th training clip only sets gain and offset
     amplitude: float = 1.0  # spread of wanted shapes over that of true ones
     largest_lag: float = 0.15  # seconds; beyond it a clip keeps lag 0
+    agreement: Path | None = None  # agreement.json of an earlier run: clips that agree are drawn more often
+    alike: float = 0.0  # 0: shapes as they are; 1: every training clip's shapes scaled to the same spread
+    speed: float = 0.0  # largest change of tempo, as a share
+    warp: float = 0.0  # largest stretch of the bands, as a share: shorter and longer throats
+    colour: float = 1.0  # strength of changes of loudness and tilt
+    phonetics: Path | None = None  # folder of talkswap.data.phonetics
+    phonetic: float = 0.3  # weight of naming the sounds
+    phonetic_share: tuple[float, float] = (0.6, 0.25)  # of samples that are speech without a picture: first, last step
+    teachers: tuple[Path, ...] = ()  # export folders of earlier runs
+    taught: float = 1.0  # weight of what the teachers want
 
 
-class SpeechLabels:
-    """One clip as padded mel and mouth shapes on the grid of the encoder's tokens."""
+class SpeechLearner(nn.Module):
+    """The encoder and, for training only, the head that names sounds."""
 
-    def __init__(self, clip: SpokenClip, config: SpeechEncoderConfig, lag: float, room: int) -> None:
-        self.name, self.count = clip.name, (len(clip.mel) - 1) // config.stride + 1
-        half = (config.field - 1) // 2
-        pad = ((half, half + room * config.stride), (0, 0))
-        self.mel = torch.from_numpy(np.pad(clip.mel, pad, constant_values=SILENCE))
-        self.length = 2 * half + (self.count - 1) * config.stride + 1
-        self.times = np.arange(self.count) * config.stride / float(MelConfig().rate)  # s, of each token
-        self.seen, self.own_times, self.own_shape = clip.seen, clip.times, clip.shape
-        known = np.flatnonzero(clip.seen)
-        place = self.times + lag  # where in the picture the sound of a token belongs
-        shape = np.stack(
-            [np.interp(place, clip.times[known], clip.shape[known, j]) for j in range(clip.shape.shape[1])], 1
-        )
-        inside = (np.interp(place, clip.times, clip.seen.astype(np.float32)) > 0.99) & (place <= clip.times[-1])
-        self.shape = torch.from_numpy(shape.clip(-4, 6).astype(np.float32))  # N measures
-        self.weight = torch.from_numpy(inside.astype(np.float32))  # N
+    def __init__(self, config: SpeechEncoderConfig) -> None:
+        super().__init__()
+        self.encoder = SpeechEncoder(config)
+        self.sounds = nn.Linear(config.width, len(SOUNDS))
 
 
 def read_lags(path: Path | None) -> dict[str, float]:
@@ -78,8 +83,11 @@ def read_lags(path: Path | None) -> dict[str, float]:
     return {name: float(lag) for name, lag in json.loads(path.read_text()).items()}
 
 
-def augment_mel(mel: Tensor) -> Tensor:
-    """Random loudness, spectral tilt and bend, noise floor, pitch shift and masks on log-mel (B T 80)."""
+def augment_mel(mel: Tensor, strength: float = 1.0) -> Tensor:
+    """Random loudness, spectral tilt and bend, noise floor, pitch shift and masks on log-mel (B T 80).
+
+    ``strength`` scales loudness, tilt and bend only.
+    """
     batch, length, bins = mel.shape
 
     def uniform(low: float, high: float) -> Tensor:
@@ -87,7 +95,7 @@ def augment_mel(mel: Tensor) -> Tensor:
 
     ramp, time, band = torch.linspace(-1, 1, bins), torch.arange(length)[None, :, None], torch.arange(bins)[None, None]
     bend = torch.randn(batch, 1, 1) * 0.06 * torch.sin((ramp + 1) / 2 * uniform(2, 12) + uniform(0, 6))
-    mel = mel + uniform(-0.3, 0.25) + uniform(-0.2, 0.2) * ramp + bend
+    mel = mel + strength * (uniform(-0.3, 0.25) + uniform(-0.2, 0.2) * ramp + bend)
     floor = uniform(-1.5, -0.45) + uniform(-0.3, 0.3) * ramp + torch.randn_like(mel) * 0.05
     mel = torch.maximum(mel, floor).clamp(-1, 1)
     mel = torch.roll(mel, int(torch.randint(-3, 4, (1,))), 2)
@@ -100,11 +108,33 @@ def augment_mel(mel: Tensor) -> Tensor:
     return mel
 
 
+def warp_bands(mel: Tensor, most: float) -> Tensor:
+    """Stretch the bands of each log-mel (B T 80) by a random share up to ``most``, as throats of other lengths do."""
+    batch, _, bins = mel.shape
+    place = torch.arange(bins) * (1 + torch.empty(batch, 1).uniform_(-most, most))
+    place = (place + torch.empty(batch, 1).uniform_(-1, 1)).clamp(0, bins - 1)  # B 80
+    low = place.floor().long().clamp(max=bins - 2)
+    part = (place - low)[:, None]
+    low = low[:, None].expand(-1, mel.shape[1], -1)
+    return mel.gather(2, low) * (1 - part) + mel.gather(2, low + 1) * part
+
+
 def pearson(a: FloatArray, b: FloatArray) -> float:
     """Correlation of two series; 0 where one does not move."""
     a, b = a - a.mean(), b - b.mean()
     size = float(np.sqrt((a * a).sum() * (b * b).sum()))
     return float((a * b).sum() / size) if size > 1e-9 else 0.0
+
+
+def correlations(made: Tensor, true: Tensor, weight: Tensor) -> Tensor:
+    """Pearson of each measure over the known tokens of each stretch (B T M) that has some; (B' M)."""
+    some = weight.sum(1) > 8
+    if not bool(some.any()):
+        return torch.zeros(1, made.shape[2], device=made.device)
+    made, true, weight = made[some], true[some], weight[some]
+    share = (weight / weight.sum(1, keepdim=True))[..., None]
+    a, b = made - (made * share).sum(1, keepdim=True), true - (true * share).sum(1, keepdim=True)
+    return (a * b * share).sum(1) / ((a * a * share).sum(1) * (b * b * share).sum(1) + 1e-3).sqrt()
 
 
 class SpeechEncoderStage(Stage):
@@ -116,99 +146,182 @@ class SpeechEncoderStage(Stage):
         super().__init__(config)
         self.config: SpeechEncoderStageConfig = config
         torch.manual_seed(config.loop.seed)
-        self.network: SpeechEncoder = SpeechEncoder(config.network)
+        self.network: SpeechLearner = SpeechLearner(config.network)
         if config.start is not None:
-            self.network.load_state_dict({k: v.float() for k, v in load_file(config.start).items()})
+            self.encoder.load_state_dict({k: v.float() for k, v in load_file(config.start).items()})
         lags = read_lags(config.lags)
-
-        def labelled(split: str) -> list[SpeechLabels]:
-            clips = [c for c in open_spoken(config.data, split, config.videos) if c.seen.sum() > 20]
-            straight = lags if split == "train" else {}
-            return [SpeechLabels(c, config.network, straight.get(c.name, 0.0), config.stretch) for c in clips]
-
-        train = labelled("train")
-        self.lags = lags
-        self.calibration = train[:: config.calibration]
-        self.clips = [c for i, c in enumerate(train) if i % config.calibration] or train
-        self.held_out = labelled("val")
+        net, room = config.network, round(config.stretch * (1 + config.speed)) + 1
+        spoken = {
+            split: [c for c in open_spoken(config.data, split, config.videos) if c.seen.sum() > 20]
+            for split in ("train", "val")
+        }
+        spread = np.median([c.shape[c.seen].std(0) for c in spoken["train"]], 0) if config.alike > 0 else None
+        self.calibration: list[ClipLabels] = []
+        self.clips: list[ClipLabels] = []
+        for number, clip in enumerate(spoken["train"]):
+            kept = number % config.calibration == 0 and len(spoken["train"]) > 1
+            labels = ClipLabels(clip, net, lags.get(clip.name, 0.0), room, None if kept else spread, config.alike)
+            (self.calibration if kept else self.clips).append(labels)
+        self.calibration = self.calibration or self.clips
+        self.held_out = [ClipLabels(c, net, 0.0, room, None, 0.0) for c in spoken["val"]]
+        self.other = self._other_speech(room)
         shapes = np.concatenate([c.shape[c.weight > 0].numpy() for c in self.clips])
         closed = shapes[shapes[:, 0] <= np.quantile(shapes[:, 0], 0.05)]
         self.rest = torch.from_numpy(np.median(closed, 0).astype(np.float32))  # measures of a closed mouth
-        lengths = np.array([c.count for c in self.clips], float)
+        agreement = read_lags(config.agreement)
+        lengths = np.array([c.count * np.clip(agreement.get(c.name, 0.5) / 0.5, 0.1, 1.4) for c in self.clips])
         self.share = lengths / lengths.sum()
+        self.other_share = np.array([c.count for c in self.other], float) / max(1, sum(c.count for c in self.other))
+        if config.teachers:
+            self._ask_teachers()
+
+    @property
+    def encoder(self) -> SpeechEncoder:
+        return self.network.encoder
+
+    def _other_speech(self, room: int) -> list[SpeechLabels]:
+        """Recordings without a picture; the clips take their sounds from the same folder."""
+        folder = self.config.phonetics
+        if folder is None:
+            return []
+        files = sorted(folder.glob("*.npz"))
+        if not files:
+            raise TrainingDataError(f"no labelled speech in {folder}", "run python -m talkswap.data.phonetics first")
+        clips = {f"heard-{c.name}": c for c in self.clips}
+        other = []
+        for file in files:
+            with np.load(file) as stored:
+                if file.stem in clips:
+                    clips[file.stem].name_sounds(stored["sound"])
+                elif "mel" in stored:
+                    other.append(SpeechLabels(file.stem, stored["mel"], self.config.network, room))
+                    other[-1].name_sounds(stored["sound"])
+        return other
+
+    @torch.no_grad()
+    def _ask_teachers(self) -> None:
+        """Set ``taught`` of all speech to the mean of what the teachers want, in the spread of the labels."""
+        teachers = [load_encoder(folder) for folder in self.config.teachers]
+        for teacher in teachers:
+            made = torch.cat([teacher_shapes(teacher, c)[c.weight > 0] for c in self.clips])
+            mean, spread = made.mean(0), made.std(0).clamp(min=1e-3)
+            true = torch.cat([c.shape[c.weight > 0] for c in self.clips])
+            # a regression moves less than mouths do; the teachers' share of that is the labels' own
+            slope = ((made - mean) * (true - true.mean(0))).mean(0) / spread.square()
+            for speech in [*self.clips, *self.other]:
+                wanted = (teacher_shapes(teacher, speech) - mean) * slope + true.mean(0)
+                speech.taught += wanted / len(teachers)
 
     def batch(self, step: int) -> Batch:
         config, net = self.config, self.config.network
         random = np.random.default_rng(step_seed(config.loop.seed, step))
         rows = (config.stretch - 1) * net.stride + net.field
-        mels, shapes, weights = [], [], []
+        progress = step / max(1, config.loop.steps - 1)
+        unseen = config.phonetic_share[0] + progress * (config.phonetic_share[1] - config.phonetic_share[0])
+        pieces = []
         for _ in range(config.loop.batch):
             if random.random() < config.silent:
                 level = SILENCE + 0.5 * random.random() ** 2  # digital silence to room noise
-                mels.append(torch.full((rows, net.bins), float(level)))
-                shapes.append(self.rest.expand(config.stretch, -1))
-                weights.append(torch.ones(config.stretch))
+                rest = self.rest.expand(config.stretch, -1)
+                sound = torch.zeros(config.stretch, dtype=torch.long)
+                mel = torch.full((rows, net.bins), float(level))
+                pieces.append((mel, rest, torch.ones(config.stretch), sound, rest))
                 continue
-            clip = self.clips[int(random.choice(len(self.clips), p=self.share))]
-            first = int(random.integers(max(1, clip.count - config.stretch + 1)))
-            mels.append(clip.mel[first * net.stride : first * net.stride + rows])
-            lacking = max(0, config.stretch - (clip.count - first))
-            shapes.append(F.pad(clip.shape[first : first + config.stretch], (0, 0, 0, lacking)))
-            weights.append(F.pad(clip.weight[first : first + config.stretch], (0, lacking)))
-        return {"mel": torch.stack(mels), "shape": torch.stack(shapes), "weight": torch.stack(weights)}
+            source: SpeechLabels
+            if self.other and random.random() < unseen:
+                source = self.other[int(random.choice(len(self.other), p=self.other_share))]
+            else:
+                source = self.clips[int(random.choice(len(self.clips), p=self.share))]
+            speed = float(1 + config.speed * random.uniform(-1, 1))
+            first = int(random.integers(max(1, source.count - round(config.stretch * speed) + 1)))
+            pieces.append(source.piece(first, config.stretch, speed))
+        names = ("mel", "shape", "weight", "sound", "taught")
+        return {name: torch.stack(parts) for name, parts in zip(names, zip(*pieces, strict=True), strict=True)}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         true, weight = batch["shape"], batch["weight"]
         mel = batch["mel"]
         quiet = (mel.amax((1, 2)) < -0.45)[:, None, None]
-        made = self.network.measured(self.network.tokens(torch.where(quiet, mel, augment_mel(mel)))).float()
+        heard = warp_bands(mel, self.config.warp) if self.config.warp > 0 else mel
+        tokens = self.encoder.tokens(torch.where(quiet, mel, augment_mel(heard, self.config.colour)))
+        made = self.encoder.measured(tokens).float()
         each = (F.smooth_l1_loss(made, true, reduction="none") * weight[..., None]).sum((0, 1)) / weight.sum().clamp(
             min=1
         )
-        share = (weight / weight.sum(1, keepdim=True).clamp(min=1))[..., None]
-        a, b = made - (made * share).sum(1, keepdim=True), true - (true * share).sum(1, keepdim=True)
-        together = (a * b * share).sum(1) / (
-            (a * a * share).sum(1) * (b * b * share).sum(1) + 1e-3
-        ).sqrt()  # B measures
+        together = correlations(made, true, weight)  # B' measures
         correlation = together[:, 0].mean() + 0.3 * together.mean()
         total = 2 * each[0] + each[1:].mean() - self.config.correlation * correlation
+        more: dict[str, float | Tensor] = {}
+        if self.other:
+            named = self.network.sounds(tokens).float().transpose(1, 2)
+            naming = F.cross_entropy(named, batch["sound"], ignore_index=-1)
+            total = total + self.config.phonetic * naming
+            more["naming"] = naming.detach()
+        if self.config.teachers:
+            each = F.smooth_l1_loss(made, batch["taught"], reduction="none").mean((0, 1))
+            everywhere = torch.ones_like(weight)
+            together_taught = correlations(made, batch["taught"], everywhere)
+            as_taught = 2 * each[0] + each[1:].mean() - self.config.correlation * together_taught[:, 0].mean()
+            total = total + self.config.taught * as_taught
+            more["taught"] = as_taught.detach()
         return total, {
+            **more,
             "opening": each[0].detach(),
             "shape": each[1:].mean().detach(),
             "pearson": together[:, 0].mean().detach(),
         }
 
-    def predicted(self, clip: SpeechLabels, times: FloatArray) -> FloatArray:
-        """Measures (N M) before gain and offset at times in seconds."""
-        device = next(self.network.parameters()).device
-        made = (
-            self.network.measured(self.network.tokens(clip.mel[None, : clip.length].to(device)))[0]
-            .float()
-            .cpu()
-            .numpy()
-        )
-        return np.stack([np.interp(times, clip.times, made[:, j]) for j in range(made.shape[1])], 1)
+    def heard(self, clip: ClipLabels) -> FloatArray:
+        """Measures at every token of a clip (N M), before gain and offset."""
+        mel = clip.mel[None, : clip.length].to(next(self.network.parameters()).device)
+        made: FloatArray = self.encoder.measured(self.encoder.tokens(mel))[0].float().cpu().numpy()
+        return made
+
+    def predicted(self, clip: ClipLabels, times: FloatArray) -> FloatArray:
+        """:meth:`heard` at times in seconds."""
+        return shape_at(clip, self.heard(clip), times)
 
     def score(self) -> dict[str, float]:
-        own, shifted, measures = [], [], []
+        """Pearson per measure on the held-out clips, opening at a wrong time, spread and silence after calibration."""
+        self.calibrate()
+        gain, offset = self.encoder.gain.cpu().numpy(), self.encoder.offset.cpu().numpy()
+        own, shifted, measures, ratios = [], [], [], []
         for clip in self.held_out:
             times, true = clip.own_times[clip.seen], clip.own_shape[clip.seen]
-            made = self.predicted(clip, times)
+            heard = self.heard(clip)
+            made = shape_at(clip, heard, times)
             measures.append([pearson(made[:, j], true[:, j]) for j in range(true.shape[1])])
             own.append(measures[-1][0])
-            shifted.append(pearson(self.predicted(clip, times - 1.0)[times > 1.0, 0], true[times > 1.0, 0]))
+            shifted.append(pearson(shape_at(clip, heard, times - 1.0)[times > 1.0, 0], true[times > 1.0, 0]))
+            opening = np.maximum(made[:, 0] * gain[0] + offset[0], 0)
+            ratios.append(float(opening.std() / max(true[:, 0].std(), 1e-3)))
         scores = {f"pearson-{n}": float(v) for n, v in zip(MEASURES, np.mean(measures, 0), strict=False)}
+        for kind in ("real", "generated"):
+            among = [c for c in self.calibration if c.kind == kind]
+            if among:
+                found = [pearson(self.predicted(c, c.own_times[c.seen])[:, 0], c.own_shape[c.seen, 0]) for c in among]
+                scores[f"calibration-{kind}"] = float(np.mean(found))
+        device = next(self.network.parameters()).device
+        silence = torch.full((1, self.config.network.window, self.config.network.bins), SILENCE, device=device)
         return {
             **scores,
             "pearson-shifted": float(np.mean(shifted)),
             "above-shifted": float(np.mean(np.array(own) > shifted)),
+            "spread": float(np.median(ratios)),
+            "opening-in-silence": float(self.encoder(silence)[1][0, 0]),
         }
 
-    def lag_of(self, clip: SpeechLabels) -> float:
+    def agreement_of(self, clip: ClipLabels, lag: float) -> float:
+        """Pearson of the opening that is wanted and the clip's own, once straightened."""
+        times = clip.own_times[clip.seen]
+        return pearson(self.predicted(clip, times - lag)[:, 0], clip.own_shape[clip.seen, 0])
+
+    def lag_of(self, clip: ClipLabels) -> float:
         """Seconds by which the clip's picture is late, by the best correlation; 0 when no lag is clearly better."""
         tried = np.arange(-10, 11) * 0.025
         times, true = clip.own_times[clip.seen], clip.own_shape[clip.seen, 0]
-        found = np.array([pearson(self.predicted(clip, times - lag)[:, 0], true) for lag in tried])
+        heard = self.heard(clip)
+        found = np.array([pearson(shape_at(clip, heard, times - lag)[:, 0], true) for lag in tried])
         best = int(found.argmax())
         clear = found[best] > 0.35 and found[best] > found[10] + 0.02 and abs(tried[best]) <= self.config.largest_lag
         return float(round(tried[best], 3)) if clear else 0.0
@@ -219,8 +332,8 @@ class SpeechEncoderStage(Stage):
         true = np.concatenate([c.own_shape[c.seen] for c in self.calibration])
         gain = self.config.amplitude * true.std(0) / np.maximum(made.std(0), 1e-3)
         offset = true.mean(0) - gain * made.mean(0)
-        self.network.gain.copy_(torch.from_numpy(gain.astype(np.float32)))
-        self.network.offset.copy_(torch.from_numpy(offset.astype(np.float32)))
+        self.encoder.gain.copy_(torch.from_numpy(gain.astype(np.float32)))
+        self.encoder.offset.copy_(torch.from_numpy(offset.astype(np.float32)))
 
     def sample(self, path: Path) -> None:
         """Curves of true and predicted opening of six held-out clips."""
@@ -249,8 +362,10 @@ class SpeechEncoderStage(Stage):
         folder.mkdir(parents=True, exist_ok=True)
         self.calibrate()
         save_file(
-            {k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "speech_encoder.safetensors"
+            {k: v.contiguous() for k, v in self.encoder.state_dict().items()}, folder / "speech_encoder.safetensors"
         )
         (folder / "speech_encoder.json").write_text(json.dumps(asdict(self.config.network), indent=1))
         lags = {c.name: self.lag_of(c) for c in self.calibration + self.clips}
+        agreement = {c.name: round(self.agreement_of(c, lags[c.name]), 3) for c in self.calibration + self.clips}
+        (folder / "agreement.json").write_text(json.dumps(dict(sorted(agreement.items())), indent=1))
         (folder / "lags.json").write_text(json.dumps({n: lag for n, lag in sorted(lags.items()) if lag}, indent=1))

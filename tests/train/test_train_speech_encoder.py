@@ -11,7 +11,15 @@ import torch
 from talkswap.errors import TrainingDataError
 from talkswap.systems.swaptalk.speech_encoder import SpeechEncoderConfig
 from talkswap.train.loop import LoopConfig, Trainer
-from talkswap.train.speech_encoder import SpeechEncoderStage, SpeechEncoderStageConfig, augment_mel, pearson, read_lags
+from talkswap.train.speech_encoder import (
+    SpeechEncoderStage,
+    SpeechEncoderStageConfig,
+    augment_mel,
+    pearson,
+    read_lags,
+    warp_bands,
+)
+from talkswap.train.speech_labels import ClipLabels, SpeechLabels, load_encoder
 
 SMALL = SpeechEncoderConfig(width=24, dilations=(1, 2), window=33, dropout=0.0)
 LOOP = LoopConfig(
@@ -30,15 +38,19 @@ def test_a_short_run_hears_loudness_and_writes_lags_and_gain(talking_folder: Any
     scores = Trainer(trained, LOOP, tmp_path).train(echo=lambda line: None)
     assert scores["pearson-opening"] > 0.6
     assert scores["pearson-opening"] > scores["pearson-shifted"]
+    assert abs(scores["spread"] - 1) < 0.5
+    assert scores["opening-in-silence"] >= 0
     assert isinstance(json.loads((tmp_path / "export" / "lags.json").read_text()), dict)
+    agreement = json.loads((tmp_path / "export" / "agreement.json").read_text())
+    assert sorted(agreement) == sorted(c.name for c in trained.calibration + trained.clips)
     again = stage(talking_folder, start=tmp_path / "export" / "speech_encoder.safetensors")
-    assert float(again.network.gain[0]) > 0
-    assert not torch.equal(again.network.offset, torch.zeros(7))
+    assert float(again.encoder.gain[0]) > 0
+    assert not torch.equal(again.encoder.offset, torch.zeros(7))
     # silence asks for a mouth more closed than the middle of a voice does
     again.network.eval()
     clip = again.held_out[0]
     with torch.no_grad():
-        silence = again.network(torch.full((1, SMALL.window, 80), -1.0))[1][0, 0]
+        silence = again.encoder(torch.full((1, SMALL.window, 80), -1.0))[1][0, 0]
     assert silence < clip.own_shape[:, 0].mean()
 
 
@@ -80,3 +92,78 @@ def test_pearson_of_a_still_series_is_zero() -> None:
     series = np.arange(5, dtype=np.float32)
     assert pearson(series, series * 2 + 1) == pytest.approx(1)
     assert pearson(series, np.ones(5, np.float32)) == 0
+
+
+def test_a_faster_piece_holds_the_same_sound_sooner() -> None:
+    mel = np.repeat(np.linspace(-1, 1, 200, dtype=np.float32)[:, None], 80, 1)
+    speech = SpeechLabels("ramp", mel, SMALL, 60)
+    speech.name_sounds(np.repeat(np.arange(10), 20).astype(np.int8))
+    speech.shape = torch.arange(100.0)[:, None].expand(-1, 7).clone()
+    speech.weight = torch.ones(100)
+    half = (SMALL.field - 1) // 2
+    for speed in (1.0, 1.25):
+        heard, shape, weight, sound, _ = speech.piece(40, 40, speed)
+        place = 40 + speed * torch.arange(40)  # tokens
+        inside = place <= 99
+        assert torch.allclose(shape[inside, 0], place[inside])
+        assert torch.equal(weight, inside.float())
+        # the mel at each token is the one of the place that its labels come from
+        at_tokens = heard[half : half + 39 * SMALL.stride + 1 : SMALL.stride, 0]
+        assert torch.allclose(at_tokens[inside], -1 + 2 * place[inside] * SMALL.stride / 199, atol=1e-4)
+        assert torch.equal(sound[inside], (place[inside].round().long() * 2 // 20))
+        assert (sound[~inside] == -1).all()
+
+
+def test_bands_are_stretched_by_no_more_than_asked() -> None:
+    torch.manual_seed(0)
+    mel = torch.linspace(-1, 1, 80).expand(16, 5, 80).contiguous()
+    made = warp_bands(mel, 0.1)
+    assert (made - mel).abs().max() > 0.05
+    assert (made - mel).abs().max() < 0.1 * 2 + 2 * 2 / 79
+
+
+def test_quiet_speakers_are_brought_nearer_to_the_spread_of_all(talking_folder: Any) -> None:
+    plain, alike = stage(talking_folder), stage(talking_folder, alike=1.0)
+
+    def spreads(clips: list[ClipLabels]) -> float:
+        found = [float(c.shape[c.weight > 0, 0].std()) for c in clips]
+        return max(found) / min(found)
+
+    assert spreads(alike.clips) < spreads(plain.clips)
+    assert torch.equal(alike.calibration[0].shape, plain.calibration[0].shape)  # the gain is measured on true shapes
+
+
+def test_clips_that_agree_are_drawn_more_often(talking_folder: Any, tmp_path: Path) -> None:
+    names = [c.name for c in stage(talking_folder).clips]
+    path = tmp_path / "agreement.json"
+    path.write_text(json.dumps({name: 0.5 if name == names[0] else 0.1 for name in names}))
+    share = stage(talking_folder, agreement=path).share
+    assert share[0] > 3 * share[1]
+
+
+def test_sounds_and_a_teacher_are_learnt_from_speech_without_a_picture(talking_folder: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDataError, match="no labelled speech"):
+        stage(talking_folder, phonetics=tmp_path)
+    teacher = stage(talking_folder)
+    Trainer(teacher, LOOP, tmp_path / "teacher").train(echo=lambda line: None)
+    random = np.random.default_rng(0)
+    sound = np.repeat(random.integers(0, 17, 100), 8).astype(np.int8)
+    mel = (sound[:, None] / 17 - 0.5 + random.normal(0, 0.05, (800, 80))).astype(np.float16)
+    folder = tmp_path / "phonetics"
+    folder.mkdir()
+    np.savez(folder / "made-000.npz", mel=mel, sound=sound)
+    np.savez(folder / f"heard-{teacher.clips[0].name}.npz", sound=np.full(193, 4, np.int8))
+    pupil = stage(talking_folder, phonetics=folder, teachers=(tmp_path / "teacher" / "export",))
+    assert len(pupil.other) == 1
+    assert (pupil.clips[0].sound == 4).all()
+    assert float(pupil.other[0].taught.std()) > 0
+    lines: list[str] = []
+    scores = Trainer(pupil, LOOP, tmp_path / "pupil").train(echo=lines.append)
+    naming = [float(line.split("naming=")[1].split()[0]) for line in lines]
+    taught = [float(line.split("taught=")[1].split()[0]) for line in lines]
+    assert naming[-1] < naming[0] and taught[-1] < taught[0]
+    assert scores["pearson-opening"] > 0.6
+    # the head that names sounds stays behind
+    assert load_encoder(tmp_path / "pupil" / "export").config == SMALL
+    with pytest.raises(TrainingDataError, match="no speech_encoder"):
+        load_encoder(tmp_path)
