@@ -130,3 +130,9 @@ class DependencyError(TalkswapError):
     """An optional package that this command needs is not installed."""
 
     exit_code = 19
+
+
+class PublishError(TalkswapError):
+    """Weights could not be published: no token, no licence, refused by the hub, or the hub cannot be reached."""
+
+    exit_code = 20

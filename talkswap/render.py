@@ -185,7 +185,10 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     timeline = plan_timeline(index.times, index.last_duration, voice.seconds, plan.fit)
     warnings += timeline.warnings
     device = choose_device(plan.device)
-    if plan.preset == "auto":
+    if plan.weights is not None:
+        preset = find_preset(plan.preset, plan.weights)
+        tell(ProgressEvent("prepare", 0, 0, f"preset {preset.name}: {plan.weights}"))
+    elif plan.preset == "auto":
         resolution = resolve_auto()
         preset = resolution.preset
         tell(ProgressEvent("prepare", 0, 0, f"preset {preset.name}: {resolution.reason}"))

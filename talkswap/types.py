@@ -100,6 +100,7 @@ class RenderPlan:
     audio: Path | None  # None: the sound of the target itself
     output: Path
     preset: str = "auto"  # auto | compact | paper
+    weights: Path | None = None  # a preset folder to take instead of looking for one
     device: str = "auto"  # auto | cpu | cuda | mps
     mode: str = "cross"  # cross | self
     order: str = "swap-sync"  # swap-sync | sync-swap

@@ -25,7 +25,7 @@ ROOMS = [
     {"people", "source"},  # who is in a clip or a photo: faces and media together
     {"systems"},
     {"data"},
-    {"render", "train", "evaluation"},
+    {"render", "train", "evaluation", "publishing"},
     {"cli"},
     {"__main__"},
 ]

@@ -130,6 +130,8 @@ def measure(plan: RenderPlan, seconds: float | None) -> dict[str, Any]:
             "--device",
             plan.device,
         ]
+        if plan.weights is not None:
+            arguments += ["--weights", str(plan.weights)]
         arguments += ["--batch-size", str(plan.batch_size), "--report", str(report), "--quiet"]
         wall, peak = run_fresh(arguments)
         done = json.loads(report.read_text(encoding="utf-8"))
@@ -158,6 +160,10 @@ def command(
     target: Annotated[Path | None, typer.Option(help="Clip.", show_default="examples/target.mp4")] = None,
     audio: Annotated[Path | None, typer.Option(help="Voice.", show_default="examples/voice.wav")] = None,
     preset: Annotated[Literal["auto", "compact", "paper"], typer.Option(help="Set of weights.")] = "auto",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Preset folder to use, instead of looking for the set.", readable=False, show_default=False),
+    ] = None,
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run.")] = "auto",
     batch_size: Annotated[int, typer.Option(min=0, help="Frames per network call; 0 = chosen.")] = 0,
     seconds: Annotated[
@@ -177,7 +183,7 @@ def command(
     fresh process.
     """
     if random_weights:
-        if any(option is not None for option in (source, target, audio, seconds)):
+        if any(option is not None for option in (source, target, audio, seconds, weights)):
             raise UsageError("--random-weights times networks alone and takes no clip", "leave the other inputs out")
         if preset == "auto":
             raise UsageError("--random-weights needs the sizes of one preset", "add --preset paper or --preset compact")
@@ -197,6 +203,7 @@ def command(
         audio=audio or example("voice.wav"),
         output=Path("dubbed.mp4"),
         preset=preset,
+        weights=weights,
         device=device,
         batch_size=batch_size,
     )

@@ -181,6 +181,14 @@ def check_presets() -> list[Finding]:
     return [*findings, Finding("preset auto", "ok", f"takes {chosen.preset.name}: {chosen.reason}")]
 
 
+def check_folder(folder: Path) -> list[Finding]:
+    """Whether a preset folder that the user names can render."""
+    from talkswap.checkpoints import find_preset
+
+    preset = find_preset("auto", folder)
+    return [Finding(f"weights {folder}", "ok", f"a complete {preset.name} preset, every file whole")]
+
+
 def check_space() -> list[Finding]:
     """Memory and disk."""
     findings = []
@@ -216,28 +224,30 @@ CHECKS: tuple[Callable[[], list[Finding]], ...] = (
 )
 
 
-def examine() -> list[Finding]:
-    """All checks; a failure becomes a finding and does not stop the others."""
+def examine(weights: Path | None = None) -> list[Finding]:
+    """All checks, and that of a preset folder; a failure becomes a finding and does not stop the others."""
     findings: list[Finding] = []
-    for check in CHECKS:
+    own = () if weights is None else (("weights", lambda: check_folder(weights)),)
+    for name, check in (*((check.__name__.removeprefix("check_"), check) for check in CHECKS), *own):
         try:
             findings += check()
         except TalkswapError as error:
-            name = check.__name__.removeprefix("check_")
             findings.append(Finding(name, "failed", error.message, error.hint, error.exit_code))
         except ImportError as error:
             missing = DependencyError(f"{error.name} cannot be imported: {error}")
-            name = check.__name__.removeprefix("check_")
             hint = OPENCV_HINT if "libGL" in str(error) else "reinstall talkswap with pip"
             findings.append(Finding(name, "failed", missing.message, hint, missing.exit_code))
     return findings
 
 
 def command(
+    weights: Annotated[
+        Path | None, typer.Option(help="Preset folder to look at as well.", readable=False, show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Test what a render needs: decoder, encoders, devices, weights, space. Fails when a render cannot work."""
-    findings = examine()
+    findings = examine(weights)
     if as_json:
         typer.echo(to_json(findings))
     else:

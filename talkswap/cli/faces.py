@@ -43,6 +43,10 @@ def command(
         Path | None, typer.Option(help="Folder for a picture of each face.", show_default="CLIP-faces, in this folder")
     ] = None,
     preset: Annotated[Literal["auto", "compact", "paper"], typer.Option(help="Set of weights.")] = "auto",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Preset folder to use, instead of looking for the set.", readable=False, show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List who is in a clip, the most prominent first; `talkswap render --face NUMBER` takes the number."""
@@ -53,7 +57,7 @@ def command(
     from talkswap.people import face_width, people_in_clip
 
     info = probe(clip)
-    chosen = find_preset(preset)
+    chosen = find_preset(preset, weights)
     people = people_in_clip(info, index_frames(info), load_analyser(chosen.analyser, chosen))
     if not people:
         raise NoTargetFaceError(f"no face was found in {clip}", "choose a clip in which a face is larger and in view")

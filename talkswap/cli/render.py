@@ -67,6 +67,10 @@ def command(
     preset: Annotated[
         Literal["auto", "compact", "paper"], typer.Option(help="Set of weights; auto takes the best complete one.")
     ] = DEFAULTS["preset"],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Preset folder to use, instead of looking for the set.", readable=False, show_default=False),
+    ] = DEFAULTS["weights"],
     device: Annotated[
         Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run; auto says what it took.")
     ] = DEFAULTS["device"],
@@ -115,6 +119,7 @@ def command(
         audio=audio,
         output=output or Path(f"{target.stem}-dubbed.mp4"),
         preset=preset,
+        weights=weights,
         device=device,
         mode=mode,
         order=order,
