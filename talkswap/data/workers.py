@@ -1,0 +1,107 @@
+"""Work by several processes that may be killed at any time, in a folder that one run at a time may write."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from typing import TypeVar
+
+from talkswap.errors import OutputUnwritableError, TrainingError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def _start_worker(parent: int) -> None:
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+
+    def watch() -> None:
+        while os.getppid() == parent:  # a worker must not outlive a run that was killed
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def spread(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> Iterator[tuple[Job, Result]]:
+    """Results as they come; with one worker in this process, one thread each, so that their bits are the same.
+
+    Raises:
+        TrainingError: a process was killed, for example for want of memory.
+    """
+    if workers == 1 or len(jobs) < 2:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for job in jobs:
+                yield job, work(job)
+        finally:
+            torch.set_num_threads(threads)
+        return
+    with ProcessPoolExecutor(
+        min(workers, len(jobs)), get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
+    ) as pool:
+        ahead = iter(jobs)
+        running: dict[Future[Result], Job] = {}
+        try:
+            while True:
+                for job in ahead:
+                    running[pool.submit(work, job)] = job
+                    if len(running) >= 2 * workers:
+                        break
+                if not running:
+                    return
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a process of the preparation was killed", "run again with fewer --workers; finished clips are kept"
+            ) from error
+        except BaseException:
+            for child in active_children():
+                child.terminate()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one run prepares a folder at a time.
+
+    Raises:
+        OutputUnwritableError: it cannot be written, or another run is at work there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise OutputUnwritableError(f"cannot write to {folder}: {error.strerror}", "choose another folder") from error
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no flock: two runs there are the user's care
+            pass
+        except OSError as error:
+            raise OutputUnwritableError(f"another run prepares {folder}", "wait until it ends") from error
+        yield
+    finally:
+        file.close()
