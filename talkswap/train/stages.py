@@ -22,6 +22,7 @@ STAGES: dict[str, tuple[str, str, str]] = {
     "speech-encoder": ("talkswap.train.speech_encoder", "SpeechEncoderStageConfig", "SpeechEncoderStage"),
     "sync-expert": ("talkswap.train.sync_expert", "SyncExpertStageConfig", "SyncExpertStage"),
     "lip-sync": ("talkswap.train.lip_sync", "LipSyncStageConfig", "LipSyncStage"),
+    "joint": ("talkswap.train.joint", "JointStageConfig", "JointStage"),
 }
 """In the order in which they are trained: each may need the ones before it."""
 
