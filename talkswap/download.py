@@ -69,28 +69,51 @@ def address(entry: CatalogueEntry) -> str:
         raise WeightsMissingError(
             f"{entry.name} of the {entry.preset} preset is not published anywhere", f"make it with `{entry.made_by}`"
         )
-    url = entry.url
-    if url is None:
-        hub = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
-        url = f"{hub}/{entry.repository}/resolve/{entry.commit}/{quote(entry.path or entry.file)}"
+    if entry.url is None:
+        return hub_address(entry.repository or "", entry.commit or "", entry.path or entry.file)
+    return _through_mirror(entry.url)
+
+
+def hub_endpoint() -> str:
+    """The model hub: ``HF_ENDPOINT``, or the public one; without a slash at the end."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
+
+
+def hub_address(repository: str, commit: str, path: str) -> str:
+    """Where the hub has a file of OWNER/NAME at a commit.
+
+    Raises:
+        DownloadError: the address is not encrypted and no mirror is named.
+    """
+    return _through_mirror(f"{hub_endpoint()}/{repository}/resolve/{commit}/{quote(path)}")
+
+
+def is_safe(url: str) -> bool:
+    """Whether what goes to this address stays between the two: it is encrypted, or never leaves this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "::1", "localhost")
+
+
+def _through_mirror(url: str) -> str:
     mirror = os.environ.get("TALKSWAP_MIRROR")
     if mirror:
         return mirror.rstrip("/") + urlsplit(url).path
-    if not url.startswith("https://"):
+    if not is_safe(url):
         raise DownloadError(
             f"{url} is not encrypted", "use an https address, or name your own server in TALKSWAP_MIRROR"
         )
     return url
 
 
-def _open(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
+def _open(url: str, start: int, timeout: float, token: str | None) -> http.client.HTTPResponse:
     headers = {"User-Agent": f"talkswap/{talkswap.__version__}", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
+    request = urllib.request.Request(url, headers=headers)
+    if token is not None and is_safe(url):
+        request.add_unredirected_header("Authorization", f"Bearer {token}")  # not for the host it may send us on to
     try:
-        response: http.client.HTTPResponse = urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=timeout
-        )
+        response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
         return response
     except urllib.error.HTTPError as error:
         with error:
@@ -106,7 +129,15 @@ def _open(url: str, start: int, timeout: float) -> http.client.HTTPResponse:
         raise _Interrupted(str(getattr(error, "reason", error)) or type(error).__name__) from error
 
 
-def _transfer(url: str, part: Path, size: int | None, config: FetchConfig, report: Callable[[int, int], None]) -> None:
+def _transfer(
+    url: str,
+    part: Path,
+    size: int | None,
+    config: FetchConfig,
+    report: Callable[[int, int], None],
+    token: str | None = None,
+    most: int | None = None,
+) -> None:
     """One attempt: append what is missing to ``part``."""
     start = part.stat().st_size if part.is_file() else 0
     if size is not None and start > size:
@@ -115,7 +146,7 @@ def _transfer(url: str, part: Path, size: int | None, config: FetchConfig, repor
     if size is not None and start == size and size:
         return
     try:
-        response = _open(url, start, config.timeout)
+        response = _open(url, start, config.timeout, token)
     except _Interrupted as error:
         cause = error.__cause__
         if isinstance(cause, urllib.error.HTTPError) and cause.code == 416:
@@ -139,6 +170,10 @@ def _transfer(url: str, part: Path, size: int | None, config: FetchConfig, repor
                     raise WeightsCorruptError(
                         f"{url} is longer than the {size} bytes of its pin", "do not use this server"
                     )
+                if most is not None and done > most:
+                    raise WeightsCorruptError(
+                        f"{url} is longer than the {most} bytes that it may have", "do not use it"
+                    )
                 file.write(chunk)
                 report(done, total)
     if total and done < total:
@@ -153,6 +188,8 @@ def fetch(
     config: FetchConfig | None = None,
     notify: Notify | None = None,
     label: str = "",
+    token: str | None = None,
+    most: int | None = None,
 ) -> str:
     """Download one file; an earlier ``.part`` is continued.
 
@@ -164,6 +201,8 @@ def fetch(
         config: patience.
         notify: called with bytes done and in all.
         label: what to call the file in events.
+        token: shown to the address's own host, for files that are not public.
+        most: bytes beyond which a file of unknown size is refused.
 
     Returns:
         sha256 of the file.
@@ -194,7 +233,7 @@ def fetch(
             )
         for attempt in range(config.attempts):
             try:
-                _transfer(url, part, size, config, report)
+                _transfer(url, part, size, config, report, token, most)
                 break
             except _Interrupted as error:
                 if attempt + 1 == config.attempts:

@@ -133,6 +133,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, name: str, larges
         folder.mkdir(parents=True, exist_ok=True)
         for file, group in zip(files, groups, strict=True):
             save_file({k: v.contiguous() for k, v in group.items()}, folder / file, metadata={"format": "pt"})
+            (folder / file).chmod(0o644)  # safetensors keeps its files from everybody else
     except (OSError, SafetensorError) as error:
         raise OutputUnwritableError(f"cannot write {name} to {folder}: {error}", "choose another folder") from error
     return files

@@ -30,7 +30,7 @@ def _root(
 
 def build_application() -> typer.Typer:
     """A fresh application with all commands."""
-    from talkswap.cli import bench, data, doctor, download, faces, render, train
+    from talkswap.cli import bench, data, doctor, download, faces, render, train, weights
 
     # boxes and colours only for eyes: a pipe gets plain text
     markup: Literal["rich"] | None = "rich" if colourful(sys.stdout) else None
@@ -49,4 +49,5 @@ def build_application() -> typer.Typer:
     application.command("download")(download.command)
     application.command("train")(train.command)
     application.add_typer(data.build_application(markup), name="data")
+    application.add_typer(weights.build_application(markup), name="weights")
     return application

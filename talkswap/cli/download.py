@@ -43,6 +43,19 @@ def command(
         Path | None,
         typer.Option(help="List the weights in this folder as they are now in its manifest.toml.", show_default=False),
     ] = None,
+    repository: Annotated[
+        str | None,
+        typer.Option("--repo", metavar="OWNER/NAME", help="A preset pushed to the model hub.", show_default=False),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Its commit, 40 hex digits; needed with --repo.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for it.", show_default="below the folder of all downloads")
+    ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with an access token, where --repo is private.", show_default=False)
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Fetch weights, pinned by commit and sha256, into the user's cache or $TALKSWAP_WEIGHTS."""
@@ -51,6 +64,17 @@ def command(
     if adopt is not None:
         records = checkpoints.write_manifest(adopt)
         typer.echo(f"{adopt / checkpoints.MANIFEST}: {len(records)} files")
+        return
+    if repository is None and any(option is not None for option in (revision, out, token_file)):
+        raise UsageError(
+            "--revision, --out and --token-file belong to --repo", "add --repo OWNER/NAME, or leave them out"
+        )
+    if repository is not None:
+        if names or listing or check or trust or sha256 is not None:
+            raise UsageError("--repo fetches one published preset and goes with no other choice", "leave the rest out")
+        if offline:
+            os.environ["TALKSWAP_OFFLINE"] = "1"
+        _fetch_published(repository, revision, out, token_file, quiet)
         return
     entries = checkpoints.read_catalogue()
     known = {entry.name for entry in entries} | set(checkpoints.PRESETS)
@@ -105,6 +129,22 @@ def command(
     for entry in chosen:
         if entry.source is None and entry not in wanted:
             note(f"{entry.name} has no public source: make it with `{entry.made_by}`")
+
+
+def _fetch_published(
+    repository: str, revision: str | None, out: Path | None, token_file: Path | None, quiet: bool
+) -> None:
+    """Bring a preset that somebody pushed."""
+    from talkswap.publishing.fetch import fetch_preset
+    from talkswap.publishing.push import read_token
+
+    if revision is None:
+        raise UsageError("--repo needs the commit to fetch", "give --revision and 40 hex digits; a branch can change")
+    token = None if token_file is None else read_token(token_file)
+    with choose_progress(quiet, "bytes") as progress:
+        done = fetch_preset(repository, revision, out, token, notify=progress)
+    note(f"{done.name}, made like the {done.preset} preset, licence {done.licence}; README.md there says more")
+    typer.echo(f"{done.folder}: fetched {len(done.fetched)} files; {done.here} already here")
 
 
 def _check(entries: list[CatalogueEntry], root: Path, compact: str | None) -> None:
