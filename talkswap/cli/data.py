@@ -120,6 +120,9 @@ def prepare(
 
     listed = read_speakers(speakers) if speakers is not None else {}
     sources = [Source(video, speaker_of(video, listed)) for video in find_videos(videos)]
+    names = {key for source in sources for key in (str(source.path), source.path.name, source.path.stem)}
+    if unknown := [name for name in listed if name not in names]:
+        print_warning(f"{len(unknown)} files of {speakers} are not among the videos, {unknown[0]} first")
     length = Fraction(round(seconds * 25), 25)
     config = _config(
         out, workers, seed, hubert, teachers, smallest, least_correlation, seconds=length, frame_step=frame_step

@@ -64,7 +64,9 @@ class ClipConfig:
     lips: LipCheckConfig = LipCheckConfig()
     margin: float = 0.04  # of the region's side, around the FFHQ squares
     crf: int = 12  # of the region's video
-    effort: str = "fast"
+    # The fastest efforts work without x264's macroblock tree. With it the same pictures gave other bytes from run to run
+    # (x264 core 165, one thread), and a resumed preparation has to end with those of an uninterrupted one.
+    effort: str = "superfast"
     teachers: Path | None = None  # folder with MediaPipe's face landmarker; None: our own landmarks
 
 
