@@ -65,6 +65,11 @@ class SpeechEncoderStageConfig:
     taught: float = 1.0  # weight of what the teachers want
 
 
+def networks(config: SpeechEncoderStageConfig) -> dict[str, nn.Module]:
+    """What the stage trains, untrained."""
+    return {"speech-encoder": SpeechEncoder(config.network)}
+
+
 class SpeechLearner(nn.Module):
     """The encoder and, for training only, the head that names sounds."""
 
@@ -201,7 +206,7 @@ class SpeechEncoderStage(Stage):
     @torch.no_grad()
     def _ask_teachers(self) -> None:
         """Set ``taught`` of all speech to the mean of what the teachers want, in the spread of the labels."""
-        teachers = [load_encoder(folder) for folder in self.config.teachers]
+        teachers = [load_encoder(Path(folder)) for folder in self.config.teachers]
         for teacher in teachers:
             made = torch.cat([teacher_shapes(teacher, c)[c.weight > 0] for c in self.clips])
             mean, spread = made.mean(0), made.std(0).clamp(min=1e-3)
@@ -258,10 +263,10 @@ class SpeechEncoderStage(Stage):
             total = total + self.config.phonetic * naming
             more["naming"] = naming.detach()
         if self.config.teachers:
-            each = F.smooth_l1_loss(made, batch["taught"], reduction="none").mean((0, 1))
+            apart = F.smooth_l1_loss(made, batch["taught"], reduction="none").mean((0, 1))
             everywhere = torch.ones_like(weight)
             together_taught = correlations(made, batch["taught"], everywhere)
-            as_taught = 2 * each[0] + each[1:].mean() - self.config.correlation * together_taught[:, 0].mean()
+            as_taught = 2 * apart[0] + apart[1:].mean() - self.config.correlation * together_taught[:, 0].mean()
             total = total + self.config.taught * as_taught
             more["taught"] = as_taught.detach()
         return total, {
@@ -328,10 +333,12 @@ class SpeechEncoderStage(Stage):
 
     def calibrate(self) -> None:
         """Set gain and offset from clips that were not trained on, silence being a closed mouth."""
-        made = np.concatenate([self.predicted(c, c.own_times[c.seen]) for c in self.calibration])
-        true = np.concatenate([c.own_shape[c.seen] for c in self.calibration])
-        gain = self.config.amplitude * true.std(0) / np.maximum(made.std(0), 1e-3)
-        offset = true.mean(0) - gain * made.mean(0)
+        made = [self.predicted(c, c.own_times[c.seen]) for c in self.calibration]
+        true = [c.own_shape[c.seen] for c in self.calibration]
+        # within each clip: how far people open differs, and one loud clip must not set the gain of all
+        ratios = [t.std(0) / np.maximum(m.std(0), 1e-3) for m, t in zip(made, true, strict=True)]
+        gain = self.config.amplitude * np.median(ratios, 0)
+        offset = np.concatenate(true).mean(0) - gain * np.concatenate(made).mean(0)
         self.encoder.gain.copy_(torch.from_numpy(gain.astype(np.float32)))
         self.encoder.offset.copy_(torch.from_numpy(offset.astype(np.float32)))
 
