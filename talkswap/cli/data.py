@@ -243,6 +243,9 @@ def pairs(
         float | None,
         typer.Option(min=0, max=1, help="Share of same-person pairs.", show_default="0.35, inswapper 0"),
     ] = None,
+    forehead: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of a source's forehead that no hair or hat may cover.")
+    ] = 0.8,
     quiet: Quiet = False,
 ) -> None:
     """Make the face swap's training samples (source, target, swapped) and store them as codes of a VQGAN.
@@ -264,10 +267,9 @@ def pairs(
 
         identity = verified_folder(find_preset("compact"), ("identity.safetensors", "identity.json"))
     share = same if same is not None else (PairConfig().same if proxy == "mesh" else 0.0)
+    config = PairConfig(same=share, source_forehead=forehead)
     with choose_progress(quiet, "pairs") as progress:
-        made = make_pairs(
-            data, vqgan, identity, out, count, seed, config=PairConfig(same=share), proxy=swapper, report=progress
-        )
+        made = make_pairs(data, vqgan, identity, out, count, seed, config=config, proxy=swapper, report=progress)
     typer.echo(to_json({"out": out, "proxy": proxy, "pairs": count, **made}))
 
 

@@ -91,13 +91,18 @@ def slug(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_")[:48] or "clip"
 
 
-@lru_cache(maxsize=4)
 def opened(path: Path) -> tuple[ClipInfo, FrameIndex]:
     """Properties and picture times of a source; the last few are remembered, since its pieces come one by one.
 
     Raises:
         UnreadableMediaError, NoVideoError: it is no video, or damaged.
     """
+    stat = path.stat() if path.is_file() else None
+    return _opened(path, None if stat is None else (stat.st_mtime_ns, stat.st_size))
+
+
+@lru_cache(maxsize=4)
+def _opened(path: Path, version: tuple[int, int] | None) -> tuple[ClipInfo, FrameIndex]:
     info = probe(path)
     return info, index_frames(info)
 

@@ -107,7 +107,11 @@ class PairDraw:
                 self.refused["light"] += 1
             else:
                 return place
-        raise TrainingDataError("no compatible source for a target", "prepare more portraits")
+        often = ", ".join(f"{count} x {reason}" for reason, count in self.refused.most_common(3))
+        raise TrainingDataError(
+            f"no compatible source for a target ({often or 'nobody else'})",
+            "prepare more people, or allow more hair (--forehead)",
+        )
 
     def _target(self, random: np.random.Generator) -> tuple[int, int]:
         for _ in range(self.config.tries):

@@ -71,8 +71,7 @@ def model(nodes: list[bytes], inputs: list[bytes], output: bytes, stored: list[b
     return number(1, 8) + block(7, graph) + block(8, number(2, 13))
 
 
-@pytest.fixture
-def networks(tmp_path: Path) -> tuple[Path, Path]:
+def write_networks(tmp_path: Path) -> tuple[Path, Path]:
     """An inswapper that answers target + mean-weighted source, and an embedder of mean colours."""
     matrix = np.random.default_rng(0).standard_normal((512, 512)).astype(np.float32)
     weights = np.random.default_rng(1).standard_normal((512, 1)).astype(np.float32) * 0.2
@@ -92,6 +91,11 @@ def networks(tmp_path: Path) -> tuple[Path, Path]:
     (tmp_path / "inswapper.onnx").write_bytes(swapper)
     (tmp_path / "arcface.onnx").write_bytes(embedder)
     return tmp_path / "inswapper.onnx", tmp_path / "arcface.onnx"
+
+
+@pytest.fixture
+def networks(tmp_path: Path) -> tuple[Path, Path]:
+    return write_networks(tmp_path)
 
 
 def test_the_last_stored_matrix_is_read(networks: tuple[Path, Path]) -> None:
