@@ -1,0 +1,143 @@
+"""``talkswap weights`` and ``--weights`` as a user types them, with the weights that travel with talkswap."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from talkswap.checkpoints import find_preset, load_weights, write_manifest
+from talkswap.cli import main
+
+COMPACT = Path(__file__).parents[2] / "weights" / "compact"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped lip-sync as the run folder that it came from."""
+    folder = tmp_path_factory.mktemp("run") / "lip-sync"
+    shutil.copytree(COMPACT / "runs" / "lip-sync", folder)
+    (folder / "export").mkdir()
+    for name in ("lip_sync.json", "lip_sync.safetensors"):
+        shutil.copy(COMPACT / name, folder / "export")
+    (folder / "clips.json").rename(folder / "export" / "clips.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mine(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A preset packed by the command: that run, the rest from the shipped weights, in shards; not to be changed."""
+    out = tmp_path_factory.mktemp("packed") / "mine"
+    command = ["weights", "pack", str(run), "--out", str(out), "--base", str(COMPACT), "--precision", "int8"]
+    assert main([*command, "--largest-mb", "2", "--licence", "Research use only"]) == 0
+    return out
+
+
+def test_pack_says_what_it_made(run: Path, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "again"
+    command = ["weights", "pack", str(run), "--out", str(out), "--base", str(mine), "--name", "Again"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    assert re.fullmatch(rf"{re.escape(str(out))}: 7 networks like the compact preset, \d+\.\d MB\n", said.out)
+    assert "names no licence" in said.err
+    assert main(command) == 9
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_pack_names_missing_networks(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "pack", str(run), "--out", str(tmp_path / "out")]) == 11
+    said = capsys.readouterr().err
+    assert "needs detector, landmarks, identity, vqgan, face_swap as well" in said and "--base" in said
+    assert main(["weights", "pack", str(tmp_path / "no"), "--out", str(tmp_path / "out")]) == 3
+    notes = ["--notes", str(tmp_path / "no.md")]
+    assert main(["weights", "pack", str(run), "--out", str(tmp_path / "out"), *notes]) == 3
+
+
+def test_a_packed_preset_renders(
+    mine: Path,
+    source_photo: Path,
+    talking_clip: Path,
+    voice_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    media = ["--source", str(source_photo), "--target", str(talking_clip), "--audio", str(voice_file)]
+    report = tmp_path / "report.json"
+    assert len(list(mine.glob("vqgan-*-of-*.safetensors"))) > 1
+    command = ["render", *media, "--output", str(tmp_path / "dubbed.mp4"), "--report", str(report)]
+    assert main([*command, "--weights", str(mine)]) == 0
+    said = capsys.readouterr()
+    assert "12 frames" in said.out and f"preset compact: {mine}" in said.err
+    done = json.loads(report.read_text())
+    assert "vqgan-00001-of-00006.safetensors" in done["weights"] and "vqgan.safetensors" not in done["weights"]
+    assert main([*command, "--weights", str(tmp_path / "nowhere"), "--overwrite"]) == 11
+    assert "not there" in capsys.readouterr().err
+    assert main([*command, "--weights", str(mine), "--preset", "paper", "--overwrite"]) == 2
+
+
+def test_shards_hold_the_same_network(mine: Path) -> None:
+    whole, split = (load_weights(find_preset("compact", folder), "vqgan") for folder in (COMPACT, mine))
+    assert whole.keys() == split.keys() and all(bool((whole[n] == split[n]).all()) for n in whole)
+
+
+def test_faces_takes_the_folder(
+    mine: Path, talking_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["faces", str(talking_clip), "--thumbnails", str(tmp_path), "--json", "--weights"]
+    assert main([*command, str(mine)]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+    assert main([*command, str(tmp_path)]) == 11
+
+
+def test_doctor_looks_at_the_folder(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from talkswap.cli import doctor
+
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_python,))
+    assert main(["doctor", "--weights", str(mine)]) == 0
+    assert f"weights {mine}" in capsys.readouterr().out
+    assert main(["doctor", "--json", "--weights", str(tmp_path)]) == 11
+    assert [f["state"] for f in json.loads(capsys.readouterr().out)] == ["ok", "failed"]
+
+
+def test_bench_of_random_weights_takes_no_folder(mine: Path) -> None:
+    assert main(["bench", "--random-weights", "--preset", "compact", "--weights", str(mine)]) == 2
+
+
+def test_check(mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["weights", "check", str(mine)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["FILE", "BYTES", "STATE"] and all(line.endswith("whole") for line in lines[1:])
+    folder = tmp_path / "copy"
+    shutil.copytree(mine, folder)
+    (folder / "vqgan.json").write_text("{}")
+    (folder / "stray.json").write_text("{}")
+    assert main(["weights", "check", str(folder), "--json"]) == 12
+    said = capsys.readouterr()
+    states = {row["file"]: row["state"] for row in json.loads(said.out)}
+    assert "is damaged" in states["vqgan.json"] and "not listed" in states["stray.json"]
+    assert "damaged or not listed: vqgan.json, stray.json" in said.err
+    (folder / "stray.json").unlink()
+    (folder / "vqgan.json").unlink()
+    assert main(["weights", "check", str(folder)]) == 11
+    assert "missing: vqgan.json" in capsys.readouterr().err
+    write_manifest(folder)
+    assert main(["weights", "check", str(folder)]) == 11
+    assert "lacks vqgan.json" in capsys.readouterr().err
+    assert main(["weights", "check", str(tmp_path)]) == 11
+
+
+def test_list(mine: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TALKSWAP_WEIGHTS", str(mine.parent))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["weights", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in listed] == ["mine", "compact"]
+    assert listed[0]["folder"] == str(mine) and listed[0]["missing"] == [] and listed[0]["preset"] == "compact"
+    assert main(["weights", "list"]) == 0
+    assert str(COMPACT) in capsys.readouterr().out
