@@ -24,7 +24,8 @@ def split_speakers(
     """The split of each speaker.
 
     The order in which speakers are held out is that of a hash of seed and name, so it depends on nothing else.  Of
-    two or more speakers at least one is held out; one alone trains.
+    four or more speakers at least two are held out, since a face swap is measured between two people; of two or three
+    it is one, and one alone trains.
 
     Args:
         share: of the speakers that is held out.
@@ -32,7 +33,8 @@ def split_speakers(
     """
     kept = dict(already or {})
     everybody = sorted(set(speakers) | set(kept))
-    wanted = max(1, round(share * len(everybody))) if len(everybody) > 1 else 0
+    least = 2 if len(everybody) >= 4 else len(everybody) // 2
+    wanted = max(least, round(share * len(everybody)))
     missing = wanted - sum(split == "val" for split in kept.values())
     fresh = sorted(
         (s for s in everybody if s not in kept), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest()

@@ -17,9 +17,11 @@ def test_nine_to_one_by_seed_alone() -> None:
     assert split != split_speakers(NAMES, 1)
 
 
-def test_two_speakers_give_one_to_each_side_and_one_trains() -> None:
+def test_few_speakers() -> None:
     assert sorted(split_speakers(["a", "b"], 0).values()) == ["train", "val"]
     assert split_speakers(["a"], 0) == {"a": "train"}
+    held_out = [sum(s == "val" for s in split_speakers(NAMES[:count], 0).values()) for count in (3, 4, 10, 20, 30)]
+    assert held_out == [1, 2, 2, 2, 3]
 
 
 def test_whoever_has_trained_is_never_held_out_later() -> None:
