@@ -36,6 +36,12 @@ def pack(
     base: Annotated[
         Path | None, typer.Option(help="Preset folder that gives the networks which no run has.", show_default=False)
     ] = None,
+    earlier: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A run that a given one started from: its records are kept; may be repeated.", show_default=False
+        ),
+    ] = None,
     licence: Annotated[
         str | None, typer.Option(help="For the model card; without one nothing can be pushed.", show_default=False)
     ] = None,
@@ -57,6 +63,7 @@ def pack(
         PackConfig(
             name=name or "",
             precision=precision,
+            earlier=tuple(earlier or ()),
             largest_mb=largest_mb,
             base=base,
             licence=licence,

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class PackConfig:
 
     name: str = ""  # of the preset; "" = the folder's
     precision: str = "fp16"
+    earlier: tuple[Path, ...] = ()  # runs that the given ones started from: only their records are kept
     largest_mb: float = 16.0  # MB (10^6 bytes) that a file may have
     base: Path | None = None  # preset folder that gives the networks which no run has
     licence: str | None = None  # of the whole; without one nothing is pushed
@@ -83,6 +84,7 @@ def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig | Non
     _check_target(out, config)
     runs = [read_run(folder) for folder in run_folders]
     makers = _makers(runs)
+    earlier = _earlier([read_run(folder) for folder in config.earlier], {run.label for run in runs})
     base = None if config.base is None else folder_state(config.base)
     preset = _preset_kind(makers, base)
     given = set(makers) | (set() if base is None else _networks_in(base.folders[0]))
@@ -99,7 +101,7 @@ def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig | Non
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
             folder = Path(place) / out.name
             folder.mkdir()
-            packed = _fill(folder, out, runs, makers, base, preset, config)
+            packed = _fill(folder, out, [*earlier, *runs], makers, base, preset, config)
             _put(folder, out)
     except OSError as error:
         raise OutputUnwritableError(f"cannot write {out}: {error.strerror or error}", "choose another --out") from error
@@ -134,6 +136,18 @@ def _makers(runs: Sequence[Run]) -> dict[str, Run]:
             )
         labels[run.label] = run.folder
     return makers
+
+
+def _earlier(runs: Sequence[Run], taken: set[str]) -> list[Run]:
+    """Runs of which only the records are kept, each with a place of its own below runs/."""
+    told: list[Run] = []
+    for run in runs:
+        placed = replace(run, tag=run.folder.resolve().name) if run.label in taken else run
+        if placed.label in taken:
+            raise UsageError(f"two runs would leave their records in runs/{placed.label}", "rename one run folder")
+        taken = taken | {placed.label}
+        told.append(placed)
+    return told
 
 
 def _preset_kind(makers: Mapping[str, Run], base: PresetFolder | None) -> str:

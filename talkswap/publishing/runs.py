@@ -30,6 +30,7 @@ class Run:
     loop: dict[str, Any]
     scores: dict[str, float] = field(default_factory=dict)
     records: dict[str, Path] = field(default_factory=dict)  # name in runs/STAGE/ -> file
+    tag: str = ""  # tells runs of the same stage apart
 
     @property
     def seed(self) -> int | None:
@@ -40,7 +41,8 @@ class Run:
     @property
     def label(self) -> str:
         """Its folder below runs/: the stage, or the network where a stage makes several in as many runs."""
-        return "-".join(self.networks) if self.stage == "faces" else self.stage
+        stage = "-".join(self.networks) if self.stage == "faces" else self.stage
+        return f"{stage}-{self.tag}" if self.tag else stage
 
 
 def read_json(path: Path) -> Any:

@@ -205,6 +205,17 @@ def test_two_runs_of_the_same_network(run: Path, runs: dict[str, Path], tmp_path
         pack_preset([run, *everything(runs)], tmp_path / "out")
 
 
+def test_runs_that_others_started_from_leave_their_records(runs: dict[str, Path], packed: Path, tmp_path: Path) -> None:
+    first = Path(shutil.copytree(runs["vqgan"], tmp_path / "half-size"))
+    config = PackConfig(base=packed, earlier=(first, runs["identity"]))
+    pack_preset([runs["vqgan"]], tmp_path / "out", config)
+    assert {"vqgan", "vqgan-half-size", "identity"} <= {path.name for path in (tmp_path / "out" / "runs").iterdir()}
+    assert "](runs/vqgan-half-size)" in (tmp_path / "out" / "README.md").read_text()
+    again = Path(shutil.copytree(first, tmp_path / "other" / "half-size"))
+    with pytest.raises(UsageError, match="records in runs/vqgan-half-size"):
+        pack_preset([runs["vqgan"]], tmp_path / "more", PackConfig(base=packed, earlier=(first, again)))
+
+
 def test_a_file_that_cannot_be_made_small_enough(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="alone takes"):
         pack_preset(everything(runs), tmp_path / "out", PackConfig(largest_mb=0.001))
