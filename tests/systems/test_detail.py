@@ -47,3 +47,17 @@ def test_where_speech_moves_the_face_the_networks_decide() -> None:
     assert share[14 * 16 + 8, 8 * 16 : 12 * 16].max() == 0, "lips that move keep the networks' look"
     assert share[: 11 * 16].min() == 1, "eyes keep the picture's"
     assert detail_share(np.zeros((20, 20), np.float32), 320, DetailConfig()).min() == 1
+
+
+def test_colour_is_the_pictures_and_light_the_networks() -> None:
+    whole = np.ones((160, 160), np.float32)
+    grey = np.full((160, 160, 3), 120, np.uint8)
+    green = grey.copy()
+    green[60:100, 60:100] = (100, 130, 100)  # an iris painted green
+    brighter = cv2.add(green, np.full_like(green, 20))
+    joined = add_detail(brighter, grey, whole, DetailConfig())[70:90, 70:90].reshape(-1, 3).astype(float).mean(0)
+    assert np.ptp(joined) < 2, "the hue of the picture"
+    light = brighter[80, 80] @ np.array([0.299, 0.587, 0.114])
+    assert joined.mean() == pytest.approx(light, abs=2), "the brightness of the networks' answer"
+    untinted = add_detail(brighter, grey, whole, DetailConfig(tint=0.0))[80, 80].astype(float)
+    assert np.ptp(untinted) > 20

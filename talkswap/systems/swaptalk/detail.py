@@ -16,12 +16,16 @@ import numpy as np
 from talkswap.types import FloatArray, UInt8Image
 
 
+_LIGHT = np.array([[0.299, 0.587, 0.114]], np.float32)  # Rec. 601 luma
+
+
 @dataclass(frozen=True)
 class DetailConfig:
     """Where the bands meet."""
 
     sigma: float = 3.0  # px of a 320 px crop: detail finer than this comes from the picture
     strength: float = 1.0  # share of it; 0 switches it off
+    tint: float = 1.0  # share of the coarser bands' colour, not brightness, that comes from the picture as well
     still: float = 0.12  # change of a cell's code (root mean square, codes of unit variance) that leaves all detail
     moved: float = 0.40  # and the change from which the networks' answer stays as it is
 
@@ -50,6 +54,10 @@ def add_detail(made: UInt8Image, picture: UInt8Image, share: FloatArray, config:
     sigma = config.sigma * made.shape[0] / 320
     # One blur of the difference does for both: made + share * (picture - made - blur(picture - made))
     difference = cv2.subtract(picture, made, dtype=cv2.CV_32F)
-    fine = difference - cv2.GaussianBlur(difference, (0, 0), sigma)
+    coarse = cv2.GaussianBlur(difference, (0, 0), sigma)
+    # An adversarial decoder draws shapes well and paints irises and lips a little green or red: light stays its own
+    # and follows the target's, colour need not.
+    light = cv2.cvtColor(cv2.transform(coarse, _LIGHT), cv2.COLOR_GRAY2RGB)
+    fine = difference - coarse + config.tint * (coarse - light)
     joined = made.astype(np.float32) + share[:, :, None] * fine
     return np.asarray(np.clip(np.rint(joined), 0, 255), np.uint8)
