@@ -24,8 +24,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from talkswap.data.pairs import load_vqgan
+from talkswap.data.proxy import compatible, yaw
 from talkswap.data.stills import StillAugmentation, draw_still, importance, open_stills
 from talkswap.data.talking import INNER_BOTTOM, INNER_TOP
+from talkswap.faces.guide import FaceGuide
 from talkswap.faces.identity import load_identity
 from talkswap.faces.landmarks import load_landmarks
 from talkswap.faces.mask import lower_face_mask
@@ -46,6 +48,7 @@ from talkswap.train.mouths import (
 from talkswap.train.perceptual import PerceptualNetwork, perceptual_loss
 from talkswap.train.speech_encoder import augment_mel, pearson, read_lags
 from talkswap.train.vqgan import PatchDiscriminator, gradients, to_pictures, to_tensor
+from talkswap.types import FloatArray, UInt8Image
 from talkswap.voice.mel import SILENCE
 
 
@@ -73,6 +76,7 @@ class JointStageConfig:
     hidden: float = 0.3  # share of driven and spoken rows without speech tokens: the shape alone must do
     wanted: float = 0.3  # share of spoken rows asked for what the speech encoder wants, not for a true shape
     silent: float = 0.06  # share of spoken rows with silence
+    laid: float = 0.5  # share of spoken rows on which another face was laid first, as the swap of a render does
     mouth_pull: float = 0.012  # as in the stage lip-sync
     pixel: float = 1.0
     gradient: float = 1.0
@@ -140,6 +144,9 @@ class JointStage(Stage):
         self._real: list[Tensor] = []
         self._made: list[Tensor] = []
 
+    def _squares(self, faces: list[FloatArray]) -> Tensor:
+        return landmark_squares(faces, self.network.vqgan.config.size, self.reader.config.size)
+
     def _read(self, crops: Tensor, squares: Tensor) -> Tensor:
         return mouth_measures(read_points(self.reader, crops, squares))
 
@@ -168,16 +175,29 @@ class JointStage(Stage):
         far = np.abs(self.talking.shape[tried, 0] - self.talking.shape[row, 0]) + 0.3
         return row, row, int(random.choice(tried, p=far / far.sum()))
 
+    def _laid(self, random: np.random.Generator, crop: UInt8Image, points: FloatArray) -> tuple[UInt8Image, FloatArray]:
+        """A frame with some portrait's face laid over it, and its landmarks; heads turned too far apart stay as they are."""
+        portraits = self.sets[0]
+        number = int(random.integers(len(portraits)))
+        source = np.asarray(portraits.landmarks[number], np.float32)
+        if not compatible(yaw(source), yaw(points)):
+            return crop, points
+        guided = FaceGuide(np.asarray(portraits.crops[number]), source).lay(crop, points)
+        return guided.crop, guided.landmarks
+
     def batch(self, step: int) -> Batch:
         config, talking = self.config, self.talking
         random = np.random.default_rng(step_seed(config.loop.seed, step))
         count = config.driven + config.spoken
         draws = [self._driven(random) if i < config.driven else self._spoken(random) for i in range(count)]
         stills, references, asked = (np.array(column) for column in zip(*draws, strict=True))
-        crops, weights, mouths = [], [], []
+        crops, faces, weights, mouths = [], [], [], []
         for number, row in enumerate(stills):
-            crop, points = np.asarray(talking.stills.crops[row]), np.asarray(talking.stills.landmarks[row])
+            crop, points = np.asarray(talking.stills.crops[row]), talking.faces([row])[0]
+            if number >= config.driven and random.random() < config.laid:
+                crop, points = self._laid(random, crop, points)
             crops.append(crop)
+            faces.append(points)
             size = crop.shape[0]
             if number < config.driven:
                 weights.append(importance(points, size, 0.7, 1.2, 2.5))
@@ -200,12 +220,17 @@ class JointStage(Stage):
         heard[silent], shapes[silent] = SILENCE, self.rest
         return {
             "crop": to_tensor(crops),
-            "reference": to_tensor([np.asarray(talking.stills.crops[i]) for i in references]),
+            "reference": to_tensor(
+                [
+                    np.asarray(talking.stills.crops[i]) if number < config.driven else crops[number]
+                    for number, i in enumerate(references)
+                ]
+            ),
             "weight": F.interpolate(torch.from_numpy(np.stack(weights))[:, None], (size, size), mode="bilinear"),
             "speech": torch.from_numpy(heard),
             "asked": torch.from_numpy(shapes),
             "own": torch.from_numpy(talking.shape[stills]),
-            "square": landmark_squares(talking.stills, stills, self.reader.config.size),
+            "square": self._squares(faces),
             "mouth": torch.tensor(mouths),
             "hidden": torch.from_numpy(random.random(count) < config.hidden),
             "wanted": torch.from_numpy(spoken & ~silent & (random.random(count) < config.wanted)),
@@ -370,7 +395,7 @@ class JointStage(Stage):
             psnr += (-10 * torch.log10(((made - crop) / 2).square().mean((1, 2, 3)))).tolist()
             sharp += [sharpness(a) / sharpness(b) for a, b in zip(to_pictures(made), to_pictures(crop), strict=True)]
         rows, asked, pictures = self._asked(self.config.validation)
-        read = self._read(pictures, landmark_squares(talking.stills, rows, self.reader.config.size))[:, 0].numpy()
+        read = self._read(pictures, self._squares(talking.faces(rows)))[:, 0].numpy()
         real = [sharpness(mouth_crop(talking.stills.crops[r], talking.stills.landmarks[r])) for r in rows]
         lips = [
             sharpness(mouth_crop(p, talking.stills.landmarks[r]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +51,10 @@ class Talking:
     pose: FloatArray  # N P
     heard: FloatArray  # N L D
 
+    def faces(self, rows: Iterable[int]) -> list[FloatArray]:
+        """Landmarks (478 3, px) of stills."""
+        return [np.asarray(self.stills.landmarks[i], np.float32) for i in rows]
+
 
 def open_talking(data: Path, split: str, videos: Path | None, lags: dict[str, float], window: int) -> Talking:
     """Stills of ``frames-SPLIT`` with shapes, poses and mel windows from ``clips-SPLIT``."""
@@ -74,15 +79,19 @@ def open_talking(data: Path, split: str, videos: Path | None, lags: dict[str, fl
     return Talking(stills, rows, shape.clip(-4, 6), np.stack(pose), heard)
 
 
-def landmark_squares(stills: Stills, rows: np.ndarray, size: int) -> Tensor:
-    """Where a landmark network of side ``size`` looks in each crop (B 2 3: the affine of grid_sample)."""
-    side = stills.crops.shape[1]
+def landmark_squares(faces: Iterable[FloatArray], side: int, size: int) -> Tensor:
+    """Where a landmark network of side ``size`` looks in each crop (B 2 3: the affine of grid_sample).
+
+    Args:
+        faces: 478 3 landmarks of each crop, px.
+        side: of the crops, px.
+    """
     # square px = (u + 1) size / 2 - 0.5; normalised crop = (px + 0.5) 2 / side - 1
     to_px = np.array([[size / 2, 0, size / 2 - 0.5], [0, size / 2, size / 2 - 0.5], [0, 0, 1]])
     to_unit = np.array([[2 / side, 0, 1 / side - 1], [0, 2 / side, 1 / side - 1], [0, 0, 1]])
     found = []
-    for row in rows:
-        affine = affine_from_landmarks(np.asarray(stills.landmarks[row]), size)  # crop px to square px
+    for points in faces:
+        affine = affine_from_landmarks(points, size)  # crop px to square px
         inverse = np.linalg.inv(np.vstack([affine.astype(np.float64), [0, 0, 1]]))
         found.append((to_unit @ inverse @ to_px)[:2])
     return torch.from_numpy(np.stack(found).astype(np.float32))
@@ -110,7 +119,7 @@ def reading_gain(network: LandmarkNetwork, talking: Talking, each: int = 6) -> T
     with torch.no_grad():
         for part in np.array_split(rows, max(1, len(rows) // 32)):
             crops = to_tensor([np.asarray(talking.stills.crops[i]) for i in part])
-            squares = landmark_squares(talking.stills, part, network.config.size)
+            squares = landmark_squares(talking.faces(part), crops.shape[2], network.config.size)
             read.append(mouth_measures(read_points(network, crops, squares)))
 
     def centred(values: FloatArray) -> FloatArray:

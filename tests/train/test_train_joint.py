@@ -139,7 +139,7 @@ def test_the_reader_looks_where_the_landmark_reader_does(config: JointStageConfi
         def forward(self, square: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return square, square[:, 0, 0, 0]
 
-    squares = landmark_squares(talking.stills, np.array([0]), 32)
+    squares = landmark_squares(talking.faces([0]), 64, 32)
     crop = torch.from_numpy(smooth).permute(2, 0, 1)[None].float() / 127.5 - 1
     seen = ((read_points(Looking(), crop, squares)[0] + 1) * 127.5).permute(1, 2, 0).numpy()  # type: ignore[arg-type]
     affine = affine_from_landmarks(np.asarray(talking.stills.landmarks[0]), 32)
