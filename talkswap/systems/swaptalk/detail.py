@@ -15,7 +15,6 @@ import numpy as np
 
 from talkswap.types import FloatArray, UInt8Image
 
-
 _LIGHT = np.array([[0.299, 0.587, 0.114]], np.float32)  # Rec. 601 luma
 
 
