@@ -23,7 +23,7 @@ from talkswap.data.pairs import PICTURES, PairCodes, PairConfig, PairDraw, load_
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.systems.swaptalk.face_swap import PAPER, FaceSwap, FaceSwapConfig
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
-from talkswap.train.perceptual import PerceptualNetwork, perceptual_loss
+from talkswap.train.perceptual import PerceptualNetwork, identity_distance, perceptual_loss
 from talkswap.train.vqgan import gradients, to_pictures, to_tensor
 
 
@@ -47,6 +47,7 @@ class FaceSwapStageConfig:
     truth_raw: bool = True  # learn the truth's raw vectors; False: its codes, as in the paper
     identity_source: float = 2.0  # eq. 9, first line
     identity_result: float = 0.5  # eq. 9, second line
+    identity_l1: bool = False  # as in eq. 9; else 1 - cosine
     pixel: float = 1.0  # L1 on the decoded face
     gradient: float = 1.0  # L1 of its image gradients
     perceptual: float = 0.0
@@ -56,19 +57,34 @@ class FaceSwapStageConfig:
     patience: float = 180.0  # seconds to wait for a pair that another process is making
 
 
+# Section IV-B names weights, batch, rate and Adam; steps (once through the 325 000 pairs of IV-A), depth and width are ours.
 PAPER_STAGE = FaceSwapStageConfig(
     network=PAPER,
-    loop=LoopConfig(steps=40_000, batch=8, learning_rate=5e-5, final_rate=1.0, betas=(0.9, 0.999), weight_decay=0.0),
-    code=1.0,
+    loop=LoopConfig(
+        steps=40_000,
+        batch=8,  # IV-B
+        learning_rate=5e-5,  # IV-B
+        betas=(0.9, 0.999),  # IV-B: Adam
+        weight_decay=0.0,
+        final_rate=1.0,
+        warmup=1,
+    ),
+    code=1.0,  # eq. 8, all cells alike
     code_outside=1.0,
-    quantized=1.0,
+    quantized=1.0,  # III-B: the module reads and learns codes
     truth_raw=False,
-    identity_source=1.0,
-    identity_result=1.0,
-    pixel=0.0,
+    identity_source=1.0,  # IV-B: lambda_src
+    identity_result=1.0,  # IV-B: lambda_res
+    identity_l1=True,  # eq. 9
+    pixel=0.0,  # not in eq. 10
     gradient=0.0,
 )
 PRESETS = {"compact": FaceSwapStageConfig(), "paper": PAPER_STAGE}
+
+
+def networks(config: FaceSwapStageConfig) -> dict[str, nn.Module]:
+    """What the stage trains, untrained."""
+    return {"face-swap": FaceSwap(config.network)}
 
 
 class FaceSwapStage(Stage):
@@ -98,6 +114,8 @@ class FaceSwapStage(Stage):
                 "no identity network was given",
                 "set identity_network, or both identity weights and network.identity to 0",
             )
+        if config.perceptual and config.perceptual_network is None:
+            raise InputMissingError("no perceptual network was given", "set perceptual_network, or perceptual=0")
         if config.perceptual and config.perceptual_network is not None:
             self.perceptual = PerceptualNetwork(config.perceptual_network)
         teachers = {"vqgan": self.vqgan, "identity": self.identity, "perceptual": self.perceptual}
@@ -194,7 +212,8 @@ class FaceSwapStage(Stage):
         if self.identity is not None and (config.identity_source or config.identity_result):
             person = self.identity(decoded).float()
             for name, scale in (("source", config.identity_source), ("result", config.identity_result)):
-                distance = 1 - (person * F.normalize(batch[f"{name}_identity"], dim=1)).sum(1).mean()
+                wanted = F.normalize(batch[f"{name}_identity"], dim=1)
+                distance = identity_distance(person, wanted, config.identity_l1)
                 total = total + scale * distance
                 logs[f"identity-{name}"] = distance.detach()
         truth = batch["picture"]

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from talkswap.data.pairs import code_hash, load_vqgan
-from talkswap.errors import TrainingDataError, TrainingError
+from talkswap.errors import InputMissingError, TrainingDataError, TrainingError
 from talkswap.systems.swaptalk.lip_sync import PAPER, LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpert, SyncExpertConfig, sync_loss
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
@@ -42,7 +42,7 @@ class LipSyncStageConfig:
     data: Path = Path("cache")
     codes: Path = Path("cache/codes")
     vqgan: Path = Path("vqgan.safetensors")
-    expert: Path | None = None  # folder of the stage sync-expert's export; None: neither eq. 15 nor the probe
+    expert: Path | None = None  # folder of the stage sync-expert's export; eq. 15, the probe and the scores need it
     speech: Path | None = None  # trained speech encoder
     lags: Path | None = None
     videos: Path | None = None
@@ -69,20 +69,32 @@ class LipSyncStageConfig:
     freeze_speech: bool = True  # the speech encoder stays as it was trained
     mouth_rows: tuple[int, int] = (1, 9)  # cells of the lower half that speech moves most
     mouth_columns: tuple[int, int] = (5, 15)
-    elsewhere: float = 0.1  # weight of the other cells, against 1 at the mouth's centre
+    elsewhere: float = 0.1  # weight of the other cells, against 1 at the mouth's centre; 1.0: all alike, as in eq. 14
 
 
 PRESETS = {
     "compact": LipSyncStageConfig(),
-    # the paper's numbers: eq. 14 and 15 alone, Adam, 1e-4, batches of 20
+    # Section IV-B names lambda_sync, batch, rate and Adam; steps, the window and the UNet's widths are ours
     "paper": LipSyncStageConfig(
-        network=PAPER,
-        loop=LoopConfig(steps=200_000, batch=20, learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=0.0, ema=0.999),
-        sequences=4,
-        far=1.0,
-        square=0.0,
-        probe=0.0,
+        network=PAPER,  # III-C, eq. 12: the latent diffusion UNet, HuBERT at its 4x and 8x levels
+        loop=LoopConfig(
+            steps=200_000,
+            batch=20,  # IV-B
+            learning_rate=1e-4,  # IV-B
+            betas=(0.9, 0.999),  # IV-B: Adam
+            weight_decay=0.0,
+            final_rate=1.0,
+            warmup=1,
+        ),
+        sequences=4,  # of five frames: all 20 rows go through the expert
+        far=1.0,  # III-C: target and reference are any two frames of one clip
+        code=1.0,  # eq. 16
+        elsewhere=1.0,  # eq. 14 weighs all cells alike
+        square=0.0,  # not in eq. 16
+        sync=0.3,  # IV-B: lambda_sync
+        probe=0.0,  # not in eq. 16
         pixel=0.0,
+        silent=0.0,
     ),
 }
 
@@ -99,7 +111,7 @@ def mouth_weight(config: LipSyncStageConfig) -> Tensor:
     hills = []
     for place, (first, last) in zip(places, (config.mouth_rows, config.mouth_columns), strict=True):
         hills.append(torch.exp(-0.5 * ((place - (first + last - 1) / 2) / ((last - first) / 3.4)).square()))
-    weight = config.elsewhere + hills[0][:, None] * hills[1][None]
+    weight = config.elsewhere + (1 - config.elsewhere) * hills[0][:, None] * hills[1][None]
     return weight / weight.mean()
 
 
@@ -122,6 +134,10 @@ class LipSyncStage(Stage):
             self.network.transform.speech.requires_grad_(False)
         frozen: dict[str, nn.Module] = {"vqgan": load_vqgan(config.vqgan)}
         frames = 5
+        if config.expert is None and config.sequences and config.sync:
+            raise InputMissingError(
+                "no lip-sync expert was given", "set expert=FOLDER of its export, or sync=0 to train without eq. 15"
+            )
         if config.expert is not None:
             stored = json.loads((config.expert / "sync_expert.json").read_text())
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
@@ -153,9 +169,10 @@ class LipSyncStage(Stage):
             return None
         if self.config.hubert is None:
             raise TrainingError("this lip-sync network hears HuBERT, and no model is given", "pass --set hubert=FOLDER")
+        from talkswap.device import choose_device
         from talkswap.voice.hubert import HubertFeatures
 
-        return HubertFeatures(self.config.hubert, self.config.loop.device)
+        return HubertFeatures(self.config.hubert, choose_device(self.config.loop.device).name)
 
     # --- what is drawn
 
@@ -187,19 +204,22 @@ class LipSyncStage(Stage):
         def drawn() -> TalkingMoments:
             return self.clips[int(random.choice(len(self.clips), p=self.share))]
 
+        count = config.loop.batch
+        far = round(config.far * count)  # the last rows are the far ones
         heard = []
         for _ in range(config.sequences):
             clip = drawn()
             start = random.choice(clip.starts, 1)
             heard.append(clip.heard_during(start, self._expert_window())[0])
             for row in clip.runs(start)[0]:
-                add(clip, int(row), self._near(clip, int(row), random))
-        count = config.loop.batch
-        far = round(config.far * count)
+                if len(silent) >= count - far:
+                    add(clip, int(row), int(clip.upper_rows[int(random.integers(len(clip.upper_rows)))]))
+                else:
+                    add(clip, int(row), self._near(clip, int(row), random))
         while len(silent) < count:
             clip = drawn()
             row = int(random.integers(len(clip.lower)))
-            if len(silent) >= count - far:  # the last rows are the far ones; both need their own upper half
+            if len(silent) >= count - far:  # both need their own upper half
                 row, other = (int(clip.upper_rows[int(i)]) for i in random.integers(len(clip.upper_rows), size=2))
                 add(clip, row, other)
             elif random.random() < config.silent:

@@ -94,21 +94,24 @@ def augment_mel(mel: Tensor, strength: float = 1.0) -> Tensor:
     ``strength`` scales loudness, tilt and bend only.
     """
     batch, length, bins = mel.shape
+    place = mel.device
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(batch, 1, 1).uniform_(low, high)
+        return torch.empty(batch, 1, 1, device=place).uniform_(low, high)
 
-    ramp, time, band = torch.linspace(-1, 1, bins), torch.arange(length)[None, :, None], torch.arange(bins)[None, None]
-    bend = torch.randn(batch, 1, 1) * 0.06 * torch.sin((ramp + 1) / 2 * uniform(2, 12) + uniform(0, 6))
+    ramp = torch.linspace(-1, 1, bins, device=place)
+    time = torch.arange(length, device=place)[None, :, None]
+    band = torch.arange(bins, device=place)[None, None]
+    bend = torch.randn(batch, 1, 1, device=place) * 0.06 * torch.sin((ramp + 1) / 2 * uniform(2, 12) + uniform(0, 6))
     mel = mel + strength * (uniform(-0.3, 0.25) + uniform(-0.2, 0.2) * ramp + bend)
     floor = uniform(-1.5, -0.45) + uniform(-0.3, 0.3) * ramp + torch.randn_like(mel) * 0.05
     mel = torch.maximum(mel, floor).clamp(-1, 1)
     mel = torch.roll(mel, int(torch.randint(-3, 4, (1,))), 2)
     for _ in range(2):
-        first, width = torch.randint(0, bins, (batch, 1, 1)), torch.randint(0, bins // 8, (batch, 1, 1))
+        first, width = (torch.randint(0, most, (batch, 1, 1), device=place) for most in (bins, bins // 8))
         mel = mel.masked_fill((band >= first) & (band < first + width), HIDDEN)
     for _ in range(max(1, length // 80)):
-        first, width = torch.randint(0, length, (batch, 1, 1)), torch.randint(0, 7, (batch, 1, 1))
+        first, width = (torch.randint(0, most, (batch, 1, 1), device=place) for most in (length, 7))
         mel = mel.masked_fill((time >= first) & (time < first + width), HIDDEN)
     return mel
 
@@ -116,8 +119,9 @@ def augment_mel(mel: Tensor, strength: float = 1.0) -> Tensor:
 def warp_bands(mel: Tensor, most: float) -> Tensor:
     """Stretch the bands of each log-mel (B T 80) by a random share up to ``most``, as throats of other lengths do."""
     batch, _, bins = mel.shape
-    place = torch.arange(bins) * (1 + torch.empty(batch, 1).uniform_(-most, most))
-    place = (place + torch.empty(batch, 1).uniform_(-1, 1)).clamp(0, bins - 1)  # B 80
+    start = torch.empty(batch, 1, device=mel.device)
+    place = torch.arange(bins, device=mel.device) * (1 + start.uniform_(-most, most))
+    place = (place + start.uniform_(-1, 1)).clamp(0, bins - 1)  # B 80
     low = place.floor().long().clamp(max=bins - 2)
     part = (place - low)[:, None]
     low = low[:, None].expand(-1, mel.shape[1], -1)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 import types
 import typing
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from talkswap.errors import TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from talkswap.train.figures import StepProgress
 
 STAGES: dict[str, tuple[str, str, str]] = {
     # name: module, config class, stage class
@@ -49,27 +53,12 @@ def stage_config(stage: str, overrides: Mapping[str, Any], preset: str = "compac
 
 
 def configure(stage: str, overrides: Mapping[str, Any], preset: str = "compact") -> dict[str, Any]:
-    """What a run would use: the resolved config and, where the stage can be built, its parameter counts."""
-    from talkswap.train.loop import plain
+    """What a run would be: the resolved config, and parameters, FLOPs and memory of its networks, without data."""
+    from talkswap.train.estimate import estimate
+    from talkswap.train.stage import plain
 
     config = stage_config(stage, overrides, preset)
-    resolved = {"stage": stage, "preset": preset, "config": plain(config)}
-    network = _network_of(stage, config)
-    if network is not None:
-        resolved["parameters"] = network
-    return resolved
-
-
-def _network_of(stage: str, config: Any) -> dict[str, int] | None:
-    """Parameters of the stage's networks, counted without memory or data."""
-    import torch
-
-    module = import_module(STAGES[stage][0])
-    build: Callable[[Any], Mapping[str, torch.nn.Module]] | None = getattr(module, "networks", None)
-    if build is None:
-        return None
-    with torch.device("meta"):
-        return {name: sum(p.numel() for p in net.parameters()) for name, net in build(config).items()}
+    return {"stage": stage, "preset": preset, "config": plain(config), **estimate(stage, config)}
 
 
 def train(
@@ -80,8 +69,20 @@ def train(
     preset: str = "compact",
     resume: bool = True,
     echo: Callable[[str], None] = print,
+    watch: Callable[[StepProgress], None] | None = None,
 ) -> dict[str, float]:
     """Train one stage in the folder ``run``, or go on with what is there.
+
+    Under ``accelerate launch`` every process calls this, and they train together.
+
+    Args:
+        stage: a key of :data:`STAGES`.
+        overrides: settings by their dotted names.
+        run: the run's folder; with several hosts one that all of them share.
+        preset: ``compact`` or ``paper``.
+        resume: whether a begun run may be taken up.
+        echo: is given lines for the user.
+        watch: is told after every step where the run is; without it ``echo`` is given the rows of the curve.
 
     Returns:
         The finished stage's scores; empty when ``loop.max_minutes`` came first.
@@ -89,25 +90,40 @@ def train(
     Raises:
         TrainingError: ``run`` holds a run that must not be overwritten, or one of another configuration.
         TrainingDataError: the prepared data are missing.
+        DeviceError: the device asked for cannot be had.
+        DependencyError: accelerate is not installed.
     """
-    from talkswap.device import choose_device
-    from talkswap.train.loop import Trainer, plain
+    began = time.monotonic()
+    from talkswap.train import checkpoint
+    from talkswap.train.loop import Trainer
+    from talkswap.train.processes import Processes
+    from talkswap.train.stage import plain, share_config
 
     config = stage_config(stage, overrides, preset)
-    choose_device(config.loop.device)
-    begun = (run / "checkpoint").exists() or (run / "checkpoint.old").exists()
+    begun = checkpoint.exists(run)
     if begun and not resume:
         raise TrainingError(f"{run} already holds a run", "choose another --run, or go on with --resume")
     if begun:
         _check_same(run / "config.json", json.loads(json.dumps(plain(config))))
-    trainer = Trainer(getattr(import_module(STAGES[stage][0]), STAGES[stage][2])(config), config.loop, run)
-    if resume and trainer.resume():
-        echo(f"going on at step {trainer.step} of {config.loop.steps}")
-    return trainer.train(echo)
+    processes = Processes(config.loop.device, config.loop.precision, config.loop.accumulate)
+    try:
+        # stages that compute features ask for the device by name
+        loop = dataclasses.replace(config.loop, device=processes.device.type)
+        share = share_config(dataclasses.replace(config, loop=loop), processes.count)
+        built = getattr(import_module(STAGES[stage][0]), STAGES[stage][2])(share)
+        trainer = Trainer(built, loop, run, processes, began)
+        if resume and trainer.resume(echo) and processes.main:
+            echo(f"going on at step {trainer.step} of {config.loop.steps}")
+        return trainer.train(echo, watch)
+    finally:
+        processes.end()
 
 
-MAY_CHANGE = {"max_minutes", "save_minutes", "log_every", "sample_every", "device", "threads", "prefetch"}
-"""Settings of the loop that do not change what a run computes."""
+MAY_CHANGE = {
+    "max_minutes", "save_minutes", "log_every", "sample_every", "device", "threads", "workers", "prefetch", "accumulate",
+}  # fmt: skip
+"""Settings of the loop that another machine may need otherwise.  The micro-batches (``accumulate``), like the number of
+processes, decide which samples are drawn, not how many make a step."""
 
 
 def _check_same(path: Path, config: dict[str, Any]) -> None:

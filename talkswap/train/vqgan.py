@@ -20,9 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from talkswap.data.stills import StillAugmentation, Stills, draw_still, importance, open_stills
+from talkswap.errors import InputMissingError
 from talkswap.systems.swaptalk.vqgan import PAPER, VQGAN, Quantized, VQGANConfig
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
-from talkswap.train.perceptual import PerceptualNetwork, perceptual_loss
+from talkswap.train.perceptual import PerceptualNetwork, identity_distance, perceptual_loss
 from talkswap.types import FloatArray, UInt8Image
 
 
@@ -38,13 +39,15 @@ class VQGANStageConfig:
     start: Path | None = None  # weights of an earlier run
     pixel: float = 1.0  # L1
     gradient: float = 1.0  # L1 of image gradients
-    commitment: float = 0.03  # eq. 4, first term
+    commitment: float = 0.06  # eq. 4, first term
     continuous: int = 0  # first steps without quantization; codes then start at what the encoder says
     codebook: float = 0.0  # eq. 4, second term; 1.0 for codes that learn by gradient
-    perceptual: float = 0.0
+    perceptual: float = 0.0  # eq. 3, second term
     perceptual_network: Path | None = None
+    perceptual_sum: bool = False  # over layers, as in eq. 3; else a mean that does not depend on the network's scale
     identity: float = 0.0
-    identity_network: Path | None = None
+    identity_network: Path | None = None  # folder
+    identity_l1: bool = False  # as in eq. 5; else 1 - cosine
     adversarial: float = 0.0  # eq. 6; with adversarial_balance a share of the other terms' gradient
     adversarial_start: int = 0  # step
     adversarial_balance: bool = False
@@ -109,6 +112,14 @@ class VQGANStage(Stage):
         if config.adversarial:
             self.discriminator = PatchDiscriminator()
         teachers = nn.ModuleDict()
+        for name, weight, given in (
+            ("perceptual", config.perceptual, config.perceptual_network),
+            ("identity", config.identity, config.identity_network),
+        ):
+            if weight and given is None:
+                raise InputMissingError(
+                    f"no {name} network was given", f"set {name}_network, or {name}=0 to train without that term"
+                )
         if config.perceptual and config.perceptual_network:
             teachers["perceptual"] = PerceptualNetwork(config.perceptual_network)
         if config.identity and config.identity_network:
@@ -122,6 +133,7 @@ class VQGANStage(Stage):
         ]
         self.augmentation = StillAugmentation()
         self._made: Tensor | None = None
+        self._seen: list[list[tuple[Tensor, Tensor]]] = []  # raw vectors and numbers by half, of a step's micro-batches
 
     def batch(self, step: int) -> Batch:
         config = self.config
@@ -200,13 +212,13 @@ class VQGANStage(Stage):
         with torch.no_grad():
             logs["psnr"] = -10 * torch.log10(((made.clamp(-1, 1) - crop) / 2).square().mean((1, 2, 3))).mean()
         if "perceptual" in self.frozen:
-            perceptual = perceptual_loss(self.frozen["perceptual"], made[window], crop[window])
+            perceptual = perceptual_loss(self.frozen["perceptual"], made[window], crop[window], config.perceptual_sum)
             total = total + config.perceptual * perceptual
             logs["perceptual"] = perceptual.detach()
         if "identity" in self.frozen:
             with torch.no_grad():
                 wanted = self.frozen["identity"](crop)
-            identity = 1 - (self.frozen["identity"](made) * wanted).sum(1).mean()
+            identity = identity_distance(self.frozen["identity"](made), wanted, config.identity_l1)
             total = total + config.identity * identity
             logs["identity"] = identity.detach()
         return total, logs
@@ -214,9 +226,10 @@ class VQGANStage(Stage):
     def _coding(self, upper: Quantized, lower: Quantized, quantizing: bool) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Both terms of eq. 4, and how many codes are in use."""
         config = self.config
-        self._quantized = (upper, lower)
-        commitment = torch.stack([(q.raw - q.chosen.detach()).abs().mean() for q in (upper, lower)]).sum()
-        codebook = torch.stack([(q.raw.detach() - q.chosen).abs().mean() for q in (upper, lower)]).sum()
+        self._seen.append([(q.raw.detach(), q.number) for q in (upper, lower)])
+        # a mean over both halves: in eq. 4 they are one latent
+        commitment = torch.stack([(q.raw - q.chosen.detach()).abs().mean() for q in (upper, lower)]).mean()
+        codebook = torch.stack([(q.raw.detach() - q.chosen).abs().mean() for q in (upper, lower)]).mean()
         books = (self.network.upper, self.network.lower)
         used = torch.stack([(book.used > config.revive_below).float().mean() for book in books]).mean()
         total = config.commitment * commitment + config.codebook * codebook
@@ -229,16 +242,19 @@ class VQGANStage(Stage):
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
     def after_step(self, step: int) -> None:
+        seen, self._seen = self._seen, []
         if self.config.decoder_only:
             return
-        for codebook, quantized in zip((self.network.upper, self.network.lower), self._quantized, strict=True):
+        for half, codebook in enumerate((self.network.upper, self.network.lower)):
+            # every process moves the codes by what all of them saw, so that the codebooks stay one
+            raw, number = (torch.cat([self.gathered(halves[half][kind]) for halves in seen]) for kind in (0, 1))
             # early on the encoder moves fast: follow faster, so that codes do not lag behind it
             if step < self.config.continuous:
                 if step >= self.config.continuous - 64:
-                    codebook.start_at(quantized.raw.detach(), step - self.config.continuous + 64, 64)
+                    codebook.start_at(raw, step - self.config.continuous + 64, 64)
                 continue
             decay = min(self.config.code_decay, 0.9 + step / 20000)
-            codebook.follow(quantized.raw.detach(), quantized.number, decay, self.config.revive_below)
+            codebook.follow(raw, number, decay, self.config.revive_below)
 
     def _held_out(self, name: str, count: int) -> Tensor:
         stills = open_stills(self.config.data / name)
@@ -294,18 +310,30 @@ PRESETS = {
     "compact": VQGANStageConfig(
         continuous=300, loop=LoopConfig(steps=4000, batch=8, learning_rate=6e-4, warmup=100, ema=0.998)
     ),
-    # Section IV-A: hinge GAN + 1.0 (L1 + VGG) + 1.0 VQ + 1.0 identity, Adam with 4.5e-6, batch 12
+    # Section IV-B names weights, batch, rate and Adam.  It is silent on the rest: steps, adversarial_start (none), the
+    # discriminator's shape, code revival and the running mean are ours; neither warm-up nor decay of the rate.
     "paper": VQGANStageConfig(
-        network=PAPER,
-        gradient=0.0,
-        commitment=1.0,
+        network=PAPER,  # III-A and table II: f = 16, 2 x 2048 codes of 256; f = 8 is PAPER_8X, by --set network.widths
+        gradient=0.0,  # not in eq. 3
+        commitment=1.0,  # IV-B: lambda_VQ, both terms of eq. 4
         codebook=1.0,
-        perceptual=1.0,
-        identity=1.0,
-        adversarial=1.0,
-        outside=1.0,
+        perceptual=1.0,  # IV-B: lambda_rec, both terms of eq. 3
+        perceptual_sum=True,
+        identity=1.0,  # IV-B: lambda_id, eq. 5
+        identity_l1=True,
+        adversarial=1.0,  # eq. 6
+        outside=1.0,  # eq. 3 weighs all pixels alike
         face=1.0,
         parts=1.0,
-        loop=LoopConfig(steps=1_000_000, batch=12, learning_rate=4.5e-6, final_rate=1.0, warmup=1, weight_decay=0.0),
+        loop=LoopConfig(
+            steps=1_000_000,
+            batch=12,  # IV-B
+            learning_rate=4.5e-6,  # IV-B, of both networks
+            discriminator_rate=4.5e-6,
+            betas=(0.9, 0.999),  # IV-B: Adam
+            weight_decay=0.0,
+            final_rate=1.0,
+            warmup=1,
+        ),
     ),
 }
