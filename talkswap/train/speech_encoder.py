@@ -49,6 +49,7 @@ class SpeechEncoderStageConfig:
     lags: Path | None = None  # lags.json of an earlier run
     stretch: int = 96  # tokens per sample: 2.4 s
     silent: float = 0.08  # share of samples that are silence with a closed mouth
+    noisy: float = 0.0  # of those, the share with noise in place of an even level; 0.6 closes lips in a noisy room
     correlation: float = 0.5  # weight of 1 - Pearson within a stretch
     calibration: int = 12  # every so-many-th training clip only sets gain and offset
     amplitude: float = 1.0  # spread of wanted shapes over that of true ones
@@ -114,6 +115,16 @@ def augment_mel(mel: Tensor, strength: float = 1.0) -> Tensor:
         first, width = (torch.randint(0, most, (batch, 1, 1), device=place) for most in (length, 7))
         mel = mel.masked_fill((time >= first) & (time < first + width), HIDDEN)
     return mel
+
+
+def room_noise(rows: int, bins: int, random: np.random.Generator, noisy: bool) -> Tensor:
+    """Log-mel (rows bins) without a voice: an even level, or noise up to about -48 dB."""
+    if not noisy:
+        return torch.full((rows, bins), float(SILENCE + 0.5 * random.random() ** 2))
+    level = random.uniform(-1.0, -0.35) + random.uniform(-0.3, 0.35) * np.linspace(-1, 1, bins)
+    grain = random.standard_normal((rows + 2, bins)) * random.uniform(0.04, 0.12)
+    mel = level + (grain[:-2] + grain[1:-1] + grain[2:]) / np.sqrt(3)  # windows overlap, so frames are alike
+    return torch.from_numpy(np.clip(mel, SILENCE, 1).astype(np.float32))
 
 
 def warp_bands(mel: Tensor, most: float) -> Tensor:
@@ -230,10 +241,9 @@ class SpeechEncoderStage(Stage):
         pieces = []
         for _ in range(config.loop.batch):
             if random.random() < config.silent:
-                level = SILENCE + 0.5 * random.random() ** 2  # digital silence to room noise
                 rest = self.rest.expand(config.stretch, -1)
                 sound = torch.zeros(config.stretch, dtype=torch.long)
-                mel = torch.full((rows, net.bins), float(level))
+                mel = room_noise(rows, net.bins, random, random.random() < config.noisy)
                 pieces.append((mel, rest, torch.ones(config.stretch), sound, rest))
                 continue
             source: SpeechLabels

@@ -17,6 +17,7 @@ from talkswap.train.speech_encoder import (
     augment_mel,
     pearson,
     read_lags,
+    room_noise,
     warp_bands,
 )
 from talkswap.train.speech_labels import ClipLabels, SpeechLabels, load_encoder
@@ -168,3 +169,13 @@ def test_sounds_and_a_teacher_are_learnt_from_speech_without_a_picture(talking_f
     assert load_encoder(tmp_path / "pupil" / "export").config == SMALL
     with pytest.raises(TrainingDataError, match="no speech_encoder"):
         load_encoder(tmp_path)
+
+
+def test_room_noise_is_grainy_and_stays_below_speech() -> None:
+    random = np.random.default_rng(0)
+    even = room_noise(50, 80, random, noisy=False)
+    noises = torch.stack([room_noise(50, 80, random, noisy=True) for _ in range(20)])
+    assert even.max() == even.min() <= -0.5
+    assert noises.shape == (20, 50, 80)
+    assert noises.min() >= -1 and noises.mean((1, 2)).max() < -0.3
+    assert noises.diff(dim=1).abs().mean() > 0.01
