@@ -1,11 +1,12 @@
-"""Perceptual loss on the features of a frozen classification network (second term of eq. 3).
+"""Losses on the features of frozen networks: perceptual (second term of eq. 3) and identity (eq. 5 and 9).
 
-The network is a VGG-19 of fewer channels with reflect padding, whose file names its layers ``convLI``
+The perceptual network is a VGG-19 of fewer channels with reflect padding, whose file names its layers ``convLI``
 (level L, number I); where torchvision's own VGG-19 is wanted, its features fit the same loss.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -55,10 +56,31 @@ class PerceptualNetwork(nn.Module):
         return taps
 
 
-def perceptual_loss(network: PerceptualNetwork, result: Tensor, truth: Tensor) -> Tensor:
-    """Mean over levels of the L1 distance of features, each level scaled to the truth's mean magnitude."""
+def perceptual_loss(network: PerceptualNetwork, result: Tensor, truth: Tensor, as_in_paper: bool = False) -> Tensor:
+    """L1 distance of features.
+
+    Args:
+        network: frozen.
+        result, truth: B 3 H W; only ``result`` receives gradients.
+        as_in_paper: the sum over levels of eq. 3; else the mean over levels, each relative to the truth's magnitude,
+            so that a weight means the same with every network.
+    """
     with torch.no_grad():
         wanted = network(truth)
-    got = network(result)
-    distances = [(a - b).abs().mean() / (b.abs().mean() + 1e-6) for a, b in zip(got, wanted, strict=True)]
-    return torch.stack(distances).mean()
+    pairs = list(zip(network(result), wanted, strict=True))
+    if as_in_paper:
+        return torch.stack([(a - b).abs().mean() for a, b in pairs]).sum()
+    return torch.stack([(a - b).abs().mean() / (b.abs().mean() + 1e-6) for a, b in pairs]).mean()
+
+
+def identity_distance(given: Tensor, wanted: Tensor, as_in_paper: bool = False) -> Tensor:
+    """Mean distance of identities (B D each, unit length).
+
+    Args:
+        given, wanted: rows belong together.
+        as_in_paper: the L1 of eq. 5 and 9; else 1 - cosine.  The paper's features are ArcFace's before they are brought
+            to unit length, whose entries are about one: so are these, times sqrt(D).
+    """
+    if as_in_paper:
+        return (given - wanted).abs().mean() * math.sqrt(given.shape[1])
+    return 1 - (given * wanted).sum(1).mean()

@@ -58,8 +58,9 @@ def configured(folder: Any, expert: Path | None, **changes: Any) -> LipSyncStage
 
 
 def test_a_short_run_learns_the_told_mouth_and_exports(talking_folder: Any, expert: Path, tmp_path: Path) -> None:
-    stage = LipSyncStage(configured(talking_folder, expert))
-    scores = Trainer(stage, LOOP, tmp_path).train(echo=lambda line: None)
+    loop = replace(LOOP, steps=60, log_every=5)
+    stage = LipSyncStage(configured(talking_folder, expert, loop=loop))
+    scores = Trainer(stage, loop, tmp_path).train(echo=lambda line: None)
     rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     assert rows[-1]["probe"] < 0.8 * rows[0]["probe"]
     assert rows[-1]["code"] < rows[-1]["untouched"]
@@ -122,7 +123,7 @@ def test_the_speech_encoder_stays_as_it_was_trained(talking_folder: Any, expert:
 def test_hubert_features_are_asked_for_by_name(talking_folder: Any) -> None:
     network = replace(NETWORK, backbone="unet", speech="hubert", speech_width=24, window=10)
     with pytest.raises(TrainingError, match="hears HuBERT"):
-        LipSyncStage(configured(talking_folder, None, network=network))
+        LipSyncStage(configured(talking_folder, None, network=network, sequences=0))
 
 
 def test_a_network_that_hears_hubert_trains(talking_folder: Any, tmp_path: Path) -> None:
