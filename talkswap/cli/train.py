@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from talkswap.cli.output import note, to_json
+from talkswap.cli.output import to_json
+from talkswap.cli.train_progress import choose_training_progress
 from talkswap.errors import InputMissingError, UsageError
 
 
@@ -58,10 +60,13 @@ def read_setting(text: str) -> tuple[str, Any]:
 
 def command(
     stage: Annotated[str, typer.Argument(help="faces, identity, vqgan, face-swap, sync-expert, lip-sync …")],
-    data: Annotated[Path, typer.Option(help="Folder made by `talkswap data prepare`.", show_default=False)],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder made by `talkswap data prepare`.", show_default=False)
+    ] = None,
     run: Annotated[
-        Path, typer.Option(help="Folder for checkpoints, curve, samples and the finished weights.", show_default=False)
-    ],
+        Path | None,
+        typer.Option(help="Folder for checkpoints, curve, samples and the finished weights.", show_default=False),
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.", show_default=False)] = None,
     preset: Annotated[Literal["compact", "paper"], typer.Option(help="Size of the networks.")] = "compact",
     settings: Annotated[
@@ -69,26 +74,45 @@ def command(
         typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as loop.batch=8; may be repeated."),
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Same as --set loop.steps=N.", show_default=False)] = None,
-    device: Annotated[str | None, typer.Option(help="Same as --set loop.device=NAME.", show_default=False)] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps; same as --set loop.device=NAME.", show_default=False)
+    ] = None,
     max_minutes: Annotated[
-        float | None, typer.Option(min=0, help="Save and stop after this long; run again to go on.", show_default=False)
+        float | None,
+        typer.Option(min=0, help="Save and stop before that long; run again to go on.", show_default=False),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Take up the run where it stopped.")] = True,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the configuration as JSON and train nothing.")
+        bool,
+        typer.Option("--dry-run", help="Print configuration, parameters, FLOPs and memory as JSON; needs no data."),
     ] = False,
 ) -> None:
-    """Train one stage; its curve, a sample sheet and its scores appear in the run folder."""
+    """Train one stage; its curve, a sample sheet and its scores appear in the run folder.
+
+    Several GPUs or hosts: accelerate launch -m talkswap train STAGE …
+    """
     overrides = read_config(config) if config is not None else {}
-    overrides["data"] = str(data)
+    if data is not None:
+        overrides["data"] = str(data)
     for key, value in (("loop.steps", steps), ("loop.device", device), ("loop.max_minutes", max_minutes)):
         if value is not None:
             overrides[key] = value
     overrides |= dict(read_setting(text) for text in settings or ())
-    from talkswap.train import configure, train
+    from talkswap.train import configure, stage_config, train
 
     if dry_run:
         typer.echo(to_json(configure(stage, overrides, preset)))
         return
-    scores = train(stage, overrides, run, preset=preset, resume=resume, echo=note)
-    typer.echo(to_json(scores))
+    stage_config(stage, overrides, preset)  # a stage or setting that does not exist is named before anything else
+    if data is None or run is None:
+        missing = "--data" if data is None else "--run"
+        raise UsageError(f"train needs {missing} FOLDER", "only --dry-run goes without")
+    with choose_training_progress() as progress:
+        scores = train(stage, overrides, run, preset=preset, resume=resume, echo=progress.echo, watch=progress.watch)
+    if is_main_process():
+        typer.echo(to_json(scores))
+
+
+def is_main_process() -> bool:
+    """Whether this is the one of several launched processes that speaks for all."""
+    return os.environ.get("RANK", "0") == "0"

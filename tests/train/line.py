@@ -77,6 +77,8 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":  # one of several processes that train together; see test_processes.py
+    import os
+    import signal
     import sys
     from dataclasses import replace
 
@@ -84,11 +86,19 @@ if __name__ == "__main__":  # one of several processes that train together; see 
     from talkswap.train.processes import Processes
     from talkswap.train.stage import share_config
 
-    run, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
-    begun = LineConfig(dropout=0.0)
-    begun = replace(begun, loop=replace(begun.loop, **settings))
-    together = Processes("cpu", "float32", begun.loop.accumulate)
-    trainer = Trainer(LineStage(share_config(begun, together.count)), begun.loop, run, together)
+    run, stop_at = Path(sys.argv[1]), int(sys.argv[2])
+
+    class Stopped(LineStage):
+        """Rank 1 alone is told to end, in the middle of a step."""
+
+        def after_step(self, step: int) -> None:
+            super().after_step(step)
+            if step == stop_at and os.environ["RANK"] == "1":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    config = replace(LineConfig(), dropout=0.0)
+    together = Processes("cpu", "float32")
+    trainer = Trainer(Stopped(share_config(config, together.count)), config.loop, run, together)
     trainer.resume(print)
     trainer.train(print)
     together.end()
