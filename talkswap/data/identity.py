@@ -137,7 +137,8 @@ def label_folder(folder: Path, teacher_path: Path, out: Path, batch: int = 32) -
         for crop, points in zip(crops[start : start + batch], landmarks[start : start + batch], strict=True):
             squares.append(teacher.cut(crop, five_points(points)))
             squares.append(teacher.cut(*mirrored(crop, points)))
-        pieces.append(teacher(np.stack(squares)).reshape(-1, 2, 256))
+        vectors = teacher(np.stack(squares))
+        pieces.append(vectors.reshape(-1, 2, vectors.shape[1]))
     labels = np.concatenate(pieces)
     np.save(out, labels)
     return labels
