@@ -28,8 +28,6 @@ import numpy as np
 from talkswap.data.teachers import LandmarkTeacher, label_clip
 from talkswap.errors import TrainingDataError
 from talkswap.faces.align import align
-from talkswap.media.probe import probe
-from talkswap.media.reader import ClipReader
 from talkswap.types import FloatArray, UInt8Image
 from talkswap.voice.load import load_voice
 
@@ -89,6 +87,9 @@ def prepare_portraits(config: PortraitsConfig, split: str) -> int:
 
 def prepare_clip(job: tuple[PortraitsConfig, Path, str]) -> tuple[str, int, int]:
     """Label one clip; writes its npz and its stills; returns (name, frames, frames with a face)."""
+    # imported here, since the stages read CROP from this module on machines that have no PyAV
+    from talkswap.media.probe import probe
+    from talkswap.media.reader import ClipReader
 
     config, path, split = job
     out = config.out / f"clips-{split}" / f"{path.stem}.npz"

@@ -82,5 +82,32 @@ def test_unknown_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_missing_data_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["data", "prepare", str(tmp_path / "nothing"), str(tmp_path / "out"), "--teachers", str(tmp_path)]) == 3
-    assert "is no folder" in capsys.readouterr().err
+    assert main(["train", "vqgan", "--data", str(tmp_path / "nothing"), "--run", str(tmp_path / "run")]) == 17
+    assert "no prepared stills" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "said"),
+    [
+        (["--device", "cuda"], 13, "no CUDA device can be had"),
+        (["--device", "tpu"], 13, "unknown device tpu"),
+        (["--set", "loop.precision=fp16", "--device", "cpu"], 13, "fp16 needs a GPU"),
+        (["--set", "loop.accumulate=3"], 18, "a batch of 8 cannot be shared evenly by 1 process x loop.accumulate=3"),
+    ],
+)
+def test_runs_that_cannot_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, more: list[str], code: int,
+    said: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert main(["train", "vqgan", "--data", str(tmp_path), "--run", str(tmp_path / "run"), *more]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_a_dry_run_needs_neither_data_nor_run_and_a_run_needs_both(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "vqgan", "--preset", "paper", "--dry-run"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"config", "parameters", "trained", "flops", "memory", "estimated"} <= told.keys()
+    assert told["memory"]["total"] > 1e9
+    assert main(["train", "vqgan", "--data", "."]) == 2
+    assert "train needs --run FOLDER" in capsys.readouterr().err
