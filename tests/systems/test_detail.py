@@ -17,15 +17,35 @@ def smooth(picture: np.ndarray, sigma: float) -> np.ndarray:
     return np.asarray(cv2.GaussianBlur(picture, (0, 0), sigma))
 
 
-def test_coarse_content_is_the_networks_and_fine_content_the_pictures() -> None:
-    config, whole = DetailConfig(), np.ones((160, 160), np.float32)
-    picture = smooth(noise(), 1.0)
-    made = np.clip(smooth(picture, 4.0).astype(int) + 30, 0, 255).astype(np.uint8)  # blurred, and of another light
-    joined = add_detail(made, picture, whole, config)
-    sigma = 3 * config.sigma * 160 / 320
-    assert np.abs(smooth(joined, sigma).astype(float) - smooth(made, sigma)).mean() < 1.5
+def waves(length: float, size: int = 160) -> np.ndarray:
+    """Grey waves of +-20 levels, ``length`` px from crest to crest."""
+    return np.repeat(np.tile(20 * np.sin(2 * np.pi * np.arange(size) / length), (size, 1))[:, :, None], 3, 2)
+
+
+def test_shapes_are_the_networks_and_the_finest_and_the_widest_bands_the_pictures() -> None:
+    whole = np.ones((160, 160), np.float32)
+    picture = np.clip(0.6 * smooth(noise(), 1.0) + 50, 0, 255).astype(np.uint8)
+    shapes = smooth(picture, 4.0).astype(float) + waves(24)
+    made = np.clip(shapes + 30, 0, 255).astype(np.uint8)  # blurred, with shapes of its own, and of another light
+    joined = add_detail(made, picture, whole, DetailConfig())
+    assert joined.mean() == pytest.approx(picture.mean(), abs=3), "the light is the picture's"
+    left = (smooth(joined, 1.5).astype(float) - smooth(picture, 1.5))[20:-20, 20:-20].mean((0, 2))
+    assert np.corrcoef(left, waves(24)[0, 20:-20, 0])[0, 1] > 0.95, "the shapes are the networks'"
+    assert np.ptp(left) > 24
     sharpness = [cv2.Laplacian(x, cv2.CV_64F).var() for x in (made, joined, picture)]
     assert sharpness[1] == pytest.approx(sharpness[2], rel=0.25) and sharpness[0] < 0.1 * sharpness[2]
+
+
+def test_a_moved_mouth_takes_on_the_light_of_the_face_around_it() -> None:
+    share = np.ones((320, 320), np.float32)
+    share[200:280, 100:220] = 0
+    picture = np.full((320, 320, 3), (150, 120, 100), np.uint8)
+    made = np.full((320, 320, 3), (170, 110, 120), np.uint8)  # tinted
+    made[230:240, 130:190] = (60, 20, 30)  # the opening that speech asks for
+    joined = add_detail(made, picture, share, DetailConfig()).astype(float)
+    assert np.abs(joined[210:225, 110:210] - picture[0, 0]).max() < 6
+    mouth = joined[233:237, 150:170].mean((0, 1))
+    assert np.abs(mouth - [40, 30, 10]).max() < 8, "its shape stays, moved by the same tint"
 
 
 def test_no_share_leaves_the_networks_answer_bit_by_bit() -> None:
@@ -53,11 +73,8 @@ def test_colour_is_the_pictures_and_light_the_networks() -> None:
     whole = np.ones((160, 160), np.float32)
     grey = np.full((160, 160, 3), 120, np.uint8)
     green = grey.copy()
-    green[60:100, 60:100] = (100, 130, 100)  # an iris painted green
-    brighter = cv2.add(green, np.full_like(green, 20))
-    joined = add_detail(brighter, grey, whole, DetailConfig())[70:90, 70:90].reshape(-1, 3).astype(float).mean(0)
-    assert np.ptp(joined) < 2, "the hue of the picture"
-    light = brighter[80, 80] @ np.array([0.299, 0.587, 0.114])
-    assert joined.mean() == pytest.approx(light, abs=2), "the brightness of the networks' answer"
-    untinted = add_detail(brighter, grey, whole, DetailConfig(tint=0.0))[80, 80].astype(float)
-    assert np.ptp(untinted) > 20
+    green[76:84, 76:84] = (120, 160, 120)  # an iris painted green, too small for the widest band
+    joined = add_detail(green, grey, whole, DetailConfig())[80, 80].astype(float)
+    untinted = add_detail(green, grey, whole, DetailConfig(tint=0.0))[80, 80].astype(float)
+    assert np.ptp(joined) < 3 < 12 < np.ptp(untinted), "the hue of the picture"
+    assert joined.mean() > 125, "the brightness of the networks' answer"

@@ -3,7 +3,8 @@
 A compact VQGAN keeps shapes and colours and loses pores, lashes and single hairs.  Where the result should look as
 the guide does (the source's own skin, laid on the target's face) or as the target does (no swap), the two
 are joined by frequency, as in multi-band blending (Burt and Adelson, 1983): what is coarser than ``sigma`` from the
-networks, what is finer from the picture.  Where speech has moved the face, the networks' answer stays as it is.
+networks, what is finer from the picture.  Where speech has moved the face, the networks' shapes stay; only their
+overall colour follows what lies around, so that a mouth has the light and hue of the face that it is in.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from talkswap.types import FloatArray, UInt8Image
 
+_CELL = 8  # px: overall colour is found on a grid that coarse
 _LIGHT = np.array([[0.299, 0.587, 0.114]], np.float32)  # Rec. 601 luma
 
 
@@ -25,8 +27,22 @@ class DetailConfig:
     sigma: float = 3.0  # px of a 320 px crop: detail finer than this comes from the picture
     strength: float = 1.0  # share of it; 0 switches it off
     tint: float = 1.0  # share of the coarser bands' colour, not brightness, that comes from the picture as well
+    wide: float = 20.0  # px of a 320 px crop: light and colour coarser than this come from the picture everywhere
     still: float = 0.12  # change of a cell's code (root mean square, codes of unit variance) that leaves all detail
     moved: float = 0.40  # and the change from which the networks' answer stays as it is
+
+
+def _overall(difference: FloatArray, share: FloatArray, sigma: float) -> FloatArray:
+    """The part of a difference (S S 3) that is coarser than ``sigma`` cells, taken where ``share`` counts and carried on
+    into the rest (normalised convolution, Knutsson and Westin, 1993)."""
+    size = difference.shape[0]
+    cells = (size // _CELL, size // _CELL)
+    weight = np.asarray(cv2.resize(share, cells, interpolation=cv2.INTER_AREA), np.float32)
+    small = cv2.resize(difference, cells, interpolation=cv2.INTER_AREA) * weight[:, :, None]
+    scale = sigma * size / 320
+    known = cv2.GaussianBlur(weight, (0, 0), scale)[:, :, None]
+    around = cv2.GaussianBlur(small, (0, 0), scale) / (known + 0.005)  # where nothing near counts, nothing is added
+    return np.asarray(cv2.resize(around, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def detail_share(change: FloatArray, size: int, config: DetailConfig) -> FloatArray:
@@ -51,12 +67,19 @@ def add_detail(made: UInt8Image, picture: UInt8Image, share: FloatArray, config:
         share: S S in [0, 1].
     """
     sigma = config.sigma * made.shape[0] / 320
-    # One blur of the difference does for both: made + share * (picture - made - blur(picture - made))
     difference = cv2.subtract(picture, made, dtype=cv2.CV_32F)
     coarse = cv2.GaussianBlur(difference, (0, 0), sigma)
-    # An adversarial decoder draws shapes well and paints irises and lips a little green or red: light stays its own
-    # and follows the target's, colour need not.
-    light = cv2.cvtColor(cv2.transform(coarse, _LIGHT), cv2.COLOR_GRAY2RGB)
-    fine = difference - coarse + config.tint * (coarse - light)
-    joined = made.astype(np.float32) + share[:, :, None] * fine
-    return np.asarray(np.clip(np.rint(joined), 0, 255), np.uint8)
+    overall = _overall(coarse, share, config.wide / _CELL)
+    # In place from here on: fresh arrays of this size cost more than the sums that go into them.
+    added = np.subtract(difference, coarse, out=difference)  # the finest band
+    coarse -= overall
+    # An adversarial decoder draws shapes well and paints irises and lips a little green or red: what lies between the
+    # bands keeps its own light, and not its own colour.
+    coarse -= cv2.transform(coarse, _LIGHT)[:, :, None]
+    coarse *= config.tint
+    added += coarse
+    added *= share[:, :, None]
+    added += overall
+    added += made
+    np.clip(np.rint(added, out=added), 0, 255, out=added)
+    return np.asarray(added, np.uint8)
