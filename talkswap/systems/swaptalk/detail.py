@@ -67,15 +67,15 @@ def add_detail(made: UInt8Image, picture: UInt8Image, share: FloatArray, config:
         share: S S in [0, 1].
     """
     sigma = config.sigma * made.shape[0] / 320
-    difference = cv2.subtract(picture, made, dtype=cv2.CV_32F)
-    coarse = cv2.GaussianBlur(difference, (0, 0), sigma)
+    difference: FloatArray = np.asarray(cv2.subtract(picture, made, dtype=cv2.CV_32F), np.float32)
+    coarse: FloatArray = np.asarray(cv2.GaussianBlur(difference, (0, 0), sigma), np.float32)
     overall = _overall(coarse, share, config.wide / _CELL)
     # In place from here on: fresh arrays of this size cost more than the sums that go into them.
     added = np.subtract(difference, coarse, out=difference)  # the finest band
     coarse -= overall
     # An adversarial decoder draws shapes well and paints irises and lips a little green or red: what lies between the
     # bands keeps its own light, and not its own colour.
-    coarse -= cv2.transform(coarse, _LIGHT)[:, :, None]
+    coarse -= np.asarray(cv2.transform(coarse, _LIGHT), np.float32)[:, :, None]
     coarse *= config.tint
     added += coarse
     added *= share[:, :, None]
