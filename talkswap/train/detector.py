@@ -25,7 +25,7 @@ from talkswap.data.detection import (
 )
 from talkswap.data.face_views import StoredFaces, read_backgrounds
 from talkswap.faces.detector import DetectorNetwork, FaceDetector, face_square, save_detector
-from talkswap.train.faces import HELD_BACKGROUNDS, HELD_SCENES, FacesStageConfig
+from talkswap.train.faces import HELD_BACKGROUNDS, HELD_SCENES, FacesStageConfig, check_enough
 from talkswap.train.loop import Batch, Stage
 from talkswap.types import UInt8Image
 
@@ -57,6 +57,8 @@ class DetectorStage(Stage):
         backgrounds = read_backgrounds(config.scenes)
         teacher = config.teachers / DETECTOR_TEACHER_FILE
         scenes = read_scenes(config.scenes, DetectorTeacher(teacher, DOUBTFUL) if teacher.is_file() else None)
+        check_enough(len(backgrounds), HELD_BACKGROUNDS, "backgrounds", config.scenes)
+        check_enough(len(scenes), HELD_SCENES, "labelled photographs", config.scenes)
         self._held_backgrounds = backgrounds[:HELD_BACKGROUNDS]
         self._held_scenes = scenes[-HELD_SCENES:]
         self._painter = ScenePainter(settings.pictures, faces, scenes[:-HELD_SCENES], backgrounds[HELD_BACKGROUNDS:])

@@ -121,6 +121,7 @@ class FaceSwapStage(Stage):
         teachers = {"vqgan": self.vqgan, "identity": self.identity, "perceptual": self.perceptual}
         self.frozen = nn.ModuleDict({name: teacher for name, teacher in teachers.items() if teacher is not None})
         self._held_out: dict[str, Tensor] | None = None
+        self._draw().draw(np.random.default_rng(config.seed))  # what cannot be scored is refused before the first step
 
     # --- training
 
@@ -237,16 +238,22 @@ class FaceSwapStage(Stage):
 
     # --- held-out pairs of different people
 
+    def _draw(self) -> PairDraw:
+        """Draws clean pairs of different held-out people, refused by the limits that the stored pairs kept."""
+        made_with = self.pairs.meta.get("config", {})
+        limits = {k: made_with[k] for k in ("source_forehead", "covered", "colour_gap") if k in made_with}
+        clean = replace(
+            PairConfig(), same=0.0, light=0.0, colour=0.0, blur=0.0, compression=0.0, jitter=0.0,
+            source_portraits=1.0, target_portraits=0.5, **limits,
+        )  # fmt: skip
+        return PairDraw(self.config.data, clean, "val")
+
     def held_out(self) -> dict[str, Tensor]:
         """``source``, ``target``, ``guide``, ``result`` (N 3 S S in [-1, 1], clean) and ``mask`` (N 1 S S) of val
         pairs.
         """
         if self._held_out is None:
-            clean = replace(
-                PairConfig(), same=0.0, light=0.0, colour=0.0, blur=0.0, compression=0.0, jitter=0.0,
-                source_portraits=1.0, target_portraits=0.5,
-            )  # fmt: skip
-            draw = PairDraw(self.config.data, clean, "val")
+            draw = self._draw()
             drawn = [draw.draw(np.random.default_rng([self.config.seed, k])) for k in range(self.config.validation)]
             self._held_out = {name: to_tensor([getattr(p, name) for p in drawn]) for name in PICTURES}
             self._held_out["mask"] = torch.from_numpy(np.stack([p.mask for p in drawn]))[:, None]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from talkswap.data.detection import SceneConfig
 from talkswap.data.face_views import ViewConfig
-from talkswap.errors import UsageError
+from talkswap.errors import TrainingDataError, UsageError
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork
 from talkswap.train.loop import Batch, LoopConfig, Stage
@@ -70,6 +70,14 @@ PRESETS = {
         detector=DetectorSettings(network=DetectorConfig.named("large")),
     ),
 }
+
+
+def check_enough(count: int, held: int, what: str, folder: Path) -> None:
+    """Raise TrainingDataError where nothing would be left to train on beside what is held out for scores."""
+    if count <= held:
+        raise TrainingDataError(
+            f"{folder} has {count} {what}, of which {held} are held out for scores", f"give it more than {held}"
+        )
 
 
 def networks(config: FacesStageConfig) -> Mapping[str, nn.Module]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from talkswap.data.face_views import FaceViews, StoredFaces, ViewConfig, read_backgrounds, shape_space
 from talkswap.faces.landmarks import POINTS, LandmarkNetwork, save_landmarks
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, LEFT_EYE_RING, OUTER_LIPS, RIGHT_EYE_RING, mean_face
-from talkswap.train.faces import HELD_BACKGROUNDS, FacesStageConfig
+from talkswap.train.faces import HELD_BACKGROUNDS, FacesStageConfig, check_enough
 from talkswap.train.loop import Batch, Stage
 from talkswap.types import FloatArray
 
@@ -50,6 +50,7 @@ class LandmarkStage(Stage):
         settings = self._settings = config.landmarks
         faces = StoredFaces(config.data, ("portraits-train", "frames-train"))
         backgrounds = read_backgrounds(config.scenes)
+        check_enough(len(backgrounds), HELD_BACKGROUNDS, "backgrounds", config.scenes)
         self._held = backgrounds[:HELD_BACKGROUNDS]
         self._mirror = mean_face().mirror
         self._views = FaceViews(settings.views, faces, backgrounds[HELD_BACKGROUNDS:], self._mirror)
@@ -142,7 +143,8 @@ class LandmarkStage(Stage):
                 scores[f"{short}_{kind}"] = float(error.mean())
                 scores[f"{short}_{kind}_lips"] = float(error[:, list(LIPS)].mean())
                 openings = [np.linalg.norm(p[:, 13, :2] - p[:, 14, :2], axis=1) / eyes for p in (given, wanted)]
-                scores[f"{short}_{kind}_opening"] = float(np.corrcoef(*openings)[0, 1])
+                if len(wanted) > 2:  # of two faces any correlation is 1 or -1
+                    scores[f"{short}_{kind}_opening"] = float(np.corrcoef(*openings)[0, 1])
                 scores[f"{short}_{kind}_found"] = float((presence > 0.5).mean())
         size = self._settings.network.size
         empty = [cv2.resize(b, (size, size), interpolation=cv2.INTER_AREA) for b in self._held]

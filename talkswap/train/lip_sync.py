@@ -157,7 +157,7 @@ class LipSyncStage(Stage):
         )
         if not self.clips or not self.held_out:
             raise TrainingDataError(
-                "no clip is long enough for a run of frames", "encode more clips with talkswap.data.talking"
+                "no clip is long enough for a run of frames", "encode more clips with talkswap data codes"
             )
         sizes = np.array([len(c.lower) for c in self.clips], float) ** 0.5
         self.share = sizes / sizes.sum()
@@ -357,9 +357,10 @@ class LipSyncStage(Stage):
         return self.frozen["expert"].probe(latent[:, :, half:]).float()[:, 0].cpu().numpy()
 
     def pairs(self) -> list[tuple[TalkingMoments, TalkingMoments]]:
-        """Each held-out clip with the voice of the one five places on."""
+        """Each held-out clip with the voice of the one five places on, or the next where that would be its own."""
         clips = self.held_out
-        return [(clip, clips[(i + 5) % len(clips)]) for i, clip in enumerate(clips)]
+        apart = 5 if 5 % len(clips) else 1
+        return [(clip, clips[(i + apart) % len(clips)]) for i, clip in enumerate(clips)]
 
     def score(self) -> dict[str, float]:
         """Cross-driven pairs: does the probe's opening follow the voice's own clip, and does silence close the mouth."""

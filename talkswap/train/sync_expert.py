@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from talkswap.data.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.data.talking import TalkingClip, mel_windows, open_spoken, open_talking, speech_windows
-from talkswap.errors import TrainingError
+from talkswap.errors import TrainingDataError, TrainingError
 from talkswap.systems.swaptalk.sync_expert import PAPER, SyncExpert, SyncExpertConfig, contrastive_loss
 from talkswap.systems.swaptalk.vqgan import Codebook
 from talkswap.train.curve import draw_curve
@@ -169,6 +169,10 @@ class SyncExpertStage(Stage):
         lags = read_lags(config.lags)
         self.clips = open_moments(config.data, config.codes, config.videos, "train", weights, lags, frames)
         self.held_out = open_moments(config.data, config.codes, config.videos, "val", weights, {}, frames)
+        if not self.clips or not self.held_out:
+            raise TrainingDataError(
+                "no clip is long enough for a run of frames", "encode more clips with talkswap data codes"
+            )
         self.strong = [
             c for c in self.clips if c.correlation >= config.weakest and len(c.starts) >= 2 * config.moments
         ] or self.clips

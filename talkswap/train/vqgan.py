@@ -282,10 +282,15 @@ class VQGANStage(Stage):
         return scores
 
     def sample(self, path: Path) -> None:
+        """Up to six held-out portraits over what the network makes of them, then clip frames likewise."""
         device = next(self.network.parameters()).device
-        crop = torch.cat([self._held_out("portraits-val", 6), self._held_out("frames-val", 6)]).to(device)
-        made = torch.cat([self.network(c).float() for c in crop.split(4)])
-        rows = [np.concatenate([np.concatenate(to_pictures(x[i : i + 6]), 1) for x in (crop, made)]) for i in (0, 6)]
+        rows = []
+        for name in ("portraits-val", "frames-val"):
+            crop = self._held_out(name, 6).to(device)
+            made = torch.cat([self.network(c).float() for c in crop.split(4)])
+            for pictures in (to_pictures(crop), to_pictures(made)):
+                row = np.concatenate(list(pictures), 1)
+                rows.append(np.pad(row, ((0, 0), (0, 6 * row.shape[0] - row.shape[1]), (0, 0))))
         cv2.imwrite(str(path), np.concatenate(rows)[:, :, ::-1])
 
     def export(self, folder: Path) -> None:
