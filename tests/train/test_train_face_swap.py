@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +106,35 @@ def test_each_term_can_be_switched(made: FaceSwapStageConfig) -> None:
         value, logs = stage.loss(batch, 0)
         assert float(logs[name]) > 0
         assert value.item() == pytest.approx(plain.item() + 2 * float(logs[name]), rel=1e-3)
+
+
+def test_the_identity_terms_of_eq_9(made: FaceSwapStageConfig) -> None:
+    """L1 on features as long as ArcFace's in the paper preset, 1 - cosine in compact."""
+    off = replace(made, identity_source=1.0, identity_result=0.0, pixel=0.0, gradient=0.0, code=0.0)
+    found = {}
+    for paper in (False, True):
+        stage = FaceSwapStage(replace(off, identity_l1=paper))
+        stage.frozen.eval()
+        batch = stage.batch(0)
+        found[paper] = stage.loss(batch, 0)[0].item()
+        latents = stage._latents(batch)
+        swapped = stage.network(latents["source"], latents["target"], latents["guide"], batch["source_identity"])
+        assert stage.identity is not None
+        got, wanted = stage.identity(stage.vqgan.decode(swapped)), batch["source_identity"]
+        wanted = torch.nn.functional.normalize(wanted, dim=1)
+        expected = (12**0.5 * (got - wanted)).abs().mean() if paper else 1 - (got * wanted).sum(1).mean()
+        assert found[paper] == pytest.approx(float(expected), rel=1e-3)
+    assert found[True] > found[False]
+
+
+def test_held_out_pairs_keep_the_limits_of_the_stored_ones(made: FaceSwapStageConfig, tmp_path: Path) -> None:
+    """And what cannot be scored is refused before the first step, not after the last one."""
+    shutil.copytree(made.pairs, tmp_path / "pairs")
+    described = json.loads((tmp_path / "pairs" / "pairs.json").read_text())
+    described["config"]["source_forehead"] = 2.0  # more than all of it
+    (tmp_path / "pairs" / "pairs.json").write_text(json.dumps(described))
+    with pytest.raises(TrainingDataError, match="hair on the source's forehead"):
+        FaceSwapStage(replace(made, pairs=tmp_path / "pairs"))
 
 
 def test_the_code_term_is_zero_where_the_truth_is_given(made: FaceSwapStageConfig) -> None:

@@ -216,3 +216,15 @@ def test_unknown_part_and_missing_data_are_named(data: Path, tmp_path: Path) -> 
         FacesStage(config(tmp_path, "landmarks", 1))
     with pytest.raises(TrainingDataError, match="backgrounds"):
         FacesStage(replace(config(data, "landmarks", 1), scenes=tmp_path))
+
+
+@pytest.mark.parametrize("part", ["landmarks", "detector"])
+def test_too_few_photographs_are_refused_at_once(data: Path, tmp_path: Path, part: str) -> None:
+    generator = np.random.default_rng(0)
+    with tarfile.open(tmp_path / "backgrounds.tar", "w") as tar:
+        for index in range(50):
+            add_picture(tar, f"{index}.png", generator.integers(0, 255, (40, 40, 3), np.uint8))
+    for name in ("scenes.tar", "scenes.json"):
+        (tmp_path / name).symlink_to(data / name)
+    with pytest.raises(TrainingDataError, match="50 backgrounds, of which 50 are held out"):
+        FacesStage(replace(config(data, part, 1), scenes=tmp_path))

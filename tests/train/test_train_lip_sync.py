@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from talkswap.errors import TrainingError
+from talkswap.errors import InputMissingError, TrainingError
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpertConfig
 from talkswap.train.lip_sync import LipSyncStage, LipSyncStageConfig
@@ -150,6 +150,32 @@ def test_the_papers_numbers_are_the_paper_preset() -> None:
     assert (config.loop.learning_rate, config.loop.batch, config.sync, config.code) == (1e-4, 20, 0.3, 1.0)
     assert (config.square, config.probe, config.pixel, config.entropy) == (0, 0, 0, 0)
     assert config.network.backbone == "ldm-unet"
+
+
+def test_runs_of_frames_take_any_reference_where_all_are_far(talking_folder: Any, expert: Path) -> None:
+    """III-C: "different frames of the same video", in the runs that the expert sees as well."""
+    loop = replace(LOOP, batch=10)
+    looked: list[int] = []
+    for far in (0.0, 1.0):
+        stage = LipSyncStage(configured(talking_folder, expert, loop=loop, far=far, silent=0.0))
+        near = set[int]()
+        stage._near = lambda clip, row, random, near=near: near.add(row) or row  # type: ignore[method-assign]
+        stage.batch(3)
+        looked.append(len(near))
+    assert looked[0] == 10 and looked[1] == 0
+
+
+def test_no_expert_is_named_where_eq_15_wants_one(talking_folder: Any) -> None:
+    with pytest.raises(InputMissingError, match="no lip-sync expert") as caught:
+        LipSyncStage(configured(talking_folder, None))
+    assert "sync=0" in caught.value.hint
+    LipSyncStage(configured(talking_folder, None, sync=0.0))
+
+
+def test_nobody_is_driven_by_their_own_voice(talking_folder: Any, expert: Path) -> None:
+    stage = LipSyncStage(configured(talking_folder, expert))
+    stage.held_out = [*stage.held_out, *stage.clips[:3]]  # five: five places on is the clip itself
+    assert all(clip is not voice for clip, voice in stage.pairs())
 
 
 def test_runs_and_the_warp_on_every_sample_go_together(talking_folder: Any, expert: Path, tmp_path: Path) -> None:

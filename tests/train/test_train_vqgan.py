@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from talkswap.errors import InputMissingError, TrainingDataError, TrainingError
+from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
 from talkswap.faces.mesh import mean_face
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.train.loop import LoopConfig, Trainer
@@ -167,6 +168,53 @@ def test_the_papers_weights_stand_in_its_preset() -> None:
         1.0,
         1.0,
     )
+
+
+def test_the_papers_loss_is_the_sum_of_its_terms(data: Path, tmp_path: Path) -> None:
+    """Eq. 6 with all weights 1, on a network with plain codes that learn by gradient (eq. 4)."""
+    torch.manual_seed(0)
+    save_identity(IdentityNetwork(IdentityConfig(size=64, widths=(8, 8, 8), blocks=(1, 1, 1), dimension=16)), tmp_path)
+    paper = PRESETS["paper"]
+    config = replace(
+        paper, data=data, size=64, validation=2, identity_network=tmp_path,
+        network=replace(TINY, cosine=False, moving_codes=False),
+        perceptual_network=perceptual_file(tmp_path / "p.safetensors"),
+        loop=replace(paper.loop, batch=2, precision="float32"),
+    )  # fmt: skip
+    stage = VQGANStage(config)
+    stage.frozen.eval()
+    batch = stage.batch(0)
+    assert torch.allclose(batch["weight"], torch.ones(())), "all pixels weigh alike"
+    loss, logs = stage.loss(batch, 10_000)
+    crop = batch["crop"]
+    with torch.no_grad():
+        upper, lower = stage.network.encode(crop)
+        made = stage.network.decode(torch.cat([upper.code, lower.code], 2))
+        raw, code = (torch.cat([getattr(upper, k), getattr(lower, k)], 2) for k in ("raw", "chosen"))
+        features = zip(stage.frozen["perceptual"](crop), stage.frozen["perceptual"](made), strict=True)
+        people = [4 * stage.frozen["identity"](x) for x in (crop, made)]
+        terms = [
+            (crop - made).abs().mean(), *((a - b).abs().mean() for a, b in features),  # eq. 3
+            2 * (raw - code).abs().mean(),  # eq. 4: both terms have one value
+            (people[0] - people[1]).abs().mean(),  # eq. 5
+            -stage.discriminator(made).mean(),
+        ]  # fmt: skip
+    assert loss.item() == pytest.approx(torch.stack(terms).sum().item(), rel=1e-4)
+    loss.backward()
+    assert stage.network.lower.codes.grad is not None and float(stage.network.lower.codes.grad.abs().sum()) > 0
+    assert {"pixel", "perceptual", "identity", "adversarial", "commitment"} <= logs.keys()
+
+
+def test_a_sample_sheet_needs_no_six_pictures(data: Path, tmp_path: Path) -> None:
+    for name in ("portraits-train", "frames-train", "frames-val"):
+        (tmp_path / name).symlink_to(data / name)
+    few = tmp_path / "portraits-val"
+    few.mkdir()
+    for name in ("crops.npy", "landmarks.npy"):
+        np.save(few / name, np.load(data / "portraits-val" / name)[:1])
+    (few / "meta.json").write_text('[{"name": "only"}]')
+    VQGANStage(settings(tmp_path)).sample(tmp_path / "sample.png")
+    assert cv2.imread(str(tmp_path / "sample.png")).shape == (256, 384, 3)
 
 
 def test_a_run_of_other_settings_is_not_taken_up(data: Path, tmp_path: Path) -> None:
