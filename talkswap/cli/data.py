@@ -204,6 +204,9 @@ def codes(
     videos: Annotated[
         Path | None, typer.Option(help="Folder with the clips and clips.csv.", show_default="DATA/videos")
     ] = None,
+    upper_step: Annotated[
+        int, typer.Option(min=1, help="Every k-th frame also stores its upper half; the paper's warping wants 1.")
+    ] = 4,
     minutes: Annotated[float, typer.Option(min=0, help="Stop after so long; run again to go on. 0: no limit.")] = 0.0,
 ) -> None:
     """Encode the prepared clips with a VQGAN, into a folder of this VQGAN's own.
@@ -218,7 +221,7 @@ def codes(
 
     digest = code_hash(load_vqgan(vqgan))
     folder = (out or data / "codes") / digest[:16]
-    config = TalkingConfig(data, videos or data / "videos", vqgan, folder, minutes=minutes)
+    config = TalkingConfig(data, videos or data / "videos", vqgan, folder, upper_step=upper_step, minutes=minutes)
     made = encode_clips(config, echo=note)
     stored = {split: len(list((folder / f"talking-{split}").glob("*.npz"))) for split in ("train", "val")}
     typer.echo(to_json({"codes": folder, "vqgan": digest, "encoded": made, "stored": stored}))

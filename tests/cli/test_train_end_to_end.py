@@ -51,6 +51,12 @@ def test_a_stage_is_stopped_resumed_and_exported(workshop: Workshop, name: str) 
         assert (workshop.run(name) / file).stat().st_size > 50, file
 
 
+def test_every_frame_has_its_own_upper_half_for_the_warp(workshop: Workshop) -> None:
+    for file in workshop.encoded().glob("talking-*/*.npz"):
+        with np.load(file) as stored:
+            assert len(stored["upper"]) == len(stored["lower"]) == len(stored["frames"]) > 40
+
+
 def test_the_expert_s_curve_has_its_chance_level(workshop: Workshop) -> None:
     workshop.trained("sync-expert")
     rows = [json.loads(line) for line in (workshop.run("sync-expert") / "curve.jsonl").read_text().splitlines()]

@@ -191,7 +191,8 @@ class Workshop:
     def encoded(self) -> Path:
         """The folder of the clips' codes."""
         if self.codes is None:
-            made = command("data", "codes", "--data", str(self.data), "--vqgan", str(self.vqgan()))
+            given = ("--data", str(self.data), "--vqgan", str(self.vqgan()), "--upper-step", "1")
+            made = command("data", "codes", *given)
             assert made.code == 0, made.err
             self.codes = Path(json.loads(made.out)["codes"])
         return self.codes
