@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +68,19 @@ def small_crops(folder: Path) -> UInt8Image:
 
 class StoredFaces:
     """FFHQ crops of prepared folders with their mesh points, drawn so that turned heads and open mouths are not
-    rare."""
+    rare.
 
-    def __init__(self, cache: Path, names: tuple[str, ...]) -> None:
+    Args:
+        cache: the prepared folders' parent.
+        names: which of them.
+        shares: what part of all draws each named folder gets; the others keep their balance in what is left.
+
+    Raises:
+        TrainingDataError: a folder is not prepared.
+        ValueError: a share is of a folder that is not among ``names``.
+    """
+
+    def __init__(self, cache: Path, names: tuple[str, ...], shares: Mapping[str, float] | None = None) -> None:
         self._pictures, self._owner, landmarks = [], [], []
         for position, name in enumerate(names):
             folder = cache / name
@@ -81,7 +92,15 @@ class StoredFaces:
             landmarks[-1][..., :2] += 0.5 * ratio - 0.5  # px centres
             self._owner += [(position, index) for index in range(len(points))]
         self.landmarks: FloatArray = np.concatenate(landmarks)  # N 478 3, px of the picture
-        self._cumulative = np.cumsum(self._balance())
+        if missing := set(shares or {}) - set(names):
+            raise ValueError(f"shares of folders that are not read: {', '.join(sorted(missing))}")
+        weight, owner = self._balance(), np.array([position for position, _ in self._owner])
+        fixed = {names.index(name): share for name, share in (shares or {}).items()}
+        rest = ~np.isin(owner, list(fixed))
+        weight[rest] *= (1 - sum(fixed.values())) / max(float(weight[rest].sum()), 1e-12)
+        for position, share in fixed.items():
+            weight[owner == position] *= share / float(weight[owner == position].sum())
+        self._cumulative = np.cumsum(weight / weight.sum())
 
     def __len__(self) -> int:
         return len(self.landmarks)

@@ -1,7 +1,7 @@
 """The guide: a source's face laid over a target crop by geometry alone.
 
-The source's skin is warped onto the target's mesh, some of the source's proportions go with it, the target's light and
-inner mouth stay, and hair in front of either forehead is respected.  It needs no weights: it is the proxy
+The source's skin is warped onto the target's mesh, some of the source's proportions go with it, the target's light,
+inner mouth and shut eyelids stay, and hair in front of either forehead is respected.  It needs no weights: it is the proxy
 that makes training pairs for the face swap (``talkswap.data.proxy``) and, at render time, the second input of the
 compact network (option ``guide = mesh``), so one crop must cost a few milliseconds.
 """
@@ -31,6 +31,7 @@ from talkswap.types import FloatArray, UInt8Image
 
 LEFT_IRIS, RIGHT_IRIS = (468, 469, 470, 471, 472), (473, 474, 475, 476, 477)
 EYE_CORNERS = ((33, 133), (362, 263))  # left, right in the picture
+LID_MIDDLES = ((159, 145), (386, 374))  # upper, lower; left, right in the picture
 LEFT_BROW = (70, 63, 105, 66, 107, 55, 65, 52, 53, 46)  # left in the picture
 RIGHT_BROW = (300, 293, 334, 296, 336, 285, 295, 282, 283, 276)
 FOREHEAD = (
@@ -51,6 +52,11 @@ class GuideConfig:
     their_hair: float = 2.6  # ... and of the target (1 lower, it is hair)
     gaze: float = 1.0  # share of the target's direction of gaze; 0 = the source's
     gaze_limit: float = 0.2  # widths of the eye: a larger shift is a wrong iris, not a glance
+    lids: float = 1.0  # share of the target's own eyelids where its eyes are shut
+    shut: tuple[float, float] = (
+        0.4,
+        0.2,
+    )  # of the source's eye opening: below the first an eye is about to be shut, ...
     mouth: float = 1.0  # share of the target's teeth and tongue between its lips
     grid: int = 80  # cells on which colours are compared
 
@@ -254,6 +260,18 @@ def gaze(landmarks: FloatArray) -> FloatArray:
     return np.asarray(places, np.float32)
 
 
+def eye_openings(landmarks: FloatArray) -> FloatArray:
+    """How far each eye is open (... 2; left in the picture first), in parts of the distance between the outer corners.
+
+    Args:
+        landmarks: ... 478 3.
+    """
+    flat = np.asarray(landmarks, np.float32)[..., :2]
+    size = np.linalg.norm(flat[..., 33, :] - flat[..., 263, :], axis=-1)
+    lids = [np.linalg.norm(flat[..., top, :] - flat[..., bottom, :], axis=-1) for top, bottom in LID_MIDDLES]
+    return np.asarray(np.stack(lids, -1) / np.maximum(size, 1e-6)[..., None], np.float32)
+
+
 def turn_eyes(rgb: UInt8Image, landmarks: FloatArray, now: FloatArray, wanted: FloatArray) -> UInt8Image:
     """Shift both irises sideways inside their lids.
 
@@ -286,6 +304,59 @@ def turn_eyes(rgb: UInt8Image, landmarks: FloatArray, now: FloatArray, wanted: F
     return rgb
 
 
+def closing(openings: FloatArray, usual: FloatArray, shut: tuple[float, float]) -> FloatArray:
+    """How far each eye is shut (2; 0 = open, 1 = shut).
+
+    Args:
+        openings: 2, :func:`eye_openings` of the face.
+        usual: 2, those of the face whose skin is laid on it.
+        shut: shares of ``usual`` from which an eye begins to count as shut, and at which it is.
+    """
+    begin, end = shut
+    share = np.clip((begin - openings / np.maximum(usual, 1e-3)) / (begin - end), 0, 1)
+    return np.asarray(share * share * (3 - 2 * share), np.float32)
+
+
+def keep_lids(
+    rgb: UInt8Image, landmarks: FloatArray, target_crop: UInt8Image, target_landmarks: FloatArray, shares: FloatArray
+) -> UInt8Image:
+    """The warped face with the target's own eyelids where these are shut, in the colour of the skin around them.
+
+    An open eye's picture pressed into a slit is a dark bar, not a lid: the source's photo shows no shut one.
+
+    Args:
+        rgb: S S 3 uint8, skin laid on ``landmarks`` (478 3); changed in place.
+        target_crop: S S 3 uint8, with ``target_landmarks`` (478 3).
+        shares: 2, :func:`closing`: 0 leaves what the source had there.
+    """
+    size = rgb.shape[0]
+    for share, ring, (left, right) in zip(shares, (LEFT_EYE_RING, RIGHT_EYE_RING), EYE_CORNERS, strict=True):
+        axis = landmarks[right, :2] - landmarks[left, :2]
+        width = float(np.hypot(*axis))
+        middle = landmarks[list(ring), :2].mean(0)
+        side = int(np.ceil(1.9 * width)) + 4
+        x, y = (int(v) for v in np.floor(middle - side / 2))
+        if share <= 0 or width < 4 or x < 0 or y < 0 or x + side > size or y + side > size:
+            continue
+        move = (landmarks[list(ring), :2] - target_landmarks[list(ring), :2]).mean(0)
+        matrix = np.array([[1, 0, x - move[0]], [0, 1, y - move[1]]], np.float64)
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        own = cv2.warpAffine(target_crop, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        around = np.zeros((side, side), np.float32)
+        angle = float(np.degrees(np.arctan2(axis[1], axis[0])))
+        box = ((float(middle[0] - x), float(middle[1] - y)), (1.3 * width, 0.56 * width), angle)
+        cv2.ellipse(around, box, 1.0, -1, cv2.LINE_AA)
+        inside = np.asarray(cv2.GaussianBlur(around, (0, 0), 0.07 * width), np.float32)
+        area = np.ascontiguousarray(rgb[y : y + side, x : x + side])
+        rim = (inside * (1 - inside)).astype(np.float64)
+        theirs, ours = (np.einsum("hwc,hw->c", picture, rim) / rim.sum() for picture in (own, area))
+        gain = np.clip((ours + 4) / (theirs + 4), 0.6, 1.6)
+        own = cv2.transform(own, np.diag(gain))
+        inside = inside * np.float32(share)
+        rgb[y : y + side, x : x + side] = cv2.blendLinear(np.asarray(own, np.uint8), area, inside, 1 - inside)
+    return rgb
+
+
 class FaceGuide:
     """One source, prepared once, laid over many target crops.
 
@@ -299,6 +370,7 @@ class FaceGuide:
         self.texture = MeshTexture(source_rgb, source_landmarks)
         self.shape = canonical_shape(source_landmarks)
         self.gaze = gaze(np.asarray(source_landmarks, np.float32))
+        self.openings = eye_openings(source_landmarks)
 
     def lay(
         self, target_crop: UInt8Image, target_landmarks: FloatArray, target_shape: FloatArray | None = None
@@ -335,6 +407,9 @@ class FaceGuide:
         if config.gaze:
             change = np.clip(gaze(target_landmarks) - self.gaze, -config.gaze_limit, config.gaze_limit)
             rgb = turn_eyes(rgb, landmarks, self.gaze, self.gaze + config.gaze * change)
+        if config.lids:
+            shares = config.lids * closing(eye_openings(target_landmarks), self.openings, config.shut)
+            rgb = keep_lids(rgb, landmarks, target_crop, target_landmarks, shares)
         if config.mouth:
             rgb = keep_mouth(rgb, landmarks, target_crop, target_landmarks, config.mouth)
         mask = np.ascontiguousarray(mask, np.float32)

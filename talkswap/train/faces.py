@@ -35,8 +35,11 @@ class LandmarkSettings:
     oval: float = 1.5
     depth: float = 0.3  # of z beside x and y
     parts: float = 1.0  # weight of the shape of lips and eyes
+    lids: float = 4.0  # weight of how far lids lie apart
     presence: float = 0.05
     knee: float = 0.02  # of the eye distance: where smooth L1 turns from square to straight
+    blinks: float = 0.3  # share of faces from the folder blinks-train, where there is one (talkswap.data.blinks)
+    start: Path | None = None  # weights folder of an earlier run, whose shape basis stays
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@ frames.
 
 Loss, in parts of the eye distance: smooth L1 over the points, heavier on lips, eyes and the oval; the same for the
 shape of lips and eyes alone, each with its own mean taken out, so that how far a mouth is open counts beside where it
-is; cross-entropy for the presence of a face.
+is; the vectors from lower to upper lid, since a blink moves a few points by a fortieth of the square's side and is lost
+among all others; cross-entropy for the presence of a face.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkswap.data.face_views import FaceViews, StoredFaces, ViewConfig, read_backgrounds, shape_space
-from talkswap.faces.landmarks import POINTS, LandmarkNetwork, save_landmarks
+from talkswap.faces.guide import eye_openings
+from talkswap.faces.landmarks import POINTS, LandmarkNetwork, load_landmarks, save_landmarks
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, LEFT_EYE_RING, OUTER_LIPS, RIGHT_EYE_RING, mean_face
 from talkswap.train.faces import HELD_BACKGROUNDS, FacesStageConfig, check_enough
 from talkswap.train.loop import Batch, Stage
@@ -27,6 +29,11 @@ LIPS = (*OUTER_LIPS, *INNER_LIPS)
 LEFT_EYE = (*LEFT_EYE_RING, *range(468, 473))
 RIGHT_EYE = (*RIGHT_EYE_RING, *range(473, 478))
 PARTS = (LIPS, LEFT_EYE, RIGHT_EYE)
+# Points of the upper lids and those that they meet, between the corners of each eye; the rings run corner to corner.
+UPPER_LIDS = (*LEFT_EYE_RING[2:7], *RIGHT_EYE_RING[2:7])
+LOWER_LIDS = (*LEFT_EYE_RING[14:9:-1], *RIGHT_EYE_RING[14:9:-1])
+BLINKS = "blinks-train"  # folder beside the others
+LID_KNEE = 0.25  # of the knee of all points: lids are never far from where they belong
 
 
 def eye_distance(points: Tensor) -> Tensor:
@@ -48,15 +55,22 @@ class LandmarkStage(Stage):
         self.config: FacesStageConfig = config
         torch.manual_seed(config.loop.seed)
         settings = self._settings = config.landmarks
-        faces = StoredFaces(config.data, ("portraits-train", "frames-train"))
+        names: tuple[str, ...] = ("portraits-train", "frames-train")
+        shares: dict[str, float] = {}
+        if settings.blinks > 0 and (config.data / BLINKS / "landmarks.npy").is_file():
+            names, shares = (*names, BLINKS), {BLINKS: settings.blinks}
+        faces = StoredFaces(config.data, names, shares)
         backgrounds = read_backgrounds(config.scenes)
         check_enough(len(backgrounds), HELD_BACKGROUNDS, "backgrounds", config.scenes)
         self._held = backgrounds[:HELD_BACKGROUNDS]
         self._mirror = mean_face().mirror
         self._views = FaceViews(settings.views, faces, backgrounds[HELD_BACKGROUNDS:], self._mirror)
         self.network: LandmarkNetwork = LandmarkNetwork(settings.network)
-        mean, basis, _ = shape_space(faces, settings.network.coefficients)
-        self.network.set_basis(mean, basis)
+        if settings.start is not None:
+            self.network.load_state_dict(load_landmarks(settings.start).state_dict())
+        else:
+            mean, basis, _ = shape_space(faces, settings.network.coefficients)
+            self.network.set_basis(mean, basis)
         weight = torch.ones(POINTS)
         for indices, value in (
             (FACE_OVAL, settings.oval),
@@ -93,15 +107,19 @@ class LandmarkStage(Stage):
         for part in PARTS:
             inner = error[:, list(part), :2]
             shapes = shapes + self._smooth(inner - inner.mean(1, keepdim=True)).mean()
-        loss = points + settings.parts * shapes + settings.presence * presence
+        apart = (error[:, list(UPPER_LIDS)] - error[:, list(LOWER_LIDS)])[..., :2]
+        lids = self._smooth(apart, LID_KNEE).mean()
+        loss = points + settings.parts * shapes + settings.lids * lids + settings.presence * presence
         return loss, {
             "error": error[..., :2].norm(dim=2).mean().detach(),
             "shapes": shapes.detach(),
+            "lids": apart.norm(dim=2).mean().detach(),
             "presence": presence.detach(),
         }
 
-    def _smooth(self, error: Tensor) -> Tensor:
-        return F.smooth_l1_loss(error, torch.zeros_like(error), beta=self._settings.knee, reduction="none")
+    def _smooth(self, error: Tensor, share: float = 1.0) -> Tensor:
+        knee = share * self._settings.knee
+        return F.smooth_l1_loss(error, torch.zeros_like(error), beta=knee, reduction="none")
 
     def _read(self, pictures: list[np.ndarray]) -> tuple[FloatArray, FloatArray]:
         """Points (N 478 3) and presence (N) of N S S 3 uint8 squares."""
@@ -129,7 +147,7 @@ class LandmarkStage(Stage):
 
     def score(self) -> dict[str, float]:
         """On val faces: error in parts of the distance between the outer eye corners (followed and badly centred
-        squares), of the lips alone, correlation of the mouth opening; presence on faces and on held-out
+        squares), of the lips alone, correlation of mouth and eye opening; presence on faces and on held-out
         backgrounds.
         """
         scores: dict[str, float] = {}
@@ -143,8 +161,10 @@ class LandmarkStage(Stage):
                 scores[f"{short}_{kind}"] = float(error.mean())
                 scores[f"{short}_{kind}_lips"] = float(error[:, list(LIPS)].mean())
                 openings = [np.linalg.norm(p[:, 13, :2] - p[:, 14, :2], axis=1) / eyes for p in (given, wanted)]
+                eye_pairs = [eye_openings(p).mean(1) for p in (given, wanted)]
                 if len(wanted) > 2:  # of two faces any correlation is 1 or -1
                     scores[f"{short}_{kind}_opening"] = float(np.corrcoef(*openings)[0, 1])
+                    scores[f"{short}_{kind}_eye_opening"] = float(np.corrcoef(*eye_pairs)[0, 1])
                 scores[f"{short}_{kind}_found"] = float((presence > 0.5).mean())
         size = self._settings.network.size
         empty = [cv2.resize(b, (size, size), interpolation=cv2.INTER_AREA) for b in self._held]

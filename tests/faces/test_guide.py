@@ -137,6 +137,46 @@ def test_the_gaze_follows_the_target() -> None:
             assert place == pytest.approx(wanted[eye], abs=0.06)
 
 
+def test_openings_are_measured_in_parts_of_the_face() -> None:
+    open_eyes, half = person(), person(blink=0.5, yaw=10)
+    assert guide.eye_openings(open_eyes).shape == (2,)
+    assert guide.eye_openings(3 * open_eyes) == pytest.approx(guide.eye_openings(open_eyes), rel=1e-4)
+    assert guide.eye_openings(half) == pytest.approx(
+        guide.eye_openings(open_eyes) / 2, rel=0.1
+    )  # a turned face is nearer on one side
+    both = guide.eye_openings(np.stack([open_eyes, half]))
+    assert np.allclose(both, [guide.eye_openings(open_eyes), guide.eye_openings(half)])
+
+
+def test_an_eye_counts_as_shut_only_near_the_end_of_a_blink() -> None:
+    usual = np.array([0.1, 0.1], np.float32)
+    shares = [float(guide.closing(usual * part, usual, (0.4, 0.2))[0]) for part in (1.0, 0.4, 0.3, 0.2, 0.0)]
+    assert shares == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-5)
+
+
+def test_shut_lids_are_the_target_s_own_in_the_colour_laid_around_them() -> None:
+    """An open eye pressed into a slit is a dark bar; the lid's own line shows instead, and nothing changes when open."""
+    size = 320
+    source, target = person(size=size), person(blink=0.92, size=size)
+    source_rgb, target_rgb = portrait(source, (190, 140, 120), size), portrait(target, (150, 110, 95), size)
+    for ring in (mesh.LEFT_EYE_RING, mesh.RIGHT_EYE_RING):  # skin where the eye is shut, as a lid would show
+        centre, width = target[list(ring), :2].mean(0), float(np.ptp(target[list(ring), 0]))
+        box = ((float(centre[0]), float(centre[1])), (1.1 * width, 0.5 * width), 0.0)
+        cv2.ellipse(target_rgb, box, (150, 110, 95), -1)
+    shown, hidden = (
+        FaceGuide(source_rgb, source, GuideConfig(lids=share, colour=0)).lay(target_rgb, target) for share in (1.0, 0.0)
+    )
+    skin = np.array([190, 140, 120])
+    for eye in guide.LID_MIDDLES:
+        x, y = np.round(shown.landmarks[list(eye), :2].mean(0)).astype(int)
+        assert np.abs(hidden.crop[y, x].astype(int) - skin).max() > 60  # the source's iris, pressed flat
+        assert np.abs(shown.crop[y, x].astype(int) - skin).max() < 25
+    opened = person(blink=0.3, size=size)
+    rgb = portrait(opened, (150, 110, 95), size)
+    with_lids, without = (FaceGuide(source_rgb, source, GuideConfig(lids=s)).lay(rgb, opened).crop for s in (1.0, 0.0))
+    assert np.array_equal(with_lids, without)
+
+
 def test_hair_on_the_target_s_forehead_stays_in_front() -> None:
     source, target = person(), person()
     source_rgb, target_rgb = portrait(source, (200, 150, 130)), portrait(target, (200, 150, 130))

@@ -17,9 +17,11 @@ from talkswap.data.detection import Scene, SceneConfig, ScenePainter, four_point
 from talkswap.data.face_views import FaceViews, StoredFaces, ViewConfig, read_backgrounds, shape_space
 from talkswap.errors import TrainingDataError, UsageError
 from talkswap.faces.detector import DetectorConfig, face_square, load_detector
+from talkswap.faces.guide import LEFT_BROW, RIGHT_BROW
 from talkswap.faces.landmarks import LandmarkConfig, load_landmarks
 from talkswap.faces.mesh import mean_face
 from talkswap.train.faces import DetectorSettings, FacesStage, FacesStageConfig, LandmarkSettings
+from talkswap.train.landmarks import UPPER_LIDS
 from talkswap.train.loop import LoopConfig, Trainer
 from talkswap.types import FloatArray, UInt8Image
 
@@ -180,6 +182,47 @@ def test_landmarks_learn_and_export(data: Path, tmp_path: Path) -> None:
     assert scores["portraits_followed"] < scores["portraits_careless"]
     assert cv2.imread(str(tmp_path / "run" / "sample.png")) is not None
     assert load_landmarks(tmp_path / "run" / "export").config == settings.landmarks.network
+
+
+def test_landmarks_take_up_earlier_weights_and_their_shape_basis(data: Path, tmp_path: Path) -> None:
+    settings = config(data, "landmarks", 1)
+    first = FacesStage(settings)
+    first.export(tmp_path)
+    later = FacesStage(replace(settings, landmarks=replace(settings.landmarks, start=tmp_path)))
+    kept = first.network.state_dict()
+    for key, value in later.network.state_dict().items():
+        assert torch.allclose(value.float(), kept[key].float(), atol=2e-3), key
+    assert all(p.requires_grad for p in later.network.parameters())
+
+
+def test_lids_that_lie_wrong_cost_more_than_other_points(data: Path) -> None:
+    """The same small error at the upper lids and at the brows."""
+    stage = FacesStage(config(data, "landmarks", 1))
+    batch = stage.batch(0)
+
+    def cost(points: tuple[int, ...]) -> float:
+        wanted = batch["points"].clone()
+        moved = wanted.clone()
+        moved[:, list(points), 1] += 1.0
+
+        class Answers(torch.nn.Module):
+            def forward(self, picture: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                return moved, torch.zeros(len(moved))
+
+        stage._part.network = Answers()
+        return float(stage._part.loss({**batch, "points": wanted}, 0)[0])
+
+    assert cost(UPPER_LIDS) > 2 * cost((*LEFT_BROW[:5], *RIGHT_BROW[:5])) - cost(())
+
+
+def test_a_folder_of_blinks_gets_its_share_of_the_draws(data: Path) -> None:
+    names = ("portraits-train", "frames-train")
+    faces = StoredFaces(data, names, {"frames-train": 0.25})
+    generator = np.random.default_rng(0)
+    drawn = np.array([faces.draw(generator) for _ in range(4000)])
+    assert (drawn >= 10).mean() == pytest.approx(0.25, abs=0.03)
+    with pytest.raises(ValueError, match="blinks"):
+        StoredFaces(data, names, {"blinks-train": 0.3})
 
 
 def test_detector_learns_and_exports(data: Path, tmp_path: Path) -> None:
