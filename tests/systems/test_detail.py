@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.systems.swaptalk.detail import DetailConfig, add_detail, detail_share
+from talkswap.systems.swaptalk.detail import DetailConfig, add_detail, detail_share, fitting_strength
 
 
 def noise(size: int = 160) -> np.ndarray:
@@ -78,3 +78,18 @@ def test_colour_is_the_pictures_and_light_the_networks() -> None:
     untinted = add_detail(green, grey, whole, DetailConfig(tint=0.0))[80, 80].astype(float)
     assert np.ptp(joined) < 3 < 12 < np.ptp(untinted), "the hue of the picture"
     assert joined.mean() > 125, "the brightness of the networks' answer"
+
+
+def test_a_blurred_target_gets_less_of_a_sharp_photos_detail() -> None:
+    config, sharp = DetailConfig(), smooth(noise(), 0.8)
+    assert fitting_strength(sharp, sharp, config) == 1.0
+    assert fitting_strength(smooth(sharp, 2.0), sharp, config) == 1.0, "never more than the photo has"
+    strength = fitting_strength(sharp, smooth(sharp, 1.0), config)
+    assert config.least < strength < 0.9
+    assert fitting_strength(sharp, smooth(sharp, 6.0), config) == config.least
+    whole, made = np.ones((160, 160), np.float32), smooth(sharp, 3.0)
+    spread = [
+        cv2.Laplacian(add_detail(made, sharp, whole, config, f), cv2.CV_64F).var()
+        for f in (1.0, strength, config.least)
+    ]
+    assert spread[0] > 1.2 * spread[1] > 1.2 * spread[2]

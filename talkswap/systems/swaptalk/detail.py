@@ -28,6 +28,7 @@ class DetailConfig:
     strength: float = 1.0  # share of it; 0 switches it off
     tint: float = 1.0  # share of the coarser bands' colour, not brightness, that comes from the picture as well
     wide: float = 20.0  # px of a 320 px crop: light and colour coarser than this come from the picture everywhere
+    least: float = 0.25  # of the finest band that a blurred target leaves of a sharp photo's
     still: float = 0.12  # change of a cell's code (root mean square, codes of unit variance) that leaves all detail
     moved: float = 0.40  # and the change from which the networks' answer stays as it is
 
@@ -58,13 +59,34 @@ def detail_share(change: FloatArray, size: int, config: DetailConfig) -> FloatAr
     return np.asarray(config.strength * cv2.resize(share, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
-def add_detail(made: UInt8Image, picture: UInt8Image, share: FloatArray, config: DetailConfig) -> UInt8Image:
+def fitting_strength(picture: UInt8Image, target: UInt8Image, config: DetailConfig) -> float:
+    """How much of the guide's finest band suits a target: a sharp face on a blurred film looks pasted, and it flickers.
+
+    Args:
+        picture, target: S S 3, the same face's crop with the source's skin and as it was filmed.
+
+    Returns:
+        The ratio of their finest bands in the middle of the face, between ``config.least`` and 1.
+    """
+    size = picture.shape[0]
+    middle = (slice(int(0.35 * size), int(0.75 * size)), slice(int(0.3 * size), int(0.7 * size)))
+    spreads = []
+    for crop in (picture, target):
+        grey = np.asarray(cv2.cvtColor(np.ascontiguousarray(crop[middle]), cv2.COLOR_RGB2GRAY), np.float32)
+        spreads.append(float((grey - cv2.GaussianBlur(grey, (0, 0), config.sigma * size / 320)).std()))
+    return float(np.clip(spreads[1] / max(spreads[0], 1e-3), config.least, 1.0))
+
+
+def add_detail(
+    made: UInt8Image, picture: UInt8Image, share: FloatArray, config: DetailConfig, fine: float = 1.0
+) -> UInt8Image:
     """Join the networks' crop with a picture's fine band.
 
     Args:
         made: S S 3, the networks' answer.
         picture: S S 3, what it should look like in detail.
         share: S S in [0, 1].
+        fine: further share of the finest band alone (:func:`fitting_strength`).
     """
     sigma = config.sigma * made.shape[0] / 320
     difference: FloatArray = np.asarray(cv2.subtract(picture, made, dtype=cv2.CV_32F), np.float32)
@@ -72,6 +94,7 @@ def add_detail(made: UInt8Image, picture: UInt8Image, share: FloatArray, config:
     overall = _overall(coarse, share, config.wide / _CELL)
     # In place from here on: fresh arrays of this size cost more than the sums that go into them.
     added = np.subtract(difference, coarse, out=difference)  # the finest band
+    added *= np.float32(fine)
     coarse -= overall
     # An adversarial decoder draws shapes well and paints irises and lips a little green or red: what lies between the
     # bands keeps its own light, and not its own colour.

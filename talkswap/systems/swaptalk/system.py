@@ -20,7 +20,7 @@ from talkswap.faces.guide import FaceGuide
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork
 from talkswap.faces.mask import face_mask, lower_face_mask
 from talkswap.systems.contract import ClipState, CropSpec, SourceState, SpeechSpec, Switches
-from talkswap.systems.swaptalk.detail import DetailConfig, add_detail, detail_share
+from talkswap.systems.swaptalk.detail import DetailConfig, add_detail, detail_share, fitting_strength
 from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
@@ -145,8 +145,14 @@ class SwapTalk:
         looks = laid if laid is not None else [f.crop for f in faces]
         changes = change.square().mean(1).sqrt().float().cpu().numpy()  # B G G
         return [
-            add_detail(m, p, detail_share(c, self.crop.size, self.detail), self.detail)
-            for m, p, c in zip(made, looks, changes, strict=True)
+            add_detail(
+                m,
+                p,
+                detail_share(c, self.crop.size, self.detail),
+                self.detail,
+                fitting_strength(p, f.crop, self.detail),
+            )
+            for m, p, c, f in zip(made, looks, changes, faces, strict=True)
         ]
 
     def _lay(self, source: SourceState | None, faces: Sequence[AlignedFace]) -> list[UInt8Image] | None:
