@@ -20,7 +20,22 @@ def _size(count: int | None) -> str:
     return "" if count is None else f"{count / 1e6:.1f} MB"
 
 
+def _forbid_network(context: typer.Context) -> None:
+    """What every part that might fetch looks at; for this command alone, when Python calls several."""
+    before = os.environ.get("TALKSWAP_OFFLINE")
+    os.environ["TALKSWAP_OFFLINE"] = "1"
+
+    def restore() -> None:
+        if before is None:
+            os.environ.pop("TALKSWAP_OFFLINE", None)
+        else:
+            os.environ["TALKSWAP_OFFLINE"] = before
+
+    context.call_on_close(restore)
+
+
 def command(
+    context: typer.Context,
     names: Annotated[
         list[str] | None,
         typer.Argument(help="Entries or presets, as --list shows them; none = all of the paper preset."),
@@ -73,7 +88,7 @@ def command(
         if names or listing or check or trust or sha256 is not None:
             raise UsageError("--repo fetches one published preset and goes with no other choice", "leave the rest out")
         if offline:
-            os.environ["TALKSWAP_OFFLINE"] = "1"
+            _forbid_network(context)
         _fetch_published(repository, revision, out, token_file, quiet)
         return
     entries = checkpoints.read_catalogue()
@@ -82,7 +97,7 @@ def command(
     if unknown:
         raise UsageError(f"there are no weights called {unknown[0]!r}", "`talkswap download --list` shows the names")
     if offline:
-        os.environ["TALKSWAP_OFFLINE"] = "1"
+        _forbid_network(context)
     chosen = [e for e in entries if not names or e.name in names or e.preset in names]
     root = checkpoints.download_root()
     if listing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -160,3 +161,12 @@ def test_adopt_writes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "vqgan.json").write_text("{}")
     assert main(["download", "--adopt", str(tmp_path)]) == 0
     assert checkpoints.read_records(tmp_path)["vqgan.json"].size == 2
+
+
+def test_offline_holds_for_one_command_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TALKSWAP_OFFLINE")
+    assert main(["download", "thing", "--offline"]) == 16
+    assert "TALKSWAP_OFFLINE" not in os.environ
+    monkeypatch.setenv("TALKSWAP_OFFLINE", "0")
+    assert main(["download", "--list", "--offline"]) == 0
+    assert os.environ["TALKSWAP_OFFLINE"] == "0"

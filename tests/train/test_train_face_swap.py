@@ -123,7 +123,7 @@ def test_the_identity_terms_of_eq_9(made: FaceSwapStageConfig) -> None:
         got, wanted = stage.identity(stage.vqgan.decode(swapped)), batch["source_identity"]
         wanted = torch.nn.functional.normalize(wanted, dim=1)
         expected = (12**0.5 * (got - wanted)).abs().mean() if paper else 1 - (got * wanted).sum(1).mean()
-        assert found[paper] == pytest.approx(float(expected), rel=1e-3)
+        assert found[paper] == pytest.approx(expected.item(), rel=1e-3)
     assert found[True] > found[False]
 
 

