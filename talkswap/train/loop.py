@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +26,7 @@ from talkswap.train.checkpoint import write_atomically
 from talkswap.train.curve import draw_curve
 from talkswap.train.figures import Means, Pace, RunLog, StepProgress
 from talkswap.train.interruption import Interruption
+from talkswap.train.optimiser import flat_state, rate_at, restore_state
 from talkswap.train.processes import Processes
 from talkswap.train.stage import Batch, LoopConfig, Stage, draw_number, plain, seed_all, share_config, step_seed
 
@@ -35,14 +35,6 @@ __all__ = ["Batch", "LoopConfig", "Stage", "Trainer", "plain", "rate_at", "step_
 AFTER_STEP = 1 << 40  # numbers from here on seed what follows a step; none of them is a batch's
 ASK_EVERY = 4  # steps between two rounds in which processes ask each other whether to stop
 SAVING_SPEED = 2e8  # bytes per second, assumed before the first save was timed
-
-
-def rate_at(config: LoopConfig, step: int) -> float:
-    """Learning rate factor: linear warm-up, then a cosine down to ``final_rate``."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.final_rate + (1 - config.final_rate) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 class Trainer:
@@ -128,10 +120,10 @@ class Trainer:
         groups: dict[str, dict[str, Tensor]] = {
             "network": stage.network.state_dict(),
             "average": self.average,
-            "optimiser": _flat(self.optimiser),
+            "optimiser": flat_state(self.optimiser),
         }
         if stage.discriminator is not None and self.adversary is not None:
-            groups |= {"discriminator": stage.discriminator.state_dict(), "adversary": _flat(self.adversary)}
+            groups |= {"discriminator": stage.discriminator.state_dict(), "adversary": flat_state(self.adversary)}
         scaler = self.processes.accelerator.scaler
         state = {
             "step": self.step,
@@ -161,10 +153,10 @@ class Trainer:
             stage.network.load_state_dict(groups["network"])
             for key, value in self.average.items():
                 value.copy_(groups["average"][key])
-            _restore(self.optimiser, groups["optimiser"])
+            restore_state(self.optimiser, groups["optimiser"])
             if stage.discriminator is not None and self.adversary is not None:
                 stage.discriminator.load_state_dict(groups["discriminator"])
-                _restore(self.adversary, groups["adversary"])
+                restore_state(self.adversary, groups["adversary"])
         except (RuntimeError, KeyError, ValueError) as error:
             raise TrainingError(
                 f"the state in {found.folder} is not of these networks", "choose another --run, or the old settings"
@@ -441,27 +433,3 @@ def _say_nothing(line: str) -> None:
 
 def _scalar(value: float | Tensor, device: torch.device) -> Tensor:
     return value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value), device=device)
-
-
-def _flat(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Its state's tensors as ``NUMBER.NAME``."""
-    state = optimiser.state_dict()["state"]
-    return {
-        f"{number}.{name}": value
-        for number, entry in state.items()
-        for name, value in entry.items()
-        if isinstance(value, Tensor)
-    }
-
-
-def _restore(optimiser: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
-    """Put back what :func:`_flat` gave, each moment laid out in memory like its weight."""
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in flat.items():
-        number, name = key.split(".", 1)
-        like = parameters[int(number)]
-        if value.shape == like.shape:
-            value = torch.empty_like(like, dtype=value.dtype).copy_(value)
-        state.setdefault(int(number), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
