@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -115,6 +116,22 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("HEAVY []\n")
+
+
+def processor_seconds(*arguments: str) -> float:
+    """The least of three runs of a Python program, its own work alone."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return min(seconds)
+
+
+def test_help_answers_at_once() -> None:
+    # A ratio, since machines differ: 0.34 s against 0.07 s where this was written, and torch alone would add 1 s.
+    assert processor_seconds("-m", "talkswap", "render", "--help") < 8 * processor_seconds("-c", "import typer")
 
 
 @pytest.mark.parametrize("module", ["talkswap", "talkswap.types", "talkswap.errors", "talkswap.checkpoints"])
