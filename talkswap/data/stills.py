@@ -36,7 +36,7 @@ class Stills:
 def open_stills(folder: Path) -> Stills:
     """Open ``portraits-*`` or ``frames-*`` as made by :mod:`talkswap.data.prepare`."""
     if not (folder / "meta.json").is_file():
-        raise TrainingDataError(f"no prepared stills in {folder}", "run talkswap data prepare first")
+        raise TrainingDataError(f"no prepared stills in {folder}", "run `talkswap data prepare` first")
     meta = json.loads((folder / "meta.json").read_text())
     stills = Stills(
         np.load(folder / "crops.npy", mmap_mode="r"), np.load(folder / "landmarks.npy", mmap_mode="r"), meta

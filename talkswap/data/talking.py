@@ -167,7 +167,7 @@ def open_spoken(
     """
     files = sorted((data / f"clips-{split}").glob("*.npz"))
     if not files:
-        raise TrainingDataError(f"no prepared clips in {data / f'clips-{split}'}", "run talkswap.data.prepare first")
+        raise TrainingDataError(f"no prepared clips in {data / f'clips-{split}'}", "run `talkswap data prepare` first")
     index = read_index(videos) if videos is not None else {}
     heard = features or MelFeatures()
     clips = []
