@@ -84,7 +84,7 @@ def measure(config: MeanFaceConfig) -> dict[str, NDArray[np.generic]]:
     sets = []
     for folder in config.folders:
         if not (folder / "landmarks.npy").is_file():
-            hint = "prepare it with `python -m talkswap.data.prepare`"
+            hint = "prepare it with `talkswap data prepare`"
             raise TrainingDataError(f"{folder} has no landmarks.npy", hint)
         sets.append(np.load(folder / "landmarks.npy").astype(np.float64))
     shapes = np.concatenate(sets)
