@@ -25,6 +25,8 @@ ROOMS = [
     {"people", "source"},  # who is in a clip or a photo: faces and media together
     {"systems"},
     {"data"},
+    {"preparation"},  # a render's inputs, opened and checked
+    {"corridor"},  # its frames
     {"render", "train", "evaluation", "publishing"},
     {"cli"},
     {"__main__"},
