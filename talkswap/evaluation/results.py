@@ -46,10 +46,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Pictures:
-    """Stills of one result; paths relative to the report's folder, in POSIX spelling."""
+    """Stills of one result (talkswap.evaluation.sheets); paths relative to the report's folder, in POSIX spelling."""
 
-    frames: str  # PNG: some moments of the clip side by side: source, target, result
-    mouths: str  # PNG: the mouths of the same moments, target above result
+    frames: str  # JPEG: the face at some moments of the clip, from left to right
+    mouths: str  # JPEG: the mouth at more of them
+    photo: str = ""  # JPEG: the source photo; one file for all methods of a pair
+    target_frames: str = ""  # JPEG: the target's face at the same moments; likewise
+    target_mouths: str = ""
 
 
 @dataclass(frozen=True)
