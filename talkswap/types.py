@@ -57,6 +57,7 @@ class Frame:
     time: Fraction  # seconds from the clip's first frame (its pts, start removed)
     index: int  # 0-based position in the output
     source_index: int = 0  # 0-based position in the target clip; differs where the clip is looped, bounced or held
+    fine: NDArray[np.int8] | None = None  # H W 3: what rounding to 8 bits took, in 257ths of a level; deep clips only
 
 
 @dataclass(frozen=True)
@@ -108,10 +109,17 @@ class RenderPlan:
     sync: bool = True
     face: str | None = None  # index from `talkswap faces`, or a photo of the person
     fit: str = "clip"  # clip | voice | loop | bounce | freeze
-    crf: int = 18
-    encoder: str = "libx264"
+    start: Fraction = Fraction(0)  # seconds from the target's first frame; the voice starts with the first one shown
+    end: Fraction | None = None  # seconds from the target's first frame; None = its end
+    audio_mix: str = "replace"  # replace | keep | duck: what becomes of the target's own sound beside a voice
+    crf: int | None = None  # None = the encoder's own default
+    encoder: str = "auto"  # auto | a name in talkswap.media.codecs.CODECS
+    encoder_preset: str = "auto"
+    pixel_format: str = "auto"  # auto = as deep as the target, where the encoder can
     batch_size: int = 0  # 0 = chosen from the device's memory
     overwrite: bool = False
+    segment_seconds: float = 10.0  # most output in one closed piece: what a kill or a power cut can cost
+    fresh: bool = False  # do not go on where an interrupted render of this output stopped
 
 
 @dataclass(frozen=True)
@@ -132,9 +140,11 @@ class RenderReport:
     timings: dict[str, float]  # seconds per stage
     peak_memory_mb: float
     warnings: list[str] = field(default_factory=list)
+    streams: list[str] = field(default_factory=list)  # what became of each of the target's other streams
     weights: dict[str, str] = field(default_factory=dict)  # file -> sha256
     versions: dict[str, str] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
+    resumed_frames: int = 0  # finished by an interrupted run before this one
 
 
 @dataclass(frozen=True)

@@ -113,15 +113,20 @@ def check_output(output: Path, overwrite: bool = False) -> None:
 
 
 @contextmanager
-def staging_folder(output: Path, overwrite: bool = False) -> Iterator[Path]:
+def staging_folder(output: Path, overwrite: bool = False, within: Path | None = None) -> Iterator[Path]:
     """A private folder on the output's disk for what a render makes on its way; removed at the end, come what may.
+
+    Args:
+        output: what is being made.
+        overwrite: whether it may exist.
+        within: a folder on the same disk to make the private one in; the output's own without it.
 
     Raises:
         As :func:`check_output`.
     """
     check_output(output, overwrite)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=".talkswap-", dir=output.parent))
+        folder = Path(tempfile.mkdtemp(prefix=".talkswap-", dir=within or output.parent))
     except OSError as error:
         raise OutputUnwritableError(f"nothing can be written in {output.parent} ({error.strerror})") from error
     try:
@@ -142,6 +147,7 @@ def mux(
     metadata: Mapping[str, str] | None = None,
     subtitles: bool = True,
     overwrite: bool = False,
+    within: Path | None = None,
 ) -> FinishedClip:
     """Join picture and voice with what the target has besides, check the result, and put it in place.
 
@@ -165,6 +171,7 @@ def mux(
             A ``comment`` that names talkswap is written unless one is given.
         subtitles: whether the target's subtitles and chapters are copied.
         overwrite: whether an existing output may be replaced.
+        within: a folder on the output's disk for the private one; the output's own without it.
 
     Returns:
         What :func:`verify` read back.
@@ -176,7 +183,7 @@ def mux(
         OutputCheckError: the result breaks the plan.
     """
     output = Path(output)
-    with staging_folder(output, overwrite) as folder:
+    with staging_folder(output, overwrite, within) as folder:
         sound = _sound(voice, folder)
         finished = folder / f"finished{output.suffix.lower()}"
         command = functools.partial(_command, video, sound, target, finished, duration, voice_offset, metadata or {})
