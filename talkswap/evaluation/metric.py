@@ -30,3 +30,4 @@ class Judge:
     name: str  # "syncnet_v2", "compact sync expert"
     comparable: bool  # whether its figures may be held against published ones
     sha256: str = ""  # of its file
+    note: str = ""  # what a reader of its column must know, one sentence without a full stop
