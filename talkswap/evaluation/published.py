@@ -9,9 +9,9 @@ from talkswap.evaluation.results import PublishedRow
 
 _SWAPTALK, _WAVSYNCSWAP = "SwapTalk", "WavSyncSwap"
 
-# key, label, FID, SSIM, CPBD, LMD, LSE-C, ID Retrieve, Consistency
+# key, label, FID, SSIM, CPBD, LMD (of the mouth, so LMD-m here), LSE-C, ID Retrieve, Consistency
 _Row = tuple[str, str, float | None, float | None, float, float | None, float, float | None, float | None]
-_TABLE_ONE_COLUMNS = ("fid", "ssim", "cpbd", "lmd", "lse_c", "id_retrieve", "consistency")
+_TABLE_ONE_COLUMNS = ("fid", "ssim", "cpbd", "lmd_m", "lse_c", "id_retrieve", "consistency")
 _TABLE_ONE: dict[str, tuple[_Row, ...]] = {
     "self": (
         ("ground-truth", "Ground Truth", None, None, 0.536, None, 8.37, None, None),
@@ -72,12 +72,12 @@ def _swap(key: str, source: bool, result: bool, backbone: str, retrieve: float, 
 
 def _sync(key: str, expert: bool, backbone: str, fid: float, ssim: float, lmd: float) -> PublishedRow:
     choices = {"expert": "yes" if expert else "no", "backbone": backbone}
-    return _choice("V", key, backbone, choices, fid=fid, ssim=ssim, lmd=lmd)
+    return _choice("V", key, backbone, choices, fid=fid, ssim=ssim, lmd_m=lmd)
 
 
 ABLATIONS: dict[str, tuple[PublishedRow, ...]] = {
     "II": _compression("II", ("id_retrieve", "fid"), (85.63, 15.6), (94.29, 9.5)),
-    "III": _compression("III", ("fid", "ssim", "lmd"), (8.3, 0.841, 1.116), (4.2, 0.942, 1.008)),
+    "III": _compression("III", ("fid", "ssim", "lmd_m"), (8.3, 0.841, 1.116), (4.2, 0.942, 1.008)),
     "IV": (
         _swap("no-identity", False, False, "transformer", 72.3, 16.0),
         _swap("identity-source", True, False, "transformer", 93.6, 15.5),
