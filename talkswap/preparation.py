@@ -16,7 +16,7 @@ from talkswap.device import Device, choose_device
 from talkswap.errors import NoTargetFaceError, UsageError
 from talkswap.faces.analyze import FaceAnalyser, load_analyser
 from talkswap.faces.people import Person, SelectConfig
-from talkswap.media.codecs import EncoderSettings, check_encoder
+from talkswap.media.codecs import EncoderSettings, check_encoder, encoder_for
 from talkswap.media.index import FrameIndex, index_frames
 from talkswap.media.probe import probe
 from talkswap.media.timeline import Timeline, plan_timeline
@@ -55,12 +55,13 @@ class Prepared:
 
 def encoder_settings(plan: RenderPlan) -> EncoderSettings:
     """The one lossy encode, as the plan wants it."""
-    return EncoderSettings(encoder=plan.encoder, crf=plan.crf)
+    return EncoderSettings(encoder_for(plan.encoder, plan.output), plan.crf, plan.encoder_preset, plan.pixel_format)
 
 
 def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     """Check and open everything; the cheap checks come first, so that a wrong path is named at once."""
-    check_encoder(plan.encoder, plan.output, encoder_settings(plan))
+    settings = encoder_settings(plan)
+    check_encoder(settings.encoder, plan.output, settings)
     warnings: list[str] = []
     info = probe(plan.target)
     index = index_frames(info)

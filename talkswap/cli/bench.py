@@ -34,13 +34,13 @@ def example(name: str) -> Path:
     return path
 
 
-def bare_pass(target: Path, output: Path, crf: int, encoder: str) -> tuple[int, float]:
+def bare_pass(target: Path, output: Path, crf: int | None, encoder: str) -> tuple[int, float]:
     """Decode ``target`` and encode its pictures as they are.
 
     Returns:
         (frames, seconds): the floor under every render of this clip.
     """
-    from talkswap.media.codecs import EncoderSettings
+    from talkswap.media.codecs import EncoderSettings, encoder_for
     from talkswap.media.probe import probe
     from talkswap.media.reader import ClipReader
     from talkswap.media.writer import VideoWriter
@@ -48,7 +48,10 @@ def bare_pass(target: Path, output: Path, crf: int, encoder: str) -> tuple[int, 
     info = probe(target)
     began = time.perf_counter()
     count = 0
-    with ClipReader(info) as reader, VideoWriter(output, info, EncoderSettings(encoder, crf)) as writer:
+    with (
+        ClipReader(info) as reader,
+        VideoWriter(output, info, EncoderSettings(encoder_for(encoder, output), crf)) as writer,
+    ):
         for frame in reader.frames():
             writer.write(frame.rgb, frame.time)
             count += 1

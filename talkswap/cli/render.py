@@ -97,9 +97,35 @@ def command(
         ),
     ] = DEFAULTS["fit"],
     crf: Annotated[
-        int, typer.Option(min=0, help="Constant quality of the encoder: lower is better, 18 looks lossless.")
+        int | None,
+        typer.Option(
+            min=0,
+            help="Constant quality of the encoder: lower is better. Without it the encoder's own: 18 for libx264, "
+            "which looks lossless.",
+            show_default=False,
+        ),
     ] = DEFAULTS["crf"],
-    encoder: Annotated[str, typer.Option(help="Video encoder of FFmpeg.")] = DEFAULTS["encoder"],
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help="Video encoder: libx264, libx265, libvpx-vp9, libsvtav1, prores_ks, ffv1, h264_nvenc, hevc_nvenc, "
+            "h264_videotoolbox or hevc_videotoolbox. auto: libx264, in .webm libvpx-vp9."
+        ),
+    ] = DEFAULTS["encoder"],
+    encoder_preset: Annotated[
+        str,
+        typer.Option(
+            help="Effort of the encoder, ultrafast to veryslow; the profile of ProRes, proxy to 4444xq. "
+            "auto: veryfast; hq for ProRes."
+        ),
+    ] = DEFAULTS["encoder_preset"],
+    pixel_format: Annotated[
+        str,
+        typer.Option(
+            help="yuv420p, yuv422p, yuv444p, or one of these with 10le at the end for ten bits. "
+            "auto: as deep as the target, where the encoder can."
+        ),
+    ] = DEFAULTS["pixel_format"],
     batch_size: Annotated[
         int, typer.Option(min=0, help="Frames per network call; 0 = chosen from the device's memory.")
     ] = DEFAULTS["batch_size"],
@@ -129,6 +155,8 @@ def command(
         fit=fit,
         crf=crf,
         encoder=encoder,
+        encoder_preset=encoder_preset,
+        pixel_format=pixel_format,
         batch_size=batch_size,
         overwrite=overwrite,
     )

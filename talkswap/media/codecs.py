@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -25,15 +25,22 @@ CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
 """x264's words for effort, fastest first; other encoders' own scales are mapped onto them."""
 
+PRORES_PROFILES = ("proxy", "lt", "standard", "hq", "4444", "4444xq")
+"""What ProRes calls its qualities, smallest files first; the last two are for 4:4:4."""
+
+EIGHT_BITS = ("yuv420p", "yuv422p", "yuv444p")
+TEN_BITS = ("yuv420p10le", "yuv422p10le", "yuv444p10le")
+AUTO = "auto"
+
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """How the one lossy encode is made."""
+    """How the one lossy encode is made; what is left open is the encoder's own default."""
 
     encoder: str = "libx264"
-    crf: int = 18  # constant quality: lower is better; 18 is visually lossless for x264
-    preset: str = "veryfast"
-    pixel_format: str = "yuv420p"
+    crf: int | None = None  # constant quality: lower is better
+    preset: str = AUTO  # effort: one of PRESETS; a profile for ProRes
+    pixel_format: str = AUTO  # as deep as the clip, where the encoder can
     threads: int = 0  # 0: the encoder's own choice
 
 
@@ -42,53 +49,93 @@ class Codec:
     """One encoder's abilities."""
 
     containers: frozenset[str]  # endings
+    crf: int | None  # the default; None where the encoder has no such scale
     most_crf: int
-    odd_sizes: bool  # whether 4:2:0 pictures may have an odd width or height
-    options: Callable[[EncoderSettings], dict[str, str]]
+    odd_sizes: bool  # whether subsampled pictures may have an odd width or height
+    options: Callable[[EncoderSettings, str], dict[str, str]]  # of complete settings and the pixel format
+    formats: dict[str, str]  # pixel formats it can write, the default first -> its own names for them
+    presets: tuple[str, ...] = PRESETS
+    preset: str = "veryfast"  # the default
+    between: str = ".mp4"  # container of the encoded picture on its way to the output; keeps the clip's exact clock
 
 
-def _x264(settings: EncoderSettings) -> dict[str, str]:
+def _x264(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
     # Adaptive quantisation takes bits from textured areas. Without it the worst of ten clips came 1.35 dB nearer
     # to its target at the same size and time, and what lies outside the face is to stay the target's.
     # Without macroblock trees equal pictures give equal bytes: with them (PyAV 18) one clip encoded five times gave four files.
     return {"crf": str(settings.crf), "preset": settings.preset, "aq-mode": "0", "mbtree": "0"}
 
 
-def _x265(settings: EncoderSettings) -> dict[str, str]:
+def _x265(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
     return {"crf": str(settings.crf), "preset": settings.preset, "x265-params": "log-level=error"}
 
 
-def _vp9(settings: EncoderSettings) -> dict[str, str]:
+def _vp9(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
     speed = max(0, min(8, 8 - PRESETS.index(settings.preset)))
     return {"crf": str(settings.crf), "b": "0", "deadline": "good", "cpu-used": str(min(speed, 5)), "row-mt": "1"}
 
 
-def _svt_av1(settings: EncoderSettings) -> dict[str, str]:
+def _svt_av1(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
     os.environ.setdefault("SVT_LOG", "1")  # errors only: the library writes to stderr past every logger
     return {"crf": str(settings.crf), "preset": str(12 - PRESETS.index(settings.preset)), "svtav1-params": "scd=0"}
 
 
-def _nvenc(settings: EncoderSettings) -> dict[str, str]:
+def _nvenc(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
     step = PRESETS.index(settings.preset)  # p1 (fastest) to p7
     return {"rc": "vbr", "cq": str(settings.crf), "b": "0", "preset": f"p{min(7, 1 + step)}"}
 
 
-def _lossless(settings: EncoderSettings) -> dict[str, str]:
-    return {"level": "3", "slices": "4"}
+def _videotoolbox(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    # Its constant quality runs from 1 to 100, best last; FFmpeg hands it on in units of FF_QP2LAMBDA, 118.
+    quality = max(1, min(100, 100 - 2 * (settings.crf or 0)))
+    fast = PRESETS.index(settings.preset) < PRESETS.index("medium")
+    return {"flags": "+qscale", "global_quality": str(118 * quality), "prio_speed": str(int(fast)), "allow_sw": "1"}
+
+
+def _prores(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    profile = settings.preset
+    if profile == AUTO:
+        profile = "4444" if pixel_format.startswith("yuv444") else "hq"
+    return {"profile": profile, "vendor": "apl0"}  # some editors take no other vendor's
+
+
+def _lossless(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    return {"level": "3", "slices": "4"}  # one effort only
+
+
+def _same(*formats: str) -> dict[str, str]:
+    return {name: name for name in formats}
 
 
 _MP4_FAMILY = frozenset({".mp4", ".mov", ".mkv"})
 _OPEN_FAMILY = frozenset({".mp4", ".mkv", ".webm"})
+_ALL = _same(*EIGHT_BITS, *TEN_BITS)
+_HARDWARE = {"yuv420p": "yuv420p", "yuv420p10le": "p010le"}
 
 CODECS = {
-    "libx264": Codec(_MP4_FAMILY, 51, False, _x264),
-    "libx265": Codec(_MP4_FAMILY, 51, False, _x265),
-    "libvpx-vp9": Codec(_OPEN_FAMILY, 63, True, _vp9),
-    "libsvtav1": Codec(_OPEN_FAMILY, 63, False, _svt_av1),
-    "h264_nvenc": Codec(_MP4_FAMILY, 51, False, _nvenc),
-    "hevc_nvenc": Codec(_MP4_FAMILY, 51, False, _nvenc),
-    "ffv1": Codec(frozenset({".mkv"}), 51, True, _lossless),
-}
+    "libx264": Codec(_MP4_FAMILY, 18, 51, False, _x264, _ALL),
+    "libx265": Codec(_MP4_FAMILY, 20, 51, False, _x265, _ALL),
+    "libvpx-vp9": Codec(_OPEN_FAMILY, 24, 63, True, _vp9, _ALL),
+    "libsvtav1": Codec(_OPEN_FAMILY, 24, 63, False, _svt_av1, _same("yuv420p", "yuv420p10le")),
+    "prores_ks": Codec(
+        frozenset({".mov", ".mkv"}), None, 0, True, _prores, _same("yuv422p10le", "yuv444p10le"),
+        (AUTO, *PRORES_PROFILES), AUTO, ".mov",
+    ),
+    "h264_nvenc": Codec(_MP4_FAMILY, 19, 51, False, _nvenc, _same("yuv420p", "yuv444p")),
+    "hevc_nvenc": Codec(
+        _MP4_FAMILY, 21, 51, False, _nvenc, {**_HARDWARE, "yuv444p": "yuv444p", "yuv444p10le": "yuv444p16le"}
+    ),
+    "h264_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, _videotoolbox, _same("yuv420p")),
+    "hevc_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, _videotoolbox, _HARDWARE),
+    "ffv1": Codec(frozenset({".mkv"}), None, 0, True, _lossless, _ALL, between=".mov"),
+}  # fmt: skip
+
+
+def encoder_for(name: str, output: Path) -> str:
+    """The encoder that a name stands for: itself, or for ``auto`` the one that the output's container is known for."""
+    if name != AUTO:
+        return name
+    return "libvpx-vp9" if output.suffix.lower() == ".webm" else "libx264"
 
 
 def container_of(output: Path) -> str:
@@ -104,7 +151,9 @@ def container_of(output: Path) -> str:
     return CONTAINERS[ending]
 
 
-def check_encoder(name: str, output: Path | None = None, settings: EncoderSettings | None = None) -> None:
+def check_encoder(
+    name: str, output: Path | None = None, settings: EncoderSettings | None = None, bits: int = 8
+) -> None:
     """Make sure before a render that its encoder is known, fits the output and really encodes here.
 
     Two small pictures are encoded: an encoder that is compiled in may still lack its GPU or driver.
@@ -112,7 +161,8 @@ def check_encoder(name: str, output: Path | None = None, settings: EncoderSettin
     Args:
         name: the encoder.
         output: where the result is to go; its ending has to suit the encoder.
-        settings: checked as well where given (preset, crf).
+        settings: checked as well where given (preset, crf, pixel format).
+        bits: of the clip, which an open pixel format follows.
 
     Raises:
         EncoderError: unknown, unfit for the container, wrong settings, or failing.
@@ -129,10 +179,11 @@ def check_encoder(name: str, output: Path | None = None, settings: EncoderSettin
             )
     settings = settings or EncoderSettings(encoder=name)
     options = encoder_options(settings)
+    pixel_format = codec.formats[pixel_format_for(settings, 256, 256, bits)]
     try:
         context = cast(VideoCodecContext, CodecContext.create(name, "w"))
         context.width, context.height = 256, 256
-        context.pix_fmt = settings.pixel_format
+        context.pix_fmt = pixel_format
         context.time_base = Fraction(1, 25)
         context.framerate = Fraction(25)
         context.options = options
@@ -140,7 +191,7 @@ def check_encoder(name: str, output: Path | None = None, settings: EncoderSettin
         packets = []
         with ordinary_priority():
             for pts in range(2):
-                picture = picture.reformat(format=settings.pixel_format)
+                picture = picture.reformat(format=pixel_format)
                 picture.pts, picture.time_base = pts, Fraction(1, 25)
                 packets += context.encode(picture)
             packets += context.encode(None)
@@ -170,21 +221,68 @@ def encoder_options(settings: EncoderSettings) -> dict[str, str]:
     """The encoder's private options.
 
     Raises:
-        EncoderError: unknown preset, or a crf outside the encoder's scale.
+        EncoderError: unknown preset, a crf outside the encoder's scale, or a profile that the pixel format forbids.
+    """
+    name, codec = settings.encoder, codec_named(settings.encoder)
+    preset = codec.preset if settings.preset == AUTO else settings.preset
+    if preset not in codec.presets:
+        known = [word for word in codec.presets if word != AUTO]
+        raise EncoderError(
+            f"there is no encoder preset '{preset}' of {name}",
+            f"choose one of {', '.join(known)}" if known else "leave --encoder-preset away",
+        )
+    if settings.crf is not None and codec.crf is None:
+        raise EncoderError(f"{name} has no crf", "leave --crf away")
+    if settings.crf is not None and not 0 <= settings.crf <= codec.most_crf:
+        raise EncoderError(f"crf {settings.crf} is outside {name}'s scale", f"choose between 0 and {codec.most_crf}")
+    pixel_format = pixel_format_for(settings, 256, 256)
+    if preset in PRORES_PROFILES and preset.startswith("4444") != pixel_format.startswith("yuv444"):
+        raise EncoderError(
+            f"the ProRes profile {preset} cannot hold {pixel_format}",
+            "use --pixel-format yuv444p10le with 4444 and 4444xq, yuv422p10le with the others",
+        )
+    crf = codec.crf if settings.crf is None else settings.crf
+    return codec.options(replace(settings, preset=preset, crf=crf), pixel_format)
+
+
+def pixel_format_for(settings: EncoderSettings, width: int, height: int, bits: int = 8) -> str:
+    """The format to encode a clip of so many bits in.
+
+    Left open, it is the encoder's first of that depth; an encoder that cannot write ten bits writes eight, one that
+    writes nothing else ten.  H.264 and HEVC cannot hold an odd size in 4:2:0, so 4:4:4 keeps the size then.
+
+    Raises:
+        EncoderError: the encoder cannot write the format asked for.
     """
     codec = codec_named(settings.encoder)
-    if settings.preset not in PRESETS:
-        raise EncoderError(f"there is no encoder preset '{settings.preset}'", f"choose one of {', '.join(PRESETS)}")
-    if not 0 <= settings.crf <= codec.most_crf:
-        raise EncoderError(
-            f"crf {settings.crf} is outside {settings.encoder}'s scale", f"choose between 0 and {codec.most_crf}"
-        )
-    return codec.options(settings)
-
-
-def pixel_format_for(settings: EncoderSettings, width: int, height: int) -> str:
-    """The format to encode in; H.264 and HEVC cannot hold an odd size in 4:2:0, so 4:4:4 keeps the size then."""
+    known = [name for name in codec.formats if codec.formats[name] in _compiled_formats(settings.encoder)]
+    if settings.pixel_format != AUTO:
+        if settings.pixel_format not in known:
+            raise EncoderError(
+                f"{settings.encoder} cannot write the pixel format '{settings.pixel_format}' here",
+                f"choose one of {', '.join(known)}",
+            )
+        chosen = settings.pixel_format
+    else:
+        chosen = next((name for name in known if (name in TEN_BITS) == (bits > 8)), known[0])
+        if settings.preset.startswith("4444"):
+            chosen = "yuv444p10le"
     odd = bool(width % 2 or height % 2)
-    if odd and settings.pixel_format == "yuv420p" and not codec_named(settings.encoder).odd_sizes:
-        return "yuv444p"
-    return settings.pixel_format
+    if odd and "444" not in chosen and not codec.odd_sizes:
+        whole = chosen.replace("420", "444").replace("422", "444")
+        if whole not in known:
+            raise EncoderError(
+                f"{settings.encoder} cannot write pictures of {width}x{height}, an odd size",
+                "use --encoder libx264 or libvpx-vp9",
+            )
+        return whole
+    return chosen
+
+
+def _compiled_formats(name: str) -> set[str]:
+    return {form.name for form in av.Codec(name, "w").video_formats or ()}
+
+
+def is_deep(pixel_format: str) -> bool:
+    """Whether a format of :func:`pixel_format_for` has more than eight bits."""
+    return pixel_format in TEN_BITS

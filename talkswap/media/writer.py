@@ -15,7 +15,14 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from talkswap.errors import EncoderError, TalkswapError
-from talkswap.media.codecs import EncoderSettings, check_encoder, container_of, encoder_options, pixel_format_for
+from talkswap.media.codecs import (
+    EncoderSettings,
+    check_encoder,
+    codec_named,
+    container_of,
+    encoder_options,
+    pixel_format_for,
+)
 from talkswap.media.colour import PixelConverter, tagged_matrix
 from talkswap.media.containers import local_url, output_error
 from talkswap.media.index import nominal_ticks
@@ -50,7 +57,8 @@ class VideoWriter:
         self.path = Path(path)
         self.info = info
         self.frames = 0
-        self.pixel_format = pixel_format_for(settings, info.width, info.height)
+        self.pixel_format = pixel_format_for(settings, info.width, info.height, info.bits)
+        self._encoded_format = codec_named(settings.encoder).formats[self.pixel_format]
         self._duration = duration
         self._converter = PixelConverter(info)
         self._waiting: VideoFrame | None = None  # its duration is known when its successor's time is
@@ -89,7 +97,7 @@ class VideoWriter:
             raise ValueError(f"{time} s is not a whole number of ticks of {self.info.time_base} s")
         if self._waiting is not None and ticks <= (self._waiting.pts or 0):
             raise ValueError(f"the frame at {time} s does not come after its predecessor")
-        picture = self._converter.from_rgb(rgb, self.pixel_format)
+        picture = self._converter.from_rgb(rgb, self._encoded_format)
         picture.pts = ticks.numerator
         picture.time_base = self.info.time_base
         picture.color_primaries = self.info.colour.primaries
@@ -137,7 +145,7 @@ class VideoWriter:
         stream = cast(VideoStream, container.add_stream(settings.encoder, rate=info.rate, options=options))
         context = stream.codec_context
         context.width, context.height = info.width, info.height
-        context.pix_fmt = self.pixel_format
+        context.pix_fmt = self._encoded_format
         context.time_base = info.time_base
         stream.time_base = info.time_base
         context.sample_aspect_ratio = info.sample_aspect_ratio

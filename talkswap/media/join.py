@@ -1,0 +1,124 @@
+"""Closed segments of one picture become one file: packets are copied, and every frame gets its planned time.
+
+A segment's own clock only has to keep the order of its frames; times, durations and decoding order come from the plan,
+so that nothing is rounded twice and nothing drifts from segment to segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+from av.container import OutputContainer
+from av.error import FFmpegError
+from av.packet import Packet
+from av.video.stream import VideoStream
+
+from talkswap.errors import EncoderError, TalkswapError
+from talkswap.media.codecs import codec_named, container_of
+from talkswap.media.containers import local_url, open_clip, output_error, video_stream
+
+_BROKEN = "start anew with --fresh"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One closed segment: a file that decodes by itself, and the frames of the whole that it holds."""
+
+    path: Path
+    first: int  # frame of the whole
+    last: int  # the frame after its last one
+
+
+def picture_ending(encoder: str) -> str:
+    """The container that an encoded picture waits in: one with an exact clock wherever the codec fits into one."""
+    containers = codec_named(encoder).containers
+    return next(ending for ending in (".mp4", ".mov", ".mkv") if ending in containers)
+
+
+def join(
+    pieces: Sequence[Piece], output: Path, times: Sequence[Fraction], duration: Fraction, time_base: Fraction
+) -> None:
+    """Copy the packets of all pieces into one stream.
+
+    Args:
+        pieces: in order, without a gap, all written by one encoder with the same settings.
+        output: the file to write.
+        times: planned start of each frame in seconds, whole ticks of ``time_base``.
+        duration: planned length in seconds.
+        time_base: seconds per tick of the target's clock.
+
+    Raises:
+        EncoderError: a piece does not hold its frames, or is of another kind than the first.
+        OutputUnwritableError: the disk is full, or the folder cannot be written.
+    """
+    unit = Fraction(1, time_base.denominator)
+    ends = [*times[1:], duration]
+    try:
+        ranks = [_ranks(piece) for piece in pieces]
+        # How many packets a frame may come before its turn: players get each of them that much earlier.
+        delay = max(place - rank for found in ranks for place, rank in enumerate(found))
+        # The first ones come so early that the packets together last as long as the picture.
+        lead = round((times[-1] - times[len(times) - 1 - delay]) / unit)
+        with _open(output, time_base) as container:
+            stream: VideoStream | None = None
+            kind = None
+            for piece, found in zip(pieces, ranks, strict=True):
+                with open_clip(piece.path) as source:
+                    given = video_stream(source, piece.path)
+                    if stream is None:
+                        stream = container.add_stream_from_template(given, opaque=True)  # parameters as they are
+                        stream.time_base = unit
+                        kind = _kind(given)
+                    elif _kind(given) != kind:
+                        raise EncoderError(f"the segment {piece.path.name} is of another kind than the first", _BROKEN)
+                    for place, packet in enumerate(_packets(source, given)):
+                        frame = piece.first + found[place]
+                        before = piece.first + place - delay
+                        packet.stream = stream
+                        packet.time_base = unit
+                        packet.pts = round(times[frame] / unit)
+                        packet.dts = round(times[before] / unit) if before >= 0 else (before * lead) // delay
+                        packet.duration = round((ends[frame] - times[frame]) / unit)
+                        container.mux(packet)
+    except (FFmpegError, OSError, ValueError) as error:
+        raise _named(error, output) from error
+
+
+def _open(output: Path, time_base: Fraction) -> OutputContainer:
+    container_format = container_of(output)
+    options = {}
+    if container_format in ("mp4", "mov"):
+        options["video_track_timescale"] = str(time_base.denominator)
+    return av.open(local_url(output), "w", format=container_format, options=options)
+
+
+def _packets(source: av.container.InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    for packet in source.demux(stream):
+        if packet.size and packet.pts is not None:
+            yield packet
+
+
+def _ranks(piece: Piece) -> list[int]:
+    """For each packet as it is stored, which frame of the segment it holds."""
+    with open_clip(piece.path) as source:
+        stamps = [packet.pts or 0 for packet in _packets(source, video_stream(source, piece.path))]
+    order = {pts: rank for rank, pts in enumerate(sorted(stamps))}
+    if not len(order) == len(stamps) == piece.last - piece.first:
+        raise EncoderError(
+            f"the segment {piece.path.name} holds {len(order)} frames instead of {piece.last - piece.first}", _BROKEN
+        )
+    return [order[pts] for pts in stamps]
+
+
+def _kind(stream: VideoStream) -> tuple[str, int, int, str | None, bytes]:
+    context = stream.codec_context
+    return context.name, context.width, context.height, context.pix_fmt, bytes(context.extradata or b"")
+
+
+def _named(error: FFmpegError | OSError | ValueError, output: Path) -> TalkswapError:
+    named = None if isinstance(error, ValueError) else output_error(error, output)
+    return named or EncoderError(f"the segments could not be joined ({error})", _BROKEN)
