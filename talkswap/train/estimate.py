@@ -265,6 +265,11 @@ def _identity(config: Any, networks: Networks) -> Work:
     return Work([Part("identity", lambda: network.embed_square(torch.empty(SAMPLES, 3, size, size)))])
 
 
+def _occlusion(config: Any, networks: Networks) -> Work:
+    size = config.network.size
+    return Work([Part("occlusion", lambda: networks["occlusion"](torch.empty(SAMPLES, 3, size, size)))])
+
+
 def _joint(config: Any, networks: Networks) -> Work:
     vqgan: Any = networks["vqgan"]
     lip_sync: Any = networks["lip-sync"]
@@ -290,6 +295,7 @@ def _joint(config: Any, networks: Networks) -> Work:
 WORK: dict[str, Callable[[Any, Networks], Work]] = {
     "faces": _faces,
     "identity": _identity,
+    "occlusion": _occlusion,
     "vqgan": _vqgan,
     "face-swap": _face_swap,
     "speech-encoder": _speech_encoder,

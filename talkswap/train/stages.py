@@ -21,6 +21,7 @@ STAGES: dict[str, tuple[str, str, str]] = {
     # name: module, config class, stage class
     "faces": ("talkswap.train.faces", "FacesStageConfig", "FacesStage"),
     "identity": ("talkswap.train.identity", "IdentityStageConfig", "IdentityStage"),
+    "occlusion": ("talkswap.train.occlusion", "OcclusionStageConfig", "OcclusionStage"),
     "vqgan": ("talkswap.train.vqgan", "VQGANStageConfig", "VQGANStage"),
     "face-swap": ("talkswap.train.face_swap", "FaceSwapStageConfig", "FaceSwapStage"),
     "speech-encoder": ("talkswap.train.speech_encoder", "SpeechEncoderStageConfig", "SpeechEncoderStage"),
