@@ -31,8 +31,8 @@ class SheetConfig:
     face_side: int = 112  # px of a tile
     mouth_width: int = 64
     mouth_height: int = 44
-    face_eyes: float = 3.4  # side of the cut in outer eye distances: hair and collar show how well the paste fits
-    mouth_eyes: float = 0.95  # width of the cut in outer eye distances
+    face_eyes: float = 2.8  # side of the cut in outer eye distances: hair and collar show how well the paste fits
+    mouth_eyes: float = 1.0  # width of the cut in outer eye distances
     quality: int = 78  # of JPEG
 
 
