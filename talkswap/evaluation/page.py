@@ -156,7 +156,7 @@ def _cell(cell: Cell) -> str:
 
 
 def _plots(evaluation: Evaluation, setting: SettingResult, number: int) -> Iterator[str]:
-    drawn = []
+    drawn: list[str] = []
     for comparable in (True, False):
         published = evaluation.published_for(setting.setting) if comparable else ()
         for column in evaluation.columns_for(comparable, setting):
