@@ -1,0 +1,127 @@
+"""Flicker: by how much more a result's face changes from frame to frame than the truth's, where nothing moves.
+
+Both are looked at in the truth's aligned crops, so that the head's travel is gone, on the face above and beside the
+mouth: lips and chin are meant to move otherwise.  Of that skin only the quieter half counts in each step, judged by the
+truth's own change in cells of 8 px (a cell's mean sees motion and hardly sees noise, so that choosing by it does not
+choose the truth's luckiest px).  There
+
+    flicker = sum_t sum_px |result_t - result_t-1| / sum_t sum_px |truth_t - truth_t-1|
+
+1 is as calm as the truth, below is smoother (often merely blurred), above flickers.  It is given frames that follow each
+other, none left out, and looks at some of the steps between them.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from talkswap.evaluation.arrays import Crops, check_crops, check_landmarks, check_pair, has_face, sampled
+from talkswap.evaluation.metric import Metric
+from talkswap.faces.mesh import FACE_OVAL, OUTER_LIPS, ring_mask
+from talkswap.faces.track import CutFinder, TrackConfig
+from talkswap.types import FloatArray, UInt8Image
+
+EVERY = 3  # steps between two that are looked at
+METRIC = Metric(
+    key="flicker",
+    label="Flicker",
+    better="neither",
+    about=f"Frame-to-frame change of still skin in parts of the truth's, every {EVERY}rd step; 1 = as calm",
+    needs_truth=True,
+)
+
+CELL = 8  # px, side of the squares in which the truth's own motion is judged
+MOUTH = 1.9  # times the lips' size: what speech moves around them
+COVERED = 0.99  # share of a cell that has to be skin
+LEAST_CELLS = 8
+FLOOR = 0.05  # levels: a truth that changes less is a standing picture
+
+
+def still_skin(landmarks: FloatArray, size: int) -> NDArray[np.bool_]:
+    """Cells of a crop that show the face, but neither the mouth's surroundings nor what lies below the lips' top.
+
+    Args:
+        landmarks: 478 3, px of the crop.
+        size: side of the crop, px.
+
+    Returns:
+        G G with G = size // CELL.
+    """
+    face = ring_mask(landmarks, (FACE_OVAL,), size)
+    lips = np.asarray(landmarks[list(OUTER_LIPS), :2], np.float32)
+    middle = lips.mean(0)
+    hull = cv2.convexHull(np.round((lips - middle) * MOUTH + middle).astype(np.int32))
+    cv2.fillConvexPoly(face, hull, 0.0)
+    face[max(int(lips[:, 1].min()) - 2, 0) :] = 0
+    return _cells(face) > COVERED
+
+
+def _cells(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean over cells: S S to G G; what is left over at right and bottom does not count."""
+    grid = picture.shape[0] // CELL
+    cut = picture[: grid * CELL, : grid * CELL]
+    return np.asarray(cv2.resize(cut, (grid, grid), interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _change(before: UInt8Image, after: UInt8Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(absolute change in levels, mean over each cell's px; size of the change of the cell's mean): both G G."""
+    step = cv2.subtract(after, before, dtype=cv2.CV_32F)
+    absolute = np.abs(step).mean(2)
+    return _cells(absolute), np.abs(_cells(np.ascontiguousarray(step.mean(2))))
+
+
+def _is_cut(before: UInt8Image, after: UInt8Image) -> bool:
+    is_cut = CutFinder(TrackConfig())
+    is_cut(before)
+    return is_cut(after)
+
+
+def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = EVERY) -> FloatArray:
+    """Change of still skin from each frame to the next.
+
+    Args:
+        result: N S S 3 uint8, frames that follow each other.
+        truth: N S S 3 uint8, the same frames.
+        landmarks: N 478 3 of the truth, px of the crops, nan where no face is.
+        every: which steps are looked at.
+
+    Returns:
+        (N - 1) 2: mean change in levels of the result and of the truth; nan at steps that were not looked at, where
+        one of the two frames has no face, across a shot cut, and where hardly any skin is seen.
+
+    Raises:
+        TrainingDataError: shapes do not fit.
+    """
+    check_crops(result)
+    check_pair(result, truth)
+    check_landmarks(landmarks)
+    measured = np.full((max(len(result) - 1, 0), 2), np.nan, np.float32)
+    known = has_face(landmarks)
+    size = truth.shape[1]
+    for step in sampled(len(measured), every):
+        if not (known[step] and known[step + 1]) or _is_cut(truth[step], truth[step + 1]):
+            continue
+        skin = still_skin(landmarks[step], size) & still_skin(landmarks[step + 1], size)
+        if int(skin.sum()) < LEAST_CELLS:
+            continue
+        wanted, moved = _change(truth[step], truth[step + 1])
+        made, _ = _change(result[step], result[step + 1])
+        quiet = skin & (moved <= np.median(moved[skin]))
+        measured[step] = made[quiet].mean(), wanted[quiet].mean()
+    return measured
+
+
+def flicker(result: Crops, truth: Crops, landmarks: FloatArray, every: int = EVERY) -> float:
+    """Flicker of a clip; arguments and errors are those of :func:`changes`.
+
+    Returns:
+        Ratio of the result's change to the truth's; nan where nothing could be measured or the truth stands still.
+    """
+    measured = changes(result, truth, landmarks, every)
+    measured = measured[np.isfinite(measured).all(1)]
+    if not len(measured):
+        return float("nan")
+    made, wanted = measured.astype(np.float64).mean(0)
+    return float(made / wanted) if wanted >= FLOOR else float("nan")
