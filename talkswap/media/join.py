@@ -62,7 +62,8 @@ def join(
         # How many packets a frame may come before its turn: players get each of them that much earlier.
         delay = max(place - rank for found in ranks for place, rank in enumerate(found))
         # The first ones come so early that the packets together last as long as the picture.
-        lead = round((times[-1] - times[len(times) - 1 - delay]) / unit)
+        last = pieces[-1].first + ranks[-1][-1]
+        lead = max(delay, round((duration - (ends[last] - times[last]) - times[len(times) - 1 - delay]) / unit))
         with _open(output, time_base) as container:
             stream: VideoStream | None = None
             kind = None
