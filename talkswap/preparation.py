@@ -18,6 +18,7 @@ from talkswap.faces.analyze import FaceAnalyser, load_analyser
 from talkswap.faces.people import Person, SelectConfig
 from talkswap.media.codecs import EncoderSettings, check_encoder, encoder_for
 from talkswap.media.index import FrameIndex, index_frames
+from talkswap.media.part import cut
 from talkswap.media.probe import probe
 from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.people import face_width, people_in_clip
@@ -64,7 +65,8 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     check_encoder(settings.encoder, plan.output, settings)
     warnings: list[str] = []
     info = probe(plan.target)
-    index = index_frames(info)
+    index, beyond = cut(index_frames(info), plan.start, plan.end)
+    warnings += [beyond] if beyond else []
     voice = choose_voice(plan, info, index)
     photo = read_photo(plan.source) if plan.swap and plan.source is not None else None
     if plan.swap and photo is None:
@@ -112,7 +114,11 @@ def choose_voice(plan: RenderPlan, info: ClipInfo, index: FrameIndex) -> Voice:
     if plan.audio is not None:
         return load_voice(plan.audio)
     if info.has_audio:
-        return shift_voice(load_voice(plan.target), info.audio_offset)
+        voice = shift_voice(load_voice(plan.target), info.audio_offset - index.start)
+        if not index.partial:
+            return voice
+        samples = voice.samples[: round(index.duration * voice.hz)]
+        return Voice(samples if len(samples) else np.zeros(1, np.float32), voice.hz)
     if plan.sync:
         raise UsageError("the target has no sound of its own and no voice was given", "name a voice with --audio")
     return Voice(np.zeros(max(1, round(index.duration * 16000)), np.float32), 16000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,6 +97,27 @@ def command(
             "voice: end with a shorter voice. loop, bounce, freeze: stretch the clip to a longer voice."
         ),
     ] = DEFAULTS["fit"],
+    start: Annotated[
+        str | None,
+        typer.Option(
+            help="Dub and write only from here on: seconds or HH:MM:SS.mmm; the voice begins there.",
+            show_default=False,
+            metavar="TIME",
+        ),
+    ] = None,
+    end: Annotated[
+        str | None,
+        typer.Option(
+            help="Dub and write only up to here: seconds or HH:MM:SS.mmm.", show_default=False, metavar="TIME"
+        ),
+    ] = None,
+    audio_mix: Annotated[
+        Literal["replace", "keep", "duck"],
+        typer.Option(
+            help="The target's own sound beside a voice. replace: the voice takes its place. keep: it stays as a second "
+            "track. duck: it goes on under the voice, lower while somebody speaks. Other tracks always stay."
+        ),
+    ] = DEFAULTS["audio_mix"],
     crf: Annotated[
         int | None,
         typer.Option(
@@ -139,6 +161,8 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings and the last line stay.")] = False,
 ) -> None:
     """Dub a clip: SOURCE's face, AUDIO's words, everything else as it was in TARGET."""
+    from talkswap.media.part import parse_time
+
     plan = RenderPlan(
         source=source,
         target=target,
@@ -153,6 +177,9 @@ def command(
         sync=sync,
         face=face,
         fit=fit,
+        start=parse_time(start, "--start") if start is not None else Fraction(0),
+        end=parse_time(end, "--end") if end is not None else None,
+        audio_mix=audio_mix,
         crf=crf,
         encoder=encoder,
         encoder_preset=encoder_preset,

@@ -6,6 +6,7 @@ fails, or the codec hides pictures that are never shown, the clip is decoded onc
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -29,17 +30,44 @@ _MOST_READ_ERRORS = 64  # in a row; a file that fails more often has no rest to 
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Every frame of a clip in presentation order."""
+    """Every frame of a clip, or of a part of it, in presentation order."""
 
-    times: tuple[Fraction, ...]  # seconds from the first frame
+    times: tuple[Fraction, ...]  # seconds from the first frame here
     last_duration: Fraction  # seconds that the last frame is shown
     stamps: tuple[int, ...] | None  # the frames' own pts; None where they were repaired and cannot be found again
     keyframes: tuple[int, ...]  # positions where decoding can start, ascending; empty without stamps
+    start: Fraction = Fraction(0)  # seconds from the file's first frame to the first one here
+    before: int = 0  # frames of the file before the first one here
+    opening: int | None = None  # pts of a keyframe at or before the first one here; None = the file's start
+    partial: bool = False  # frames of the file that nobody may see lie around the ones here
 
     @property
     def duration(self) -> Fraction:
         """Seconds from the first frame's start to the last frame's end."""
         return self.times[-1] + self.last_duration
+
+    def part(self, first: int, last: int, last_duration: Fraction) -> FrameIndex:
+        """The frames from ``first`` to the one before ``last``, as if they were a clip of their own.
+
+        Args:
+            first, last: positions, ``first < last``.
+            last_duration: seconds that the part's last frame is shown.
+        """
+        opening = self.opening
+        if self.stamps is not None:
+            place = bisect_right(self.keyframes, first) - 1
+            if place >= 0 and self.keyframes[place] > 0:
+                opening = self.stamps[self.keyframes[place]]
+        return FrameIndex(
+            tuple(time - self.times[first] for time in self.times[first:last]),
+            last_duration,
+            None if self.stamps is None else self.stamps[first:last],
+            tuple(position - first for position in self.keyframes if first <= position < last),
+            self.start + self.times[first],
+            self.before + first,
+            opening,
+            True,
+        )
 
 
 class Clock:

@@ -73,8 +73,13 @@ class ClipReader:
         """Every picture that decodes, in presentation order, at its exact time from the first one.
 
         A missing time stamp, or one that does not increase, is replaced by the predecessor's plus one
-        nominal frame.  A packet that does not decode is left out and counted in :attr:`damaged`.
+        nominal frame.  A packet that does not decode is left out and counted in :attr:`damaged`.  Of a part of
+        a clip these are the part's frames, its first at 0.
         """
+        if self._index is not None and self._index.partial:
+            index = self._index
+            whole = Timeline(tuple(range(len(index.times))), index.times, index.duration)
+            return self._start(self._along(whole))
         return self._start(self._every_picture())
 
     def frames_for(self, timeline: Timeline) -> Iterator[Frame]:
@@ -174,14 +179,15 @@ class ClipReader:
         """The clip's pictures from position ``first`` on, each with its position; damaged ones are missing."""
         if self.index.stamps is not None:
             keyframe = self._keyframe_before(first)
-            if keyframe > 0:
-                sought = self._decode_at(keyframe, self.index.stamps)
+            pts = self.index.stamps[keyframe] if keyframe > 0 else self.index.opening
+            if pts is not None:
+                sought = self._decode_at(pts, self.index.stamps)
                 start = next(sought, None)
                 if start is not None and start[0] <= first:
                     yield from _not_before(first, start, sought)
                     return
                 sought.close()  # the container found a later keyframe; only the file's start is certain
-        placed = self._decode_at(0, self.index.stamps)
+        placed = self._decode_at(None, self.index.stamps)
         start = next(placed, None)
         if start is not None:
             yield from _not_before(first, start, placed)
@@ -190,14 +196,15 @@ class ClipReader:
         place = bisect_right(self.index.keyframes, position) - 1
         return self.index.keyframes[place] if place >= 0 else 0
 
-    def _decode_at(self, keyframe: int, stamps: Sequence[int] | None) -> _Placed:
+    def _decode_at(self, keyframe: int | None, stamps: Sequence[int] | None) -> _Placed:
+        """Pictures decoded from the keyframe with this pts on, or from the file's start."""
         positions = None if stamps is None else {pts: position for position, pts in enumerate(stamps)}
         with open_clip(self.info.path) as container:
             stream = video_stream(container, self.info.path)
             stream.thread_type = "AUTO"
-            if keyframe > 0 and stamps is not None:
+            if keyframe is not None:
                 try:
-                    container.seek(stamps[keyframe], stream=stream, backward=True)
+                    container.seek(keyframe, stream=stream, backward=True)
                 except (FFmpegError, OSError):
                     return  # a file that cannot seek is read from its start
             count = 0
@@ -206,7 +213,8 @@ class ClipReader:
                     continue
                 if positions is None:
                     # Repaired time stamps cannot be looked up; pictures are counted as the index counted them.
-                    yield count, picture
+                    if count >= self.index.before:
+                        yield count - self.index.before, picture
                     count += 1
                 elif picture.pts in positions:
                     yield positions[picture.pts], picture
