@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 UInt8Image = NDArray[np.uint8]
 """H x W x 3, RGB, 0 to 255."""
 
+Int8Image = NDArray[np.int8]
+"""H x W x 3."""
+
 FloatArray = NDArray[np.float32]
 
 
@@ -57,7 +60,7 @@ class Frame:
     time: Fraction  # seconds from the clip's first frame (its pts, start removed)
     index: int  # 0-based position in the output
     source_index: int = 0  # 0-based position in the target clip; differs where the clip is looped, bounced or held
-    fine: NDArray[np.int8] | None = None  # H W 3: what rounding to 8 bits took, in 257ths of a level; deep clips only
+    fine: Int8Image | None = None  # H W 3: what rounding to 8 bits took, in 256ths of a level; where it was asked for
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class RenderPlan:
     target: Path
     audio: Path | None  # None: the sound of the target itself
     output: Path
+    system: str = "swaptalk"  # or a cascade of published parts (talkswap.systems.cascade.parts)
     preset: str = "auto"  # auto | compact | paper
     weights: Path | None = None  # a preset folder to take instead of looking for one
     device: str = "auto"  # auto | cpu | cuda | mps

@@ -7,14 +7,16 @@ flags are set because its fast path darkens a picture by one to two levels.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+from numpy.typing import NDArray
 
 from talkswap.errors import UnreadableMediaError
-from talkswap.types import ClipInfo, ColourTags, UInt8Image
+from talkswap.types import ClipInfo, ColourTags, Int8Image, UInt8Image
 
 HDR_TRANSFERS = {16: "PQ", 18: "HLG"}
 FULL_RANGE = 2
@@ -38,7 +40,19 @@ _GUESSED = (0, UNSPECIFIED, 3)
 _TO_RGB = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _FROM_RGB = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
-_DEEPER = {"yuv420p": "yuv420p14le", "yuv422p": "yuv422p14le", "yuv444p": "yuv444p14le"}
+_DEEPER = {
+    "yuv420p": "yuv420p14le",
+    "yuv422p": "yuv422p14le",
+    "yuv444p": "yuv444p14le",
+    "yuv420p10le": "yuv420p16le",
+    "yuv422p10le": "yuv422p16le",
+    "yuv444p10le": "yuv444p16le",
+}
+
+# swscale's RGB of 16 bits for what has more than 8: a level of 255 is 256 of its steps. Of 4:2:0 its interleaved
+# rgb48 comes out wrong (libswscale 9.5: by half the scale); the planar one is right.
+_DEEP_RGB = "gbrp16le"
+_WHITE = 255 * 256
 
 
 def check_convertible(name: str, tags: ColourTags) -> None:
@@ -109,30 +123,62 @@ class PixelConverter:
 
         A picture whose size changes inside the stream is scaled to the clip's size.
         """
+        if self.info.bits > 8:
+            return self.to_deep_rgb(picture)[0]
+        return self._upright(np.asarray(self._to_rgb(picture, "rgb24").to_ndarray(), np.uint8))
+
+    def to_deep_rgb(self, picture: VideoFrame) -> tuple[UInt8Image, Int8Image]:
+        """As :meth:`to_rgb`, with what the rounding to 8 bits took: H x W x 3, int8, in 256ths of a level.
+
+        The two together hold 16 bits; who draws on the first leaves the second as it is.
+        """
+        deep = np.asarray(self._to_rgb(picture, _DEEP_RGB).to_ndarray(), np.uint16)
+        if self.range == FULL_RANGE and not picture.format.is_rgb:
+            # swscale shifts a full-range white of n bits up to 16 bits, and scales a limited-range one to 255 x 256.
+            white = ((1 << self.info.bits) - 1) << (16 - self.info.bits)
+            deep = np.minimum(deep * np.float32(_WHITE / white) + np.float32(0.5), 65535).astype(np.uint16)
+        elif picture.format.is_rgb:
+            deep = (deep * np.float32(_WHITE / 65535) + np.float32(0.5)).astype(np.uint16)
+        rgb = np.minimum((deep.astype(np.uint32) + 128) >> 8, 255).astype(np.uint8)
+        fine = np.clip(deep.astype(np.int32) - (rgb.astype(np.int32) << 8), -128, 127).astype(np.int8)
+        return self._upright(rgb), self._upright(fine)
+
+    def _to_rgb(self, picture: VideoFrame, pixel_format: str) -> VideoFrame:
         is_rgb = picture.format.is_rgb
-        converted = self._reader.reformat(
+        return self._reader.reformat(
             picture,
             width=self._size[0],
             height=self._size[1],
-            format="rgb24",
+            format=pixel_format,
             src_colorspace=None if is_rgb else self._read_matrix,
             src_color_range=FULL_RANGE if is_rgb else self.range,
             dst_color_range=FULL_RANGE,
             interpolation=_TO_RGB,
             threads=self._threads,
         )
-        rgb = np.asarray(converted.to_ndarray(), np.uint8)
-        if self.info.mirrored:
-            rgb = rgb[:, ::-1]
-        if self.info.rotation:
-            rgb = np.rot90(rgb, -self.info.rotation // 90)
-        return np.ascontiguousarray(rgb)
 
-    def from_rgb(self, rgb: UInt8Image, pixel_format: str) -> VideoFrame:
-        """An upright RGB picture in the encoder's pixel format, with the clip's matrix and range."""
-        picture = VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+    def _upright(self, values: NDArray[Any]) -> NDArray[Any]:
+        if self.info.mirrored:
+            values = values[:, ::-1]
+        if self.info.rotation:
+            values = np.rot90(values, -self.info.rotation // 90)
+        return np.ascontiguousarray(values)
+
+    def from_rgb(self, rgb: UInt8Image, pixel_format: str, fine: Int8Image | None = None) -> VideoFrame:
+        """An upright RGB picture in the encoder's pixel format, with the clip's matrix and range.
+
+        Args:
+            rgb: H x W x 3.
+            pixel_format: as FFmpeg calls it.
+            fine: H x W x 3, as of :meth:`to_deep_rgb`; without it the picture has the 8 bits of ``rgb``.
+        """
+        if fine is None:
+            picture = VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+        else:
+            deep = np.clip((rgb.astype(np.int32) << 8) + fine, 0, 65535).astype(np.uint16)
+            picture = VideoFrame.from_ndarray(deep, format=_DEEP_RGB)
         if self.range == FULL_RANGE and pixel_format in _DEEPER:
-            # Written straight to 8 bits, swscale truncates full-range chroma, which turns the picture yellow.
+            # Written straight to so few bits, swscale truncates full-range chroma, which turns the picture yellow.
             return self._narrower.reformat(
                 self._from_rgb(picture, _DEEPER[pixel_format]),
                 format=pixel_format,

@@ -14,7 +14,7 @@ from talkswap.media.colour import PixelConverter
 from talkswap.media.containers import open_clip, video_stream
 from talkswap.media.index import Clock, FrameIndex, decoded, frame_times, index_frames
 from talkswap.media.timeline import Timeline
-from talkswap.types import ClipInfo, Frame
+from talkswap.types import ClipInfo, Frame, Int8Image, UInt8Image
 
 __all__ = ["BACKWARD_BYTES", "ClipReader", "FrameIndex", "frame_times", "index_frames"]
 
@@ -25,7 +25,7 @@ _Placed = Generator[tuple[int, VideoFrame], None, None]  # (position in the clip
 
 
 class ClipReader:
-    """Reads a clip's pictures as RGB, upright, 8 bits (deeper pictures are rounded down to 8).
+    """Reads a clip's pictures as RGB, upright, 8 bits (deeper pictures are rounded to 8).
 
     Colours follow the stream's matrix and range; an untagged stream is taken as players take it, BT.601
     below 720 lines and BT.709 above.  Use as a context manager; one iteration runs at a time, and starting
@@ -34,10 +34,12 @@ class ClipReader:
     Args:
         info: what :func:`talkswap.media.probe.probe` says of the clip.
         index: what :func:`index_frames` says, where it is already known.
+        deep: whether frames of a clip of more than 8 bits bring along, as ``fine``, what rounding took.
     """
 
-    def __init__(self, info: ClipInfo, index: FrameIndex | None = None) -> None:
+    def __init__(self, info: ClipInfo, index: FrameIndex | None = None, deep: bool = False) -> None:
         self.info = info
+        self._deep = deep and info.bits > 8
         self._index = index
         self._converter = PixelConverter(info)
         self._damage: set[int] = set()
@@ -103,6 +105,9 @@ class ClipReader:
         self._running = iteration
         return iteration
 
+    def _converted(self, picture: VideoFrame) -> tuple[UInt8Image, Int8Image | None]:
+        return self._converter.to_deep_rgb(picture) if self._deep else (self._converter.to_rgb(picture), None)
+
     def _every_picture(self) -> Generator[Frame, None, None]:
         clock = Clock(self.info)
         position = lost = 0
@@ -116,8 +121,8 @@ class ClipReader:
                     continue
                 if picture.is_corrupt:
                     self._damage.add(position)
-                rgb = self._converter.to_rgb(picture)
-                yield Frame(rgb, clock.time_of(picture.pts), position, position)
+                rgb, fine = self._converted(picture)
+                yield Frame(rgb, clock.time_of(picture.pts), position, position, fine)
                 position += 1
 
     def _along(self, timeline: Timeline) -> Generator[Frame, None, None]:
@@ -135,7 +140,8 @@ class ClipReader:
                 if picture.is_corrupt:
                     self._damage.add(position)
                 # Converted anew even where it is shown again: a frame's pixels are its receiver's to draw on.
-                yield Frame(self._converter.to_rgb(picture), timeline.times[output], output, position)
+                rgb, fine = self._converted(picture)
+                yield Frame(rgb, timeline.times[output], output, position, fine)
                 output += 1
 
     def _forward(self, first: int, last: int, held: tuple[int, VideoFrame] | None) -> _Placed:

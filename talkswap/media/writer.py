@@ -21,13 +21,14 @@ from talkswap.media.codecs import (
     codec_named,
     container_of,
     encoder_options,
+    is_deep,
     pixel_format_for,
 )
 from talkswap.media.colour import PixelConverter, tagged_matrix
 from talkswap.media.containers import local_url, output_error
 from talkswap.media.index import nominal_ticks
 from talkswap.media.priority import ordinary_priority
-from talkswap.types import ClipInfo, UInt8Image
+from talkswap.types import ClipInfo, Int8Image, UInt8Image
 
 __all__ = ["EncoderSettings", "VideoWriter", "check_encoder"]
 
@@ -83,12 +84,13 @@ class VideoWriter:
         else:
             self._abandon()
 
-    def write(self, rgb: UInt8Image, time: Fraction) -> None:
+    def write(self, rgb: UInt8Image, time: Fraction, fine: Int8Image | None = None) -> None:
         """Encode one frame.
 
         Args:
             rgb: H x W x 3 of the clip's size.
             time: its start in seconds, after the previous frame's; a whole number of the target's ticks.
+            fine: the frame's, for an encode of more than 8 bits; of no effect in another.
         """
         if rgb.shape != (self.info.height, self.info.width, 3):
             raise ValueError(f"a frame is {rgb.shape}, the clip is {(self.info.height, self.info.width, 3)}")
@@ -97,7 +99,7 @@ class VideoWriter:
             raise ValueError(f"{time} s is not a whole number of ticks of {self.info.time_base} s")
         if self._waiting is not None and ticks <= (self._waiting.pts or 0):
             raise ValueError(f"the frame at {time} s does not come after its predecessor")
-        picture = self._converter.from_rgb(rgb, self._encoded_format)
+        picture = self._converter.from_rgb(rgb, self._encoded_format, fine if is_deep(self.pixel_format) else None)
         picture.pts = ticks.numerator
         picture.time_base = self.info.time_base
         picture.color_primaries = self.info.colour.primaries
