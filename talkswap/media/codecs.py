@@ -56,6 +56,7 @@ class Codec:
     formats: dict[str, str]  # pixel formats it can write, the default first -> its own names for them
     presets: tuple[str, ...] = PRESETS
     preset: str = "veryfast"  # the default
+    between: str = ".mp4"  # container of the encoded picture on its way to the output; keeps the clip's exact clock
 
 
 def _x264(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
@@ -118,7 +119,7 @@ CODECS = {
     "libsvtav1": Codec(_OPEN_FAMILY, 24, 63, False, _svt_av1, _same("yuv420p", "yuv420p10le")),
     "prores_ks": Codec(
         frozenset({".mov", ".mkv"}), None, 0, True, _prores, _same("yuv422p10le", "yuv444p10le"),
-        (AUTO, *PRORES_PROFILES), AUTO,
+        (AUTO, *PRORES_PROFILES), AUTO, ".mov",
     ),
     "h264_nvenc": Codec(_MP4_FAMILY, 19, 51, False, _nvenc, _same("yuv420p", "yuv444p")),
     "hevc_nvenc": Codec(
@@ -126,7 +127,7 @@ CODECS = {
     ),
     "h264_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, _videotoolbox, _same("yuv420p")),
     "hevc_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, _videotoolbox, _HARDWARE),
-    "ffv1": Codec(frozenset({".mkv"}), None, 0, True, _lossless, _ALL),
+    "ffv1": Codec(frozenset({".mkv"}), None, 0, True, _lossless, _ALL, between=".mov"),
 }  # fmt: skip
 
 
