@@ -1,0 +1,182 @@
+"""LSE-C and LSE-D: how surely, and how nearly, a judge finds that mouth and sound belong together (Wav2Lip's protocol).
+
+At 25 pictures a second each run of five pictures is held against the sound 15 frames earlier to 15 frames later:
+
+    d(o) = mean over t of |seen(t) - heard(t + o)|      LSE-D = min d      LSE-C = median d - min d
+
+so LSE-D asks for the best offset, not for none.  Beyond the sound's ends its embeddings are zeros, as in the protocol;
+they count.  The judge is SyncNet where its published file is on this machine.  Where it is not, mouth shapes stand in
+(:mod:`talkswap.evaluation.mouth_sync`), by the same offsets; their figures belong in a table of their own.
+
+On one CPU core SyncNet takes about 100 ms for each picture at 25 frames/s, the stand-in half a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talkswap.checkpoints.finding import preset_state
+from talkswap.checkpoints.loading import verify_tensors
+from talkswap.checkpoints.manifest import file_sha256
+from talkswap.checkpoints.presets import has
+from talkswap.errors import TrainingDataError
+from talkswap.evaluation.metric import Judge, Metric
+from talkswap.types import FloatArray, UInt8Image
+
+LSE_C = Metric(
+    key="lse_c",
+    label="LSE-C",
+    better="higher",
+    about="Confidence that mouth and voice belong together: median less least distance over offsets of 15 frames",
+    network="syncnet",
+    paper="SwapTalk tables I and VI; WavSyncSwap table 1",
+)
+LSE_D = Metric(
+    key="lse_d",
+    label="LSE-D",
+    better="lower",
+    about="Least distance of mouth and voice over offsets of 15 frames",
+    network="syncnet",
+    paper="WavSyncSwap table 1",
+)
+
+RATE = 25  # pictures per second
+REACH = 15  # frames, to either side
+FILE = "syncnet_v2"
+CLOSENESS = 1e-6  # added to each difference, as torch's pairwise distance does
+
+
+@dataclass(frozen=True)
+class SyncScore:
+    """What a judge says of one clip."""
+
+    confidence: float  # LSE-C
+    distance: float  # LSE-D
+    offset: int  # frames at 25 frames/s by which the sound comes earlier than the picture; negative: later
+    frames: int  # positions that were compared
+
+
+class SyncJudge(Protocol):
+    """Whoever holds a mouth against a voice."""
+
+    judge: Judge
+
+    def __call__(
+        self, pictures: Iterable[UInt8Image], landmarks: FloatArray, times: NDArray[np.float64], voice: FloatArray
+    ) -> SyncScore:
+        """Score one clip.
+
+        Args:
+            pictures: N whole pictures (H W 3) in order, an iterator is enough; the stand-in does not look at them.
+            landmarks: N 478 3 in px of the pictures, nan where no face is.
+            times: N seconds, rising, on the voice's clock.
+            voice: samples at 16 kHz in [-1, 1].
+
+        Raises:
+            TrainingDataError: the clip is too short, or shows no face.
+        """
+        ...
+
+
+def grid_rows(times: NDArray[np.float64], seconds: float) -> NDArray[np.intp]:
+    """For each moment k / 25 s the frame nearest in time, as far as pictures and sound both reach.
+
+    Args:
+        times: N seconds, rising, from the first frame's.
+        seconds: length of the sound.
+    """
+    times = np.asarray(times, np.float64)
+    if len(times) == 0:
+        return np.zeros(0, np.intp)
+    usual = float(np.median(np.diff(times))) if len(times) > 1 else 1 / RATE
+    end = min(float(times[-1]) + usual, seconds)  # the last picture is seen for as long as the others
+    moments = np.arange(max(0, int(np.floor(end * RATE + 1e-6)))) / RATE
+    return np.searchsorted((times[1:] + times[:-1]) / 2, moments).astype(np.intp)
+
+
+def offset_distances(seen: FloatArray, heard: FloatArray, reach: int = REACH) -> NDArray[np.float64]:
+    """Mean distance of mouths and sounds at each offset.
+
+    Args:
+        seen, heard: T E, of the same moments.
+        reach: frames to either side.
+
+    Returns:
+        2 reach + 1: the first with the sound ``reach`` frames earlier, the last with it as much later.
+
+    Raises:
+        TrainingDataError: nothing to compare.
+    """
+    if seen.shape != heard.shape or len(seen) == 0:
+        raise TrainingDataError(
+            f"mouths of shape {seen.shape} cannot be held against sounds of shape {heard.shape}", "give T E of both"
+        )
+    padded = np.pad(heard.astype(np.float64), ((reach, reach), (0, 0)))
+    mouths = seen.astype(np.float64) + CLOSENESS
+    return np.array([np.linalg.norm(mouths - padded[o : o + len(seen)], axis=1).mean() for o in range(2 * reach + 1)])
+
+
+def score_of(distances: NDArray[np.float64], frames: int) -> SyncScore:
+    """LSE-C, LSE-D and the offset of :func:`offset_distances`."""
+    least = int(np.argmin(distances))
+    nearest = float(distances[least])
+    return SyncScore(float(np.median(distances)) - nearest, nearest, len(distances) // 2 - least, frames)
+
+
+class SyncNetJudge:
+    """The published protocol with SyncNet.
+
+    Args:
+        file: safetensors with the published names; None takes the one that `talkswap download` brought.
+
+    Raises:
+        WeightsMissingError, WeightsCorruptError.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        from talkswap.evaluation.syncnet import load_syncnet
+
+        path = file if file is not None else verify_tensors(preset_state("paper"), FILE)[0]
+        self.network = load_syncnet(path)
+        self.judge = Judge("syncnet", FILE, True, file_sha256(path))
+
+    def __call__(
+        self, pictures: Iterable[UInt8Image], landmarks: FloatArray, times: NDArray[np.float64], voice: FloatArray
+    ) -> SyncScore:
+        from talkswap.evaluation.face_squares import cut_squares, square_places
+        from talkswap.evaluation.mfcc import HZ, mfcc
+        from talkswap.evaluation.syncnet import FRAMES, SIDE, hear_all, see_all
+
+        rows = grid_rows(times, len(voice) / HZ)
+        count = len(rows) - FRAMES  # the protocol leaves the last run out
+        if count < 1:
+            raise TrainingDataError(
+                f"{len(rows)} frames at 25 frames/s are too few for SyncNet", "it needs more than five with their sound"
+            )
+        squares = cut_squares(pictures, square_places(landmarks), rows[: count + FRAMES - 1], SIDE)
+        seen = see_all(self.network, squares)
+        heard = hear_all(self.network, mfcc(voice), count)
+        return score_of(offset_distances(seen, heard), count)
+
+
+def load_sync_judge(file: Path | None = None) -> SyncJudge:
+    """SyncNet where it can be had, else the compact stand-in, whose :class:`Judge` says so.
+
+    Args:
+        file: SyncNet's safetensors file, as named by the user; None looks among the downloaded weights.
+
+    Raises:
+        WeightsMissingError: the named file is not there, or even the stand-in's networks are not.
+        WeightsCorruptError: a file is damaged or of another network.
+    """
+    if file is not None or any(has(folder, f"{FILE}.safetensors") for folder in preset_state("paper").folders):
+        return SyncNetJudge(file)
+    from talkswap.evaluation.mouth_sync import MouthJudge
+
+    return MouthJudge()
