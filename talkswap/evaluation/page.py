@@ -165,12 +165,12 @@ def _plots(evaluation: Evaluation, setting: SettingResult, number: int) -> Itera
             lines = [_dots(method, key, papers) for method in setting.methods if not method.not_run]
             if not any(line.values for line in lines):  # a figure of the whole set has no pairs
                 continue
-            judge = f" ({COMPACT_MARK})" if not comparable else ""
+            judge = "" if comparable else ", compact stand-in"
             drawn.append(
                 dot_plot(
                     f"plot-{number}-{len(drawn)}",
-                    f"{SETTINGS[setting.setting]}: {column.metric.label}",
-                    f"{column.metric.label}{_unit(column)}{judge}",
+                    f"{SETTINGS[setting.setting]}: {column.metric.label}{judge}",
+                    f"{column.metric.label}{_unit(column)}",
                     lines,
                 )
             )
@@ -242,7 +242,7 @@ def _pictures(setting: SettingResult, folder: Path, budget: _Budget) -> Iterator
         pair = shown[0][1]
         voice = f", voice of {plain(pair.voice)}" if pair.voice and pair.voice != pair.target else ""
         yield (
-            f'<article class="pair"><h3>{plain(pair_name(pair).capitalize())}{voice}</h3>\n'
+            f'<article class="pair"><h3>P{plain(pair_name(pair))[1:]}{voice}</h3>\n'
             f'<div class="wide" tabindex="0" role="region" aria-label="Faces of {plain(pair_name(pair))}"><dl class="strips">'
             f'{faces}</dl></div>\n<div class="wide" tabindex="0" role="region" aria-label="Mouths of {plain(pair_name(pair))}">'
             f'<dl class="strips">{mouths}</dl></div></article>\n'
@@ -297,8 +297,8 @@ def _failures(evaluation: Evaluation) -> Iterator[str]:
     )
     yield (
         f'<div class="wide" tabindex="0" role="region" aria-label="Failed pairs"><table><caption>{len(failed)} failed; they '
-        'count in no figure</caption>\n<thead><tr><th scope="col">Method</th><th scope="col">Pair</th>'
-        f'<th scope="col">Why</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div></section>\n'
+        'count in no figure</caption>\n<thead><tr><th scope="col">Method</th><th scope="col" class="words">Pair</th>'
+        f'<th scope="col" class="words">Why</th></tr></thead>\n<tbody>\n{rows}\n</tbody></table></div></section>\n'
     )
 
 
