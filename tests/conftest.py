@@ -95,6 +95,27 @@ def voice_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tone(tmp_path_factory.mktemp("voice") / "voice.wav", 0.48)
 
 
+@pytest.fixture(scope="session")
+def face_crops() -> tuple[np.ndarray, np.ndarray]:
+    """Twelve frames of the example's face as the networks see it: aligned crops N 320 320 3, landmarks N 478 3 in them."""
+    from talkswap.faces.align import align
+    from talkswap.faces.analyze import load_analyser
+
+    analyser = load_analyser("compact", Path(__file__).parents[1] / "weights" / "compact")
+    faces = []
+    landmarks = None
+    with av.open(str(EXAMPLES / "target.mp4")) as container:
+        for frame in container.decode(video=0):
+            picture = frame.to_ndarray(format="rgb24")
+            face = analyser.detect(picture)[0] if landmarks is None else analyser.follow(picture, landmarks)
+            assert face is not None
+            landmarks = face.landmarks
+            faces.append(align(picture, landmarks, 320))
+            if len(faces) == 12:
+                break
+    return np.stack([face.crop for face in faces]), np.stack([face.landmarks for face in faces])
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave tests marked `cuda` out where no GPU answers, and say how many: they are deselected, not passed over."""
     marked = [item for item in items if item.get_closest_marker("cuda") is not None]
