@@ -46,7 +46,7 @@ def check_landmarks(landmarks: FloatArray, points: int = 478) -> None:
 
 def has_face(landmarks: FloatArray) -> NDArray[np.bool_]:
     """N: whether a frame's landmarks (N 478 3) are all there."""
-    return np.isfinite(landmarks).all(axis=(1, 2))
+    return np.asarray(np.isfinite(landmarks).all(axis=(1, 2)))
 
 
 def sampled(count: int, every: int) -> NDArray[np.intp]:
