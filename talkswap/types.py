@@ -112,6 +112,11 @@ class RenderPlan:
     swap: bool = True
     sync: bool = True
     face: str | None = None  # index from `talkswap faces`, or a photo of the person
+    more_sources: tuple[Path, ...] = ()  # further photos of the person of `source`
+    map: tuple[tuple[str, Path], ...] = ()  # people as in `face`, each with a photo of their own; again for one more
+    voices: tuple[tuple[str, Path], ...] = ()  # people as in `face`, each with a voice of their own
+    silence: str = "neutral"  # neutral | original: what the mouth does where nobody speaks
+    occlusion: bool = True  # leave what is in front of a face as it is
     fit: str = "clip"  # clip | voice | loop | bounce | freeze
     start: Fraction = Fraction(0)  # seconds from the target's first frame; the voice starts with the first one shown
     end: Fraction | None = None  # seconds from the target's first frame; None = its end
@@ -146,6 +151,8 @@ class RenderReport:
     warnings: list[str] = field(default_factory=list)
     streams: list[str] = field(default_factory=list)  # what became of each of the target's other streams
     weights: dict[str, str] = field(default_factory=dict)  # file -> sha256
+    turned: list[tuple[float, float]] = field(default_factory=list)  # seconds in which a turned head is faded out
+    people: list[dict[str, Any]] = field(default_factory=list)  # who got which photos and voice, in how many frames
     versions: dict[str, str] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     resumed_frames: int = 0  # finished by an interrupted run before this one

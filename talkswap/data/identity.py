@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from talkswap.errors import DependencyError, InputMissingError, TrainingDataError
-from talkswap.faces.align import LEFT_EYE, RIGHT_EYE
+from talkswap.faces.arcface import five_points, similarity
 from talkswap.types import FloatArray, UInt8Image
 
 TEACHER_FILE = "identity_reid.onnx"
@@ -22,27 +22,6 @@ TEACHER_SIZE = 128  # px
 TEACHER_POINTS = np.array(
     [[0.3156, 0.4616], [0.6827, 0.4616], [0.5003, 0.6405], [0.3495, 0.8247], [0.6534, 0.8233]], np.float32
 )  # eyes, nose tip, mouth corners, as parts of the teacher's square
-
-
-def five_points(landmarks: FloatArray) -> FloatArray:
-    """Eye centres, nose tip and mouth corners (5 x 2, px) of 478 mesh points; "left" in the picture comes first."""
-    points = np.asarray(landmarks, np.float32)[:, :2]
-    eyes = [points[list(eye)].mean(0) for eye in (LEFT_EYE, RIGHT_EYE)]
-    return np.stack([*eyes, points[1], points[61], points[291]]).astype(np.float32)
-
-
-def similarity(source: FloatArray, target: FloatArray) -> FloatArray:
-    """Least-squares similarity (2 x 3, rotation, scale and shift) that takes N x 2 ``source`` points to ``target``.
-
-    With centred points as complex numbers s, t the rotation and scale are <s, t> / <s, s>.
-    """
-    source_mean, target_mean = source.mean(0), target.mean(0)
-    s, t = source - source_mean, target - target_mean
-    square = max(float((s**2).sum()), 1e-9)
-    a = float((s * t).sum()) / square
-    b = float((s[:, 0] * t[:, 1] - s[:, 1] * t[:, 0]).sum()) / square
-    linear = np.array([[a, -b], [b, a]], np.float64)
-    return np.column_stack([linear, target_mean - linear @ source_mean]).astype(np.float32)
 
 
 def mirrored(rgb: UInt8Image, landmarks: FloatArray) -> tuple[UInt8Image, FloatArray]:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from talkswap.data import proxy
-from talkswap.data.onnx_file import last_initialiser
 from talkswap.errors import InputMissingError, UsageError, WeightsCorruptError
 from talkswap.faces import mesh
 from talkswap.faces.align import ffhq_affine, transform_points
+from talkswap.systems.cascade.onnx_file import last_initialiser
 from talkswap.types import AlignedFace, FloatArray
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from talkswap.data.identity import blend_people, five_points, label_folder, similarity, verification
+from talkswap.data.identity import blend_people, label_folder, verification
 from talkswap.errors import TrainingDataError
 from talkswap.faces.align import transform_points
+from talkswap.faces.arcface import five_points, similarity
 from talkswap.faces.identity import IdentityConfig, load_identity
 from talkswap.faces.mesh import mean_face
 from talkswap.train.identity import IdentityStage, IdentityStageConfig
