@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -17,9 +16,10 @@ from talkswap.checkpoints import weight_hashes
 from talkswap.device import Device, network_threads
 from talkswap.errors import NoTargetFaceError
 from talkswap.faces.align import transform_points, warp_crop
+from talkswap.faces.occlusion import CoverFollower
 from talkswap.faces.paste import paste
-from talkswap.faces.people import FaceChooser
-from talkswap.faces.track import FaceTracker
+from talkswap.faces.people import PeopleChooser
+from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.media.reader import ClipReader
 from talkswap.pipeline import Stopwatch, ahead, batched, closing_source, each, side_by_side
 from talkswap.preparation import Prepared
@@ -31,13 +31,22 @@ SIMILARITY_EVERY = 10  # frames between two measurements of identity
 
 
 @dataclass(frozen=True)
+class Cut:
+    """One person's face in one frame."""
+
+    role: int  # whose, of Prepared.roles
+    face: AlignedFace
+    fade: float = 1.0
+    free: FloatArray | None = None  # share of the mask that nothing is in front of, where something is
+    crop: UInt8Image | None = None  # the system's answer
+
+
+@dataclass(frozen=True)
 class Work:
-    """One frame on its way; ``face`` is None where the frame passes through untouched."""
+    """One frame on its way; without cuts it passes through untouched."""
 
     frame: Frame
-    face: AlignedFace | None = None
-    fade: float = 1.0
-    crop: UInt8Image | None = None  # the system's answer
+    cuts: tuple[Cut, ...] = ()
     similarities: tuple[float, ...] = ()  # identity cosines of this frame's answers, where they were measured
 
 
@@ -46,9 +55,12 @@ class Tally:
     """What a report counts; it goes through JSON, so that a render that goes on can count on."""
 
     faceless: list[int] = field(default_factory=list)  # output indices that passed through
-    turned: int = 0  # frames in which the change was faded out
+    turned: list[int] = field(default_factory=list)  # output indices in which a change was faded out
+    covered: int = 0  # frames in which something in front of a face was left
+    seen: dict[str, int] = field(default_factory=dict)  # frames with each person that is changed, by their number
     damaged: int = 0  # frames of the target
     similarities: list[float] = field(default_factory=list)  # identity cosines of some answers
+    warnings: list[str] = field(default_factory=list)  # what a system had to do otherwise
 
 
 class Corridor:
@@ -66,13 +78,16 @@ class Corridor:
         self.ready, self.stopwatch, self.first = ready, stopwatch, first
         self.tally = Tally()
         self.size = size or ready.plan.batch_size or batch_size(ready.device, ready.info)
-        self.passive = ready.person is None
+        self.passive = not ready.roles
         self.tracker = FaceTracker(ready.analyser, embed=ready.analyser.embed)
-        self.choose = FaceChooser(ready.person.embedding if ready.person is not None else None)
+        self.choose = PeopleChooser([role.person.embedding for role in ready.roles])
+        self.tally.seen = {str(role.person.index): 0 for role in ready.roles}
+        self._followers = [CoverFollower() for _ in ready.roles]
+        self._states = [ClipState(warnings=self.tally.warnings) for _ in ready.roles]
 
     def frames(self) -> Iterator[Work]:
         """Finished frames in order of time, those before ``first`` unfinished; each stage in its own thread."""
-        with ClipReader(self.ready.info, self.ready.index) as reader:
+        with ClipReader(self.ready.info, self.ready.index, deep=True) as reader:
             read = self.stopwatch.timed("read", reader.frames_for(self.ready.timeline))
             found = each(ahead(read, AHEAD, "read"), self._look)
             made = self._make(batched(ahead(found, max(AHEAD, self.size), "faces"), self.size))
@@ -81,72 +96,119 @@ class Corridor:
             self.tally.damaged = reader.damaged
 
     def _look(self, frame: Frame) -> Work:
-        """Where the person's face is in a frame, cut out for the system."""
-        size = self.ready.system.crop.size
+        """Where the people's faces are in a frame, cut out for the system."""
         with self.stopwatch.measure("faces"):
-            tracked = None if self.passive else self.choose(self.tracker.update(frame), *frame.rgb.shape[:2])
-            if tracked is None or tracked.fade <= 0:
+            found = [] if self.passive else self.choose(self.tracker.update(frame), *frame.rgb.shape[:2])
+            cuts = tuple(
+                self._cut(role, tracked, frame)
+                for role, tracked in enumerate(found)
+                if tracked is not None and tracked.fade > 0
+            )
+            if any(tracked is not None and tracked.fade < 1 for tracked in found):
+                self.tally.turned.append(frame.index)
+            if not cuts:
                 self.tally.faceless.append(frame.index)
-                return Work(frame)
-            self.tally.turned += tracked.fade < 1
-            affine = tracked.affine(size)
-            points = transform_points(affine, tracked.landmarks)
-            face = AlignedFace(warp_crop(frame.rgb, affine, size), affine, points, frame.index)
-            return Work(frame, face, tracked.fade)
+            for cut in cuts:
+                self.tally.seen[str(self.ready.roles[cut.role].person.index)] += 1
+            self.tally.covered += any(cut.free is not None for cut in cuts)
+            return Work(frame, cuts)
+
+    def _cut(self, role: int, tracked: TrackedFace, frame: Frame) -> Cut:
+        """One face as the system wants it, and what of it is free."""
+        size = self.ready.system.crop.size
+        affine = tracked.affine(size)
+        points = transform_points(affine, tracked.landmarks)
+        crop = warp_crop(frame.rgb, affine, size)
+        free = None
+        if self.ready.occlusion is not None:
+            with self.stopwatch.measure("occlusion"):
+                free = self._followers[role](self.ready.occlusion(crop), frame.time, tracked.fresh)
+        return Cut(role, AlignedFace(crop, affine, points, frame.index), tracked.fade, free)
 
     def _make(self, batches: Iterator[list[Work]]) -> Iterator[list[Work]]:
-        """The system's answers, some batches side by side; the first one alone, since it may set the reference."""
-        state = ClipState()
+        """The system's answers, some batches side by side; one in which somebody appears for the first time is made
+        alone, since it may set the reference."""
+        known: set[int] = set()
+        opening: list[list[Work]] = []
         with network_threads(self.ready.device) as workers, closing_source(batches) as iterator:
-            for batch in iterator:
-                yield self._answer(batch, state)
-                if any(work.face is not None for work in batch):
-                    break
-            yield from side_by_side(iterator, partial(self._answer_open, state=state), workers)
 
-    def _answer_open(self, batch: list[Work], state: ClipState) -> list[Work]:
+            def until_somebody_appears() -> Iterator[list[Work]]:
+                for batch in iterator:
+                    there = {cut.role for work in batch for cut in work.cuts}
+                    if not there <= known:
+                        known.update(there)
+                        opening.append(batch)
+                        return
+                    yield batch
+
+            while True:
+                yield from side_by_side(until_somebody_appears(), self._answer_open, workers)
+                if not opening:
+                    return
+                yield self._answer(opening.pop())
+
+    def _answer_open(self, batch: list[Work]) -> list[Work]:
         """The answers of a batch that is still to be made; one before ``first`` goes by."""
-        return batch if batch[-1].frame.index < self.first else self._answer(batch, state)
+        return batch if batch[-1].frame.index < self.first else self._answer(batch)
 
-    def _answer(self, batch: list[Work], state: ClipState) -> list[Work]:
-        ready = self.ready
+    def _answer(self, batch: list[Work]) -> list[Work]:
+        """The batch with its answers; each person's faces go through the networks together."""
         with self.stopwatch.measure("network"):
-            faces = [w.face for w in batch if w.face is not None]
-            if not faces:
-                return batch
-            times = [w.frame.time for w in batch if w.face is not None]
-            crops = ready.system.render(ready.source, faces, ready.listener.at(times), state)
-            alike = self._compare(faces, crops)
-            answers = iter(crops)
-            return [
-                dataclasses.replace(w, crop=next(answers), similarities=alike.get(w.frame.index, ()))
-                if w.face is not None
-                else w
-                for w in batch
-            ]
+            for role in range(len(self.ready.roles)):
+                batch = self._answer_role(batch, role)
+            return batch
 
-    def _compare(self, faces: list[AlignedFace], crops: list[UInt8Image]) -> dict[int, tuple[float, ...]]:
+    def _answer_role(self, batch: list[Work], number: int) -> list[Work]:
+        ready, role = self.ready, self.ready.roles[number]
+        asked = [(work.frame, cut) for work in batch for cut in work.cuts if cut.role == number]
+        if not asked:
+            return batch
+        times, faces = [frame.time for frame, _ in asked], [cut.face for _, cut in asked]
+        gates = () if role.gate is None else (role.gate.at(times),)
+        crops = ready.system.render(role.source, faces, role.listener.at(times), self._states[number], *gates)
+        alike = self._compare(number, faces, crops)
+        made: dict[int, Cut] = {}
+        for place, ((frame, cut), crop) in enumerate(zip(asked, crops, strict=True)):
+            # Without a swap, lips that do not follow the voice are the target's own, and so are its px.
+            fade = cut.fade * float(gates[0][place]) if gates and not ready.plan.swap else cut.fade
+            made[frame.index] = dataclasses.replace(cut, crop=crop, fade=fade)
+        return [
+            dataclasses.replace(
+                work,
+                cuts=tuple(made[work.frame.index] if cut.role == number else cut for cut in work.cuts),
+                similarities=work.similarities + alike.get(work.frame.index, ()),
+            )
+            for work in batch
+        ]
+
+    def _compare(self, role: int, faces: list[AlignedFace], crops: list[UInt8Image]) -> dict[int, tuple[float, ...]]:
         """Identity cosines of some answers, by frame."""
-        source = self.ready.source
+        source = self.ready.roles[role].source
         chosen = [(f.index, c) for f, c in zip(faces, crops, strict=True) if f.index % SIMILARITY_EVERY == 0]
         if source is None or not chosen:
             return {}
         found = self.ready.system.similarity(source, [crop for _, crop in chosen])
-        return {index: (one,) for (index, _), one in zip(chosen, found, strict=True)}
+        return {index: (one,) for (index, _), one in zip(chosen, found, strict=False)}
 
     def _paste(self, batches: Iterator[list[Work]]) -> Iterator[Work]:
         with closing_source(batches) as iterator:
             for work in chain.from_iterable(iterator):
-                if work.face is not None and work.crop is not None:
-                    if work.frame.index >= self.first:
-                        self.tally.similarities += work.similarities
-                    with self.stopwatch.measure("paste"):
-                        mask: FloatArray = self.ready.system.mask(work.face)
-                        paste(
-                            work.frame.rgb, work.crop, work.face.affine, mask,
-                            target_crop=work.face.crop, fade=work.fade, in_place=True,
-                        )  # fmt: skip
+                if work.frame.index >= self.first:
+                    self.tally.similarities += work.similarities
+                with self.stopwatch.measure("paste"):
+                    for cut in work.cuts:
+                        self._lay(work.frame, cut)
                 yield work
+
+    def _lay(self, frame: Frame, cut: Cut) -> None:
+        """One answer into the frame."""
+        if cut.crop is None:
+            return
+        mask: FloatArray = self.ready.system.mask(cut.face)
+        paste(
+            frame.rgb, cut.crop, cut.face.affine, mask,
+            target_crop=cut.face.crop, fade=cut.fade, free=cut.free, in_place=True,
+        )  # fmt: skip
 
     def check(self) -> None:
         """Raise when the clip had no face at all: then nothing was dubbed, and saying so is better than a copy."""
@@ -156,13 +218,13 @@ class Corridor:
                 "list who is there with `talkswap faces`",
             )
 
-    def intervals(self) -> list[tuple[float, float]]:
-        """Stretches without the face, in seconds of the output."""
+    def intervals(self, frames: list[int]) -> list[tuple[float, float]]:
+        """Stretches of successive frames (output indices, rising), in seconds of the output."""
         timeline = self.ready.timeline
         ends = [*timeline.times[1:], timeline.duration]
         spans: list[tuple[float, float]] = []
         last = -2
-        for number in self.tally.faceless:
+        for number in frames:
             if number == last + 1 and spans:
                 spans[-1] = (spans[-1][0], float(ends[number]))
             else:
@@ -175,12 +237,15 @@ class Corridor:
         from talkswap.environment import peak_memory_mb, versions
 
         ready, plan, tally = self.ready, self.ready.plan, self.tally
-        warnings = list(ready.warnings)
+        warnings = [*ready.warnings, *tally.warnings]
         count = len(ready.timeline)
         if tally.faceless and not self.passive:
             warnings.append(f"{len(tally.faceless)} of {count} frames show no such face and passed through untouched")
         if tally.turned:
-            warnings.append(f"in {tally.turned} frames the head turns so far that the change is faded out")
+            warnings.append(f"in {len(tally.turned)} frames a head turns so far that the change is faded out")
+        for role in ready.roles:
+            if not tally.seen[str(role.person.index)] and len(tally.faceless) < count:
+                warnings.append(f"face {role.person.index} was found in no frame, and nothing of it was changed")
         if tally.damaged:
             warnings.append(f"{tally.damaged} frames of {plan.target} are damaged")
         duration = float(ready.timeline.duration)
@@ -193,12 +258,15 @@ class Corridor:
             real_time_factor=seconds / duration,
             preset=ready.preset.name,
             device=ready.device.name,
-            faceless=self.intervals() if not self.passive else [],
+            faceless=self.intervals(tally.faceless) if not self.passive else [],
             faceless_frames=len(tally.faceless) if not self.passive else 0,
             identity_similarity=float(np.mean(tally.similarities)) if tally.similarities else None,
             timings=dict(self.stopwatch.seconds),
             peak_memory_mb=peak_memory_mb(),
             warnings=warnings,
+            turned=self.intervals(tally.turned),
+            people=[{**role.told(), "frames": tally.seen[str(role.person.index)]} for role in ready.roles],
+            covered_frames=tally.covered,
             weights=weight_hashes(ready.preset),
             versions=versions(),
             plan=dataclasses.asdict(plan),

@@ -21,6 +21,13 @@ def peak_memory_mb() -> float:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
+def processor() -> str:
+    """What of the processor decides how networks are rounded: its kind and the instructions that torch uses."""
+    import torch
+
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
 def versions() -> dict[str, str]:
     """Versions that decide a result."""
     found = {"talkswap": __version__, "python": platform.python_version()}

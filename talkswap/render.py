@@ -5,6 +5,7 @@
     voice ----- load - features - windows -^
 
 Reader, face analysis, network and encoder work ahead of each other (:mod:`talkswap.pipeline`); nothing holds a clip.
+The picture is made in closed segments (:mod:`talkswap.segments`), so that an interrupted render goes on.
 """
 
 from __future__ import annotations
@@ -14,13 +15,18 @@ import time
 from fractions import Fraction
 from typing import Any
 
-from talkswap.corridor import Corridor
-from talkswap.errors import DeviceError
-from talkswap.media.mux import mux, staging_folder
+from talkswap.checkpoints import weight_hashes
+from talkswap.corridor import Corridor, Tally, batch_size
+from talkswap.environment import processor, versions
+from talkswap.errors import DeviceError, TalkswapError
+from talkswap.media.join import Piece, join, picture_ending
+from talkswap.media.mux import mux
 from talkswap.media.writer import VideoWriter
 from talkswap.people import face_width
 from talkswap.pipeline import Stopwatch, closing_source
-from talkswap.preparation import Report, encoder_settings, prepare
+from talkswap.plan import deciding
+from talkswap.preparation import Prepared, Report, encoder_settings, prepare
+from talkswap.segments import Span, WorkFolder, cut_spans
 from talkswap.types import ProgressEvent, RenderPlan, RenderReport
 
 __all__ = ["plan_summary", "prepare", "render"]
@@ -49,23 +55,31 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
     started = time.perf_counter()
     tell = progress or (lambda event: None)
     stopwatch = Stopwatch()
-    with staging_folder(plan.output, plan.overwrite) as staging:
+    with WorkFolder(plan.output, plan.overwrite, lambda line: tell(ProgressEvent("prepare", 0, 0, line))) as folder:
         with stopwatch.measure("prepare"):
             ready = prepare(plan, tell)
-        # the frames' own times fit an mp4's clock exactly; ffv1 alone does not go into one
-        encoded = staging / ("picture.mkv" if plan.encoder == "ffv1" else "picture.mp4")
-        corridor = Corridor(ready, stopwatch)
-        settings = encoder_settings(plan)
-        with (
-            VideoWriter(encoded, ready.info, settings, ready.timeline.duration) as writer,
-            closing_source(corridor.frames()) as works,
-        ):
-            for work in works:
-                with stopwatch.measure("encode"):
-                    writer.write(work.frame.rgb, work.frame.time)
-                tell(ProgressEvent("render", work.frame.index + 1, len(ready.timeline)))
-        corridor.check()
+            ingredients = deciding_all(ready)
+            size = folder.begin(ingredients, plan.batch_size or batch_size(ready.device, ready.info), plan.fresh)
+        between = picture_ending(encoder_settings(plan).encoder)
+        spans = cut_spans(ready.timeline, plan.segment_seconds, size)
+        first = folder.take_up(spans, between)
+        corridor = Corridor(ready, stopwatch, size, first)
+        before = list(folder.finished)
+        if first == len(ready.timeline):
+            corridor.tally = Tally(**before[-1]["tally"])
+        else:
+            corridor.tally.similarities += [one for facts in before for one in facts["similarities"]]
+            corridor.tally.warnings += before[-1]["warnings"] if before else []
+            _make_segments(corridor, folder, spans[len(before) :], tell)
+        try:
+            corridor.check()
+        except TalkswapError:
+            folder.forget()  # the same command would only find the same
+            raise
         with stopwatch.measure("mux"):
+            encoded = folder.path / f"picture{between}"
+            pieces = [Piece(folder.file(span), span.first, span.last) for span in spans]
+            join(pieces, encoded, ready.timeline.times, ready.timeline.duration, ready.info.time_base)
             mux(
                 encoded,
                 plan.audio or (plan.target if ready.info.has_audio else ready.voice),
@@ -75,8 +89,72 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
                 ready.timeline.duration,
                 voice_offset=Fraction(0) if plan.audio is not None else ready.info.audio_offset,
                 overwrite=plan.overwrite,
+                within=folder.path,
             )
-    return corridor.report(time.perf_counter() - started)
+    for facts in before:
+        for stage, seconds in facts["timings"].items():
+            stopwatch.seconds[stage] = stopwatch.seconds.get(stage, 0.0) + seconds
+    report = corridor.report(time.perf_counter() - started + sum(facts["seconds"] for facts in before))
+    return dataclasses.replace(report, weights=ingredients["weights"], resumed_frames=first)
+
+
+def deciding_all(ready: Prepared) -> dict[str, Any]:
+    """Everything that decides a render's frames, by name, in JSON's own types: plan, weights, machine, versions."""
+    return {
+        **deciding(ready.plan),
+        "encoder": dataclasses.asdict(encoder_settings(ready.plan)),
+        "weights": weight_hashes(ready.preset),
+        "preset": ready.preset.name,
+        "device": f"{ready.device.name}, {ready.device.reason}",
+        "processor": processor(),
+        "versions": versions(),
+    }
+
+
+def _make_segments(corridor: Corridor, folder: WorkFolder, spans: list[Span], tell: Report) -> None:
+    """Make the frames that are still to be made, each segment by an encoder of its own into a file of its own."""
+    ready, stopwatch = corridor.ready, corridor.stopwatch
+    total, ends = len(ready.timeline), [*ready.timeline.times, ready.timeline.duration]
+    settings = encoder_settings(ready.plan)
+    began, before, told = time.perf_counter(), dict(stopwatch.seconds), len(corridor.tally.warnings)
+    with closing_source(corridor.frames()) as works:
+        for span in spans:
+            start = ends[span.first]
+            similarities: list[float] = []
+            with VideoWriter(folder.part(span), ready.info, settings, ends[span.last] - start) as writer:
+                for work in works:
+                    index = work.frame.index
+                    if index < span.first:
+                        tell(ProgressEvent("catching up", index + 1, span.first))
+                        continue
+                    with stopwatch.measure("encode"):
+                        writer.write(work.frame.rgb, work.frame.time - start, work.frame.fine)
+                    similarities += work.similarities
+                    told = _tell_warnings(corridor.tally, told, tell)
+                    tell(ProgressEvent("render", index + 1, total))
+                    if index + 1 == span.last:
+                        break
+            complete = span is spans[-1] and next(works, None) is None  # the end of the corridor: all is counted
+            now, timings = time.perf_counter(), dict(stopwatch.seconds)
+            folder.finish(
+                span,
+                {
+                    "seconds": now - began,
+                    "timings": {stage: seconds - before.get(stage, 0.0) for stage, seconds in timings.items()},
+                    "similarities": similarities,
+                    "warnings": list(corridor.tally.warnings),
+                    "tally": dataclasses.asdict(corridor.tally) if complete else None,
+                },
+            )
+            began, before = now, timings
+
+
+def _tell_warnings(tally: Tally, told: int, tell: Report) -> int:
+    """Say what a system had to do otherwise, at once and only once; returns how much has been said."""
+    for warning in tally.warnings[told:]:
+        tell(ProgressEvent("render", 0, 0, warning))
+        told += 1
+    return told
 
 
 def plan_summary(plan: RenderPlan) -> dict[str, Any]:
@@ -96,6 +174,6 @@ def plan_summary(plan: RenderPlan) -> dict[str, Any]:
         "people": [
             {"index": p.index, "share": round(p.share, 3), "face_px": round(face_width(p))} for p in ready.people
         ],
-        "face": None if ready.person is None else ready.person.index,
+        "faces": [role.told() for role in ready.roles],
         "warnings": ready.warnings,
     }

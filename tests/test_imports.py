@@ -18,13 +18,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ROOMS = [
-    {"types", "errors", "packing"},
+    {"types", "errors", "packing", "exclusive"},
     {"checkpoints", "device", "environment", "pipeline", "provenance"},
     {"download"},
     {"faces", "voice", "media"},
     {"people", "source"},  # who is in a clip or a photo: faces and media together
+    {"plan", "segments"},  # a render as JSON, and as closed pieces in its work folder
     {"systems"},
     {"data"},
+    {"casting"},  # who is changed into whom
     {"preparation"},  # a render's inputs, opened and checked
     {"corridor"},  # its frames
     {"render", "train", "evaluation", "publishing"},

@@ -48,6 +48,7 @@ class ClipState:
     """What a system carries from batch to batch of one clip (for example the reference frame)."""
 
     values: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)  # what the user should know, one sentence each
 
 
 class System(Protocol):
@@ -58,12 +59,17 @@ class System(Protocol):
     speech: SpeechSpec
     switches: Switches
 
-    def encode_source(self, face: AlignedFace) -> SourceState:
-        """Read the source photo once."""
+    def encode_source(self, face: AlignedFace, others: Sequence[AlignedFace] = ()) -> SourceState:
+        """Read the source photo once; the identity is the mean of it and ``others``, photos of the same person."""
         ...
 
     def render(
-        self, source: SourceState | None, faces: Sequence[AlignedFace], speech: FloatArray, state: ClipState
+        self,
+        source: SourceState | None,
+        faces: Sequence[AlignedFace],
+        speech: FloatArray,
+        state: ClipState,
+        opened: FloatArray | None = None,
     ) -> list[UInt8Image]:
         """The dubbed crops of some successive frames of one face.
 
@@ -71,7 +77,8 @@ class System(Protocol):
             source: from :meth:`encode_source`; None where nothing is swapped.
             faces: N aligned faces, in order of time.
             speech: N L D windows, one centred on each face's time.
-            state: the same object for all batches of a clip.
+            state: the same object for all batches of a clip; each person of it has their own.
+            opened: N in [0, 1], how far the lips follow the voice; at 0 they stay the target's.  None = wholly.
 
         Returns:
             N crops, S S 3 uint8.
