@@ -122,7 +122,9 @@ def _described(axis: str, lines: Sequence[Dots]) -> str:
         parts = []
         if line.values:
             values = [value for _, value in line.values]
-            parts.append(f"{len(values)} pairs from {figure(min(values))} to {figure(max(values))}")
+            parts.append(
+                f"{len(values)} {'pair' if len(values) == 1 else 'pairs'} from {figure(min(values))} to {figure(max(values))}"
+            )
         if line.mean is not None:
             parts.append(f"mean {figure(line.mean)}")
         if line.published is not None:
