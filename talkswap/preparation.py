@@ -5,33 +5,38 @@ The cheap checks come first, so that a wrong path is named at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from talkswap.checkpoints import PresetFolder, find_preset, resolve_auto
+from talkswap.casting import SMALL_FACE, Role, Wardrobe, find_people, read_photos, read_voices, together, wishes
+from talkswap.checkpoints import PresetFolder, find_preset, network_folder, resolve_auto
 from talkswap.device import Device, choose_device
-from talkswap.errors import NoTargetFaceError, UsageError
+from talkswap.errors import UsageError, WeightsMissingError
 from talkswap.faces.analyze import FaceAnalyser, load_analyser
-from talkswap.faces.people import Person, SelectConfig
+from talkswap.faces.occlusion import NAME as OCCLUSION
+from talkswap.faces.occlusion import OcclusionReader, load_occlusion
+from talkswap.faces.people import Person
 from talkswap.media.codecs import EncoderSettings, check_encoder, encoder_for
 from talkswap.media.index import FrameIndex, index_frames
 from talkswap.media.part import cut
 from talkswap.media.probe import probe
 from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.people import face_width, people_in_clip
-from talkswap.source import read_photo, source_face
-from talkswap.systems.contract import SourceState, Switches, System
+from talkswap.systems.contract import Switches, System
 from talkswap.systems.load import load_listener, load_system
 from talkswap.types import ClipInfo, ProgressEvent, RenderPlan, Voice
+from talkswap.voice.activity import SpeechGate
 from talkswap.voice.load import load_voice, shift_voice
 from talkswap.voice.windows import SpeechTrack
 
 Report = Callable[[ProgressEvent], None]
 
-SMALL_FACE = 64.0  # px: below, a source photo or a target face gives a poor result, and the user is told
+SILENCES = ("neutral", "original")
+SOUND_HZ = 48000  # samples per second of voices that are mixed
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,10 @@ class Prepared:
     device: Device
     analyser: FaceAnalyser
     system: System
-    listener: SpeechTrack
-    source: SourceState | None
     people: list[Person]
-    person: Person | None  # None where nothing is changed
+    roles: tuple[Role, ...]  # who is changed; empty where nothing is
+    occlusion: OcclusionReader | None
+    sound: tuple[Path, ...]  # files that are heard together in the output; empty: the target's own, or silence
     warnings: list[str]
 
 
@@ -67,10 +72,11 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     info = probe(plan.target)
     index, beyond = cut(index_frames(info), plan.start, plan.end)
     warnings += [beyond] if beyond else []
-    voice = choose_voice(plan, info, index)
-    photo = read_photo(plan.source) if plan.swap and plan.source is not None else None
-    if plan.swap and photo is None:
-        raise UsageError("a face swap needs a source photo", "give one with --source, or use --no-swap")
+    if plan.silence not in SILENCES:
+        raise UsageError(f"there is no silence {plan.silence}", f"choose one of: {', '.join(SILENCES)}")
+    asked = wishes(plan)
+    photos, voices = read_photos(asked), read_voices(asked)
+    voice = choose_voice(plan, info, index, voices)
     timeline = plan_timeline(index.times, index.last_duration, voice.seconds, plan.fit)
     warnings += timeline.warnings
     device = choose_device(plan.device)
@@ -86,33 +92,103 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     tell(ProgressEvent("prepare", 0, 0, f"device {device.name}: {device.reason}"))
     analyser = load_analyser(preset.analyser, preset, device.name)
     switches = Switches(plan.swap, plan.sync, plan.order == "swap-sync", plan.mode == "self")
-    system = load_system(preset, device, switches)
-    source = None
-    if photo is not None and plan.source is not None:
-        face, size = source_face(photo, analyser, system.crop.size, plan.source)
-        if size < SMALL_FACE:
-            warnings.append(f"the face in {plan.source} is only {size:.0f} px wide, the result will lack detail")
-        source = system.encode_source(face)
-    people, person = [], None
+    system = load_system(preset, device, switches, plan.system)
+    people: list[Person] = []
+    roles: tuple[Role, ...] = ()
     if plan.swap or plan.sync:
+        wardrobe = Wardrobe(photos, analyser, system)
+        dressed = [wardrobe(wish.photos) if wish.photos else ((), None) for wish in asked]
+        for (paths, _), wish in zip(dressed, asked, strict=True):
+            if len(paths) > 1:
+                told = f"of {len(paths)} photos the skin is that of {paths[0]}, the identity the mean of all"
+                tell(ProgressEvent("prepare", 0, 0, told if wish.who is None else f"face {wish.who}: {told}"))
+        warnings += wardrobe.warnings
         people = people_in_clip(info, index, analyser)
-        person = choose_person(people, plan, analyser)
-        if face_width(person) < SMALL_FACE:
-            warnings.append(f"the target's face is only {face_width(person):.0f} px wide")
+        found = find_people(people, asked, plan.target, analyser)
+        listeners = Listeners(
+            plan, voice, voices, partial(load_listener, speech=system.speech, preset=preset, device=device)
+        )
+        roles = tuple(
+            Role(person, paths, source, wish.voice, *listeners(wish.voice))
+            for person, (paths, source), wish in zip(found, dressed, asked, strict=True)
+        )
+        small = [face_width(role.person) for role in roles if face_width(role.person) < SMALL_FACE]
+        warnings += [f"the target's face is only {width:.0f} px wide" for width in small]
     return Prepared(
-        plan, info, index, voice, timeline, preset, device, analyser, system,
-        load_listener(voice, system.speech, preset, device), source, people, person, warnings,
+        plan, info, index, voice, timeline, preset, device, analyser, system, people, roles,
+        load_occlusion_reader(plan, preset, device, tell) if roles else None,
+        (plan.audio,) if plan.audio is not None else tuple(voices), warnings,
     )  # fmt: skip
 
 
-def choose_voice(plan: RenderPlan, info: ClipInfo, index: FrameIndex) -> Voice:
-    """The voice of the plan, or the target's own sound on the picture's clock; silence where neither is wanted.
+def load_occlusion_reader(
+    plan: RenderPlan, preset: PresetFolder, device: Device, tell: Report
+) -> OcclusionReader | None:
+    """What finds hands and microphones, or None where the plan or the preset is without; the latter is said.
+
+    Raises:
+        WeightsCorruptError: the file is damaged.
+    """
+    if not plan.occlusion:
+        return None
+    try:
+        folder = network_folder(preset, OCCLUSION)
+    except WeightsMissingError:
+        line = f"the {preset.name} preset has no occlusion network: what is in front of a face is painted over"
+        tell(ProgressEvent("prepare", 0, 0, line))
+        return None
+    return OcclusionReader(load_occlusion(folder, device.name))
+
+
+def output_sound(ready: Prepared) -> Path | Voice:
+    """What is heard in the output, for :func:`talkswap.media.mux.mux`: the voice's file, several voices together, or
+    the target's own sound."""
+    if len(ready.sound) > 1:
+        # Read anew at a rate for ears; on load_voice's clock, so that lips and sound keep to the same moments.
+        return together([load_voice(path, SOUND_HZ) for path in ready.sound])
+    if ready.sound:
+        return ready.sound[0]
+    return ready.plan.target if ready.info.has_audio else ready.voice
+
+
+class Listeners:
+    """What each person hears: their own voice, else everybody's; where others have voices, silence.
+
+    Args:
+        plan: says what happens in silence.
+        common: the voice of the whole render.
+        own: voices of single people.
+        listen: makes the windows of one voice.
+    """
+
+    def __init__(
+        self, plan: RenderPlan, common: Voice, own: Mapping[Path, Voice], listen: Callable[[Voice], SpeechTrack]
+    ) -> None:
+        silent = Voice(np.zeros_like(common.samples), common.hz)
+        self.heard: dict[Path | None, Voice] = {None: silent if own and plan.audio is None else common, **own}
+        self.gated = plan.silence == "original" and plan.sync
+        self.listen = listen
+        self._made: dict[Path | None, tuple[SpeechTrack, SpeechGate | None]] = {}
+
+    def __call__(self, voice: Path | None) -> tuple[SpeechTrack, SpeechGate | None]:
+        """The windows of a voice (None = the common one), and the gate where silence shows the target's own mouth."""
+        if voice not in self._made:
+            heard = self.heard[voice]
+            self._made[voice] = self.listen(heard), SpeechGate(heard.samples) if self.gated else None
+        return self._made[voice]
+
+
+def choose_voice(plan: RenderPlan, info: ClipInfo, index: FrameIndex, own: Mapping[Path, Voice] | None = None) -> Voice:
+    """The voice of the plan, or those of its people together, or the target's own sound on the picture's clock; silence
+    where none is wanted.
 
     Raises:
         UsageError: lips are to follow a voice, and there is none.
     """
     if plan.audio is not None:
         return load_voice(plan.audio)
+    if own:
+        return together(list(own.values()))
     if info.has_audio:
         voice = shift_voice(load_voice(plan.target), info.audio_offset - index.start)
         if not index.partial:
@@ -122,32 +198,3 @@ def choose_voice(plan: RenderPlan, info: ClipInfo, index: FrameIndex) -> Voice:
     if plan.sync:
         raise UsageError("the target has no sound of its own and no voice was given", "name a voice with --audio")
     return Voice(np.zeros(max(1, round(index.duration * 16000)), np.float32), 16000)
-
-
-def choose_person(people: list[Person], plan: RenderPlan, analyser: FaceAnalyser) -> Person:
-    """Whose face is changed: the most prominent, or the one that ``--face`` names.
-
-    Raises:
-        NoTargetFaceError: nobody is there, or not the one asked for.
-    """
-    if not people:
-        raise NoTargetFaceError(f"no face was found in {plan.target}", "choose a clip that shows a face")
-    if plan.face is None:
-        return people[0]
-    if plan.face.isdecimal() and not Path(plan.face).exists():
-        if int(plan.face) >= len(people):
-            raise NoTargetFaceError(
-                f"there is no face {plan.face} in {plan.target}, only 0 to {len(people) - 1}",
-                "list them with `talkswap faces`",
-            )
-        return people[int(plan.face)]
-    photo = read_photo(Path(plan.face))
-    face, _ = source_face(photo, analyser, 320, Path(plan.face))
-    wanted = analyser.embed(face.crop, face.landmarks)
-    known = [(float(p.embedding @ wanted), -p.index, p) for p in people if p.embedding is not None]
-    likeness, _, best = max(known, key=lambda one: one[:2], default=(-1.0, 0, people[0]))
-    if likeness < SelectConfig().least_likeness:
-        raise NoTargetFaceError(
-            f"the person of {plan.face} was not found in {plan.target}", "list who is there with `talkswap faces`"
-        )
-    return best

@@ -25,7 +25,7 @@ from talkswap.media.writer import VideoWriter
 from talkswap.people import face_width
 from talkswap.pipeline import Stopwatch, closing_source
 from talkswap.plan import deciding
-from talkswap.preparation import Prepared, Report, encoder_settings, prepare
+from talkswap.preparation import Prepared, Report, encoder_settings, output_sound, prepare
 from talkswap.segments import Span, WorkFolder, cut_spans
 from talkswap.types import ProgressEvent, RenderPlan, RenderReport
 
@@ -82,12 +82,12 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
             join(pieces, encoded, ready.timeline.times, ready.timeline.duration, ready.info.time_base)
             mux(
                 encoded,
-                plan.audio or (plan.target if ready.info.has_audio else ready.voice),
+                output_sound(ready),
                 plan.target,
                 plan.output,
                 ready.timeline.times,
                 ready.timeline.duration,
-                voice_offset=Fraction(0) if plan.audio is not None else ready.info.audio_offset,
+                voice_offset=Fraction(0) if ready.sound else ready.info.audio_offset,
                 overwrite=plan.overwrite,
                 within=folder.path,
             )

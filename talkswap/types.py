@@ -152,6 +152,7 @@ class RenderReport:
     streams: list[str] = field(default_factory=list)  # what became of each of the target's other streams
     weights: dict[str, str] = field(default_factory=dict)  # file -> sha256
     turned: list[tuple[float, float]] = field(default_factory=list)  # seconds in which a turned head is faded out
+    covered_frames: int = 0  # in which something in front of a face was left as it is
     people: list[dict[str, Any]] = field(default_factory=list)  # who got which photos and voice, in how many frames
     versions: dict[str, str] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)

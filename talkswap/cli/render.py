@@ -26,6 +26,19 @@ def last_line(report: RenderReport) -> str:
     )
 
 
+def named(given: list[str] | None, option: str, what: str) -> tuple[tuple[str, Path], ...]:
+    """People and files of a repeatable ``ID=FILE``.
+
+    Raises:
+        UsageError: there is no ``=``, or nothing on one side of it.
+    """
+    pairs = [text.partition("=") for text in given or ()]
+    for who, _, file in pairs:
+        if not who or not file:
+            raise UsageError(f"{option} takes ID={what}", f"for example {option} 0={what.lower()}")
+    return tuple((who, Path(file)) for who, _, file in pairs)
+
+
 def check_report(report: Path, plan: RenderPlan) -> None:
     """Refuse a report that could not be written when the render is done.
 
@@ -33,7 +46,9 @@ def check_report(report: Path, plan: RenderPlan) -> None:
         UsageError: it would replace the clip, or something that the clip is made from.
         OutputUnwritableError: its folder is missing or read-only, or it is a folder itself.
     """
-    others = [path.resolve() for path in (plan.output, plan.target, plan.source, plan.audio) if path is not None]
+    named_paths = [path for _, path in (*plan.map, *plan.voices)]
+    used = (plan.output, plan.target, plan.source, plan.audio, *plan.more_sources, *named_paths)
+    others = [path.resolve() for path in used if path is not None]
     if report.resolve() in others:
         raise UsageError(f"the report {report} would replace a file of this render", "choose another name for --report")
     hint = "choose a folder that can be written with --report"
@@ -50,8 +65,13 @@ def command(
         Path, typer.Option(help="Clip whose person gets the face and the words.", readable=False, show_default=False)
     ],
     source: Annotated[
-        Path | None,
-        typer.Option(help="Photo of the face to put in; needed unless --no-swap.", readable=False, show_default=False),
+        list[Path] | None,
+        typer.Option(
+            help="Photo of the face to put in; needed unless --no-swap. Again for more photos of the same person: "
+            "the identity is their mean, the skin that of the best.",
+            readable=False,
+            show_default=False,
+        ),
     ] = None,
     audio: Annotated[
         Path | None,
@@ -65,6 +85,9 @@ def command(
         Path | None,
         typer.Option(help="Clip to write. Without it: TARGET-dubbed.mp4 in the current folder.", show_default=False),
     ] = None,
+    system: Annotated[
+        str, typer.Option(help="What dubs: swaptalk, or a cascade of published parts such as wav2lip, for comparison.")
+    ] = DEFAULTS["system"],
     preset: Annotated[
         Literal["auto", "compact", "paper"], typer.Option(help="Set of weights; auto takes the best complete one.")
     ] = DEFAULTS["preset"],
@@ -90,6 +113,35 @@ def command(
         str | None,
         typer.Option(help="Whose face: a number from `talkswap faces`, or a photo of the person.", show_default=False),
     ] = DEFAULTS["face"],
+    faces: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            help="One person's face: ID=PHOTO, with ID as in --face. For each person once, and again for more photos.",
+            metavar="ID=PHOTO",
+            show_default=False,
+        ),
+    ] = None,
+    voice: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="One person's voice: ID=SOUND. Without --audio the voices together are the clip's sound.",
+            metavar="ID=SOUND",
+            show_default=False,
+        ),
+    ] = None,
+    silence: Annotated[
+        Literal["neutral", "original"],
+        typer.Option(
+            help="What the mouth does where nobody speaks. neutral: rests, closed. original: as in the target."
+        ),
+    ] = DEFAULTS["silence"],
+    occlusion: Annotated[
+        bool,
+        typer.Option(
+            "--occlusion/--no-occlusion", help="Leave hands, microphones and hair in front of a face as they are."
+        ),
+    ] = DEFAULTS["occlusion"],
     fit: Annotated[
         Literal["clip", "voice", "loop", "bounce", "freeze"],
         typer.Option(
@@ -164,10 +216,16 @@ def command(
     from talkswap.media.part import parse_time
 
     plan = RenderPlan(
-        source=source,
+        source=source[0] if source else None,
+        more_sources=tuple(source[1:]) if source else (),
+        map=named(faces, "--map", "PHOTO"),
+        voices=named(voice, "--voice", "SOUND"),
+        silence=silence,
+        occlusion=occlusion,
         target=target,
         audio=audio,
         output=output or Path(f"{target.stem}-dubbed.mp4"),
+        system=system,
         preset=preset,
         weights=weights,
         device=device,

@@ -7,14 +7,21 @@ covers is worse than a missed hair.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
+import cv2
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.checkpoints.networks import read_network, write_network
+from talkswap.faces.compact import fold_normalisation
 from talkswap.faces.landmarks import Residual
+from talkswap.types import FloatArray, UInt8Image
 
 NAME = "occlusion"  # of its files
 
@@ -82,3 +89,60 @@ def load_occlusion(folder: Path, device: str = "cpu") -> OcclusionNetwork:
         WeightsCorruptError: the files do not fit the network.
     """
     return read_network(OcclusionNetwork, OcclusionConfig, folder, NAME, NAME).to(device)
+
+
+class OcclusionReader:
+    """A trained occlusion network behind pictures."""
+
+    def __init__(self, network: OcclusionNetwork) -> None:
+        self.size = network.config.size
+        self.network = fold_normalisation(network.eval()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @torch.inference_mode()
+    def __call__(self, crop: UInt8Image) -> FloatArray:
+        """How likely each spot of an aligned crop (S S 3) is covered: side/2 side/2 in [0, 1]."""
+        small = cv2.resize(crop, (self.size, self.size), interpolation=cv2.INTER_AREA)
+        place = next(self.network.parameters()).device
+        tensor = torch.from_numpy(small).to(place).permute(2, 0, 1)[None].float() / 127.5 - 1
+        logit = self.network(tensor.contiguous(memory_format=torch.channels_last))
+        return np.asarray(torch.sigmoid(logit[0]).cpu().numpy(), np.float32)
+
+
+@dataclass(frozen=True)
+class FollowConfig:
+    """How answers become a mask."""
+
+    clear: float = 0.5  # likelihood from which a spot is left to what is in front ...
+    certain: float = 0.8  # ... and from which wholly
+    hold: float = 0.04  # seconds in which an answer fades to 37 %: flicker closes, and nothing comes late
+
+
+class CoverFollower:
+    """The answers for one person from frame to frame: what appears counts at once, what goes fades soon."""
+
+    def __init__(self, config: FollowConfig | None = None) -> None:
+        self.config = config or FollowConfig()
+        self._held: FloatArray | None = None
+        self._time = Fraction(0)
+
+    def __call__(self, covered: FloatArray, time: Fraction, fresh: bool = False) -> FloatArray | None:
+        """How free each spot is, or None where all are.
+
+        Args:
+            covered: likelihoods (G G) of this frame.
+            time: seconds, of this frame.
+            fresh: whether the face was out of sight or in another shot before.
+
+        Returns:
+            G G in [0, 1]: the share of a render's mask that stays.
+        """
+        if self._held is None or fresh or not 0 <= time - self._time < 1:
+            self._held = covered
+        else:
+            fading = math.exp(-float(time - self._time) / self.config.hold)
+            self._held = np.maximum(covered, self._held * np.float32(fading))
+        self._time = time
+        if float(self._held.max()) <= self.config.clear:
+            return None
+        t = np.clip((self._held - self.config.clear) / (self.config.certain - self.config.clear), 0, 1)
+        return np.asarray(1 - t * t * (3 - 2 * t), np.float32)

@@ -46,11 +46,18 @@ def box_of_mask(affine: FloatArray, mask: FloatArray, shape: tuple[int, ...]) ->
     return (int(x0), int(y0), int(x1), int(y1)) if x0 < x1 and y0 < y1 else None
 
 
-def colour_field(crop: UInt8Image, target_crop: UInt8Image, mask: FloatArray, config: PasteConfig) -> FloatArray:
+def colour_field(
+    crop: UInt8Image,
+    target_crop: UInt8Image,
+    mask: FloatArray,
+    config: PasteConfig,
+    free: FloatArray | None = None,
+) -> FloatArray:
     """The smooth colour difference that brings ``crop`` to the target's light along the mask's border.
 
     Differences count where the mask fades (weight 4 m (1 - m)), and spread from there to both sides by normalised
-    convolution, wide kernels filling what narrow ones do not reach.
+    convolution, wide kernels filling what narrow ones do not reach.  Where ``free`` (G G) says that something is in
+    front, the difference is of that thing and counts for nothing.
 
     Returns:
         S S 3 float32, to be added to ``crop``.
@@ -67,6 +74,8 @@ def colour_field(crop: UInt8Image, target_crop: UInt8Image, mask: FloatArray, co
     difference = theirs - ours
     distance = np.abs(difference).max(2)
     weight = 4 * fading * (1 - fading) / (1 + (distance / config.colour_limit) ** 4)
+    if free is not None:
+        weight = weight * np.asarray(cv2.resize(free, small, interpolation=cv2.INTER_AREA), np.float32)
     sigma = max(config.colour_reach * cells, 1.0)
     total = np.zeros((cells, cells, 3), np.float32)
     norm = np.full((cells, cells), 1e-6, np.float32)
@@ -84,6 +93,7 @@ def fit_crop(
     target_crop: UInt8Image | None = None,
     reconstruction: UInt8Image | None = None,
     config: PasteConfig | None = None,
+    free: FloatArray | None = None,
 ) -> UInt8Image:
     """A result crop with the target's light and, near the mask's border, the target's grain.
 
@@ -102,7 +112,7 @@ def fit_crop(
         return crop
     fitted = crop.astype(np.float32)
     if config.colour != 0:
-        fitted += colour_field(crop, target_crop, mask, config)
+        fitted += colour_field(crop, target_crop, mask, config, free)
     if reconstruction is not None and config.residual != 0:
         lost = target_crop.astype(np.float32) - reconstruction
         fitted += lost * ((1 - mask * mask) * config.residual)[:, :, None]
@@ -118,6 +128,7 @@ def paste(
     target_crop: UInt8Image | None = None,
     reconstruction: UInt8Image | None = None,
     fade: float = 1.0,
+    free: FloatArray | None = None,
     config: PasteConfig | None = None,
     in_place: bool = False,
 ) -> UInt8Image:
@@ -130,6 +141,7 @@ def paste(
         mask: S S float32 in [0, 1]; zero leaves the picture, one takes the crop.
         target_crop, reconstruction: see :func:`fit_crop`.
         fade: scales the whole mask (a head that turns away), in [0, 1].
+        free: G G in [0, 1] over the crop: scales the mask spot by spot (a hand in front); None = all free.
         in_place: write into ``rgb`` instead of a copy.
 
     Returns:
@@ -139,7 +151,9 @@ def paste(
     box = box_of_mask(affine, mask, rgb.shape) if fade > 0 else None
     if box is None:
         return picture
-    crop = fit_crop(crop, mask, target_crop, reconstruction, config)
+    crop = fit_crop(crop, mask, target_crop, reconstruction, config, free)
+    if free is not None:
+        mask = mask * np.asarray(cv2.resize(free, mask.shape, interpolation=cv2.INTER_LINEAR), np.float32)
     x0, y0, x1, y1 = box
     matrix = affine.astype(np.float64)
     matrix[:, 2] += matrix[:, :2] @ np.array([x0, y0], np.float64)  # picture px of the box -> crop px

@@ -166,6 +166,12 @@ class FaceChooser:
         self.chosen = face.track_id
         return face
 
+    def likeness(self, face: TrackedFace) -> float:
+        """Identity cosine of a face to the person; 0 where nothing tells."""
+        if face.face.embedding is None or self.reference is None:
+            return 0.0
+        return float(face.face.embedding @ self.reference)
+
     def _still(self, face: TrackedFace) -> bool:
         """Whether the face chosen before may still be the person, now that the tracker has seen more of it."""
         view = face.face.embedding
@@ -175,3 +181,42 @@ class FaceChooser:
             self.reference = view  # the mean of more views than at first
             return True
         return float(view @ self.reference) >= self.config.release
+
+
+class PeopleChooser:
+    """Picks, frame by frame, a face for each of several people, never one face for two.
+
+    Args:
+        references: unit identity vector of each person; of several people each must have one, a single None is
+            whoever is most prominent.
+        config: the likeness that it takes.
+    """
+
+    def __init__(self, references: Sequence[FloatArray | None], config: SelectConfig | None = None) -> None:
+        self.choosers = [FaceChooser(reference, config) for reference in references]
+
+    def __call__(self, faces: Sequence[TrackedFace], height: int, width: int) -> list[TrackedFace | None]:
+        """For each person their face in a frame of ``height`` x ``width`` px, or None."""
+        if len(self.choosers) == 1:
+            return [self.choosers[0](faces, height, width)]
+        free = list(faces)
+        found: list[TrackedFace | None] = [None] * len(self.choosers)
+        waiting = set(range(len(self.choosers)))
+        while waiting and free:
+            claims: dict[int, list[tuple[float, int, TrackedFace]]] = {}  # by number of the track
+            for place in sorted(waiting):
+                chooser = self.choosers[place]
+                face = chooser(free, height, width)
+                if face is None:
+                    waiting.discard(place)
+                    continue
+                claims.setdefault(face.track_id, []).append((chooser.likeness(face), -place, face))
+            for rivals in claims.values():
+                _, place, face = max(rivals, key=lambda one: one[:2])
+                found[-place] = face
+                waiting.discard(-place)
+                free = [other for other in free if other.track_id != face.track_id]
+                for _, other, _ in rivals:
+                    if other != place:
+                        self.choosers[-other].chosen = None  # they look among those that are left
+        return found

@@ -85,10 +85,13 @@ class SwapTalk:
 
     # --- the contract
 
-    def encode_source(self, face: AlignedFace) -> SourceState:
+    def encode_source(self, face: AlignedFace, others: Sequence[AlignedFace] = ()) -> SourceState:
         with torch.inference_mode():
             crop = self._tensor([face.crop])
             identity, kind = self.identity(crop.float()), self.device.dtype
+            if others:
+                seen = torch.cat([identity, *(self.identity(self._tensor([o.crop]).float()) for o in others)])
+                identity = torch.nn.functional.normalize(seen.mean(0, keepdim=True), dim=1)
             memory = self.face_swap.remember(self._encode(crop).to(kind), identity.to(kind))
             values: dict[str, Any] = {"identity": identity, "memory": memory}
         if self.face_swap.config.guide == "mesh":
@@ -96,11 +99,16 @@ class SwapTalk:
         return SourceState(face, values)
 
     def render(
-        self, source: SourceState | None, faces: Sequence[AlignedFace], speech: FloatArray, state: ClipState
+        self,
+        source: SourceState | None,
+        faces: Sequence[AlignedFace],
+        speech: FloatArray,
+        state: ClipState,
+        opened: FloatArray | None = None,
     ) -> list[UInt8Image]:
         try:
             with torch.inference_mode():
-                return self._render(source, faces, speech, state)
+                return self._render(source, faces, speech, state, opened)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             if len(faces) == 1:
@@ -108,8 +116,9 @@ class SwapTalk:
                     "the GPU's memory does not hold a single frame", "close other programs, or use --device cpu"
                 ) from error
             half = len(faces) // 2
-            first = self.render(source, faces[:half], speech[:half], state)
-            return first + self.render(source, faces[half:], speech[half:], state)
+            gates = (None, None) if opened is None else (opened[:half], opened[half:])
+            first = self.render(source, faces[:half], speech[:half], state, gates[0])
+            return first + self.render(source, faces[half:], speech[half:], state, gates[1])
 
     def mask(self, face: AlignedFace) -> FloatArray:
         """Where the result replaces the target: the whole face for a swap, else what speech moves."""
@@ -124,7 +133,12 @@ class SwapTalk:
     # --- inside
 
     def _render(
-        self, source: SourceState | None, faces: Sequence[AlignedFace], speech: FloatArray, state: ClipState
+        self,
+        source: SourceState | None,
+        faces: Sequence[AlignedFace],
+        speech: FloatArray,
+        state: ClipState,
+        opened: FloatArray | None,
     ) -> list[UInt8Image]:
         heard = torch.from_numpy(speech).to(self.device.place)
         laid = self._lay(source, faces)
@@ -133,10 +147,10 @@ class SwapTalk:
         latent = self._encode(self._tensor(laid if one and laid else [f.crop for f in faces]))  # B 256 G G
         if self.switches.swap_first:
             shown = self._swap(latent, source, laid, latent if one else None)
-            spoken = self._sync(shown, heard, state)
+            spoken = self._sync(shown, heard, state, opened)
             change = spoken - shown
         else:
-            moved = self._sync(latent, heard, state)
+            moved = self._sync(latent, heard, state, opened)
             change = moved - latent
             spoken = self._swap(moved, source, laid)
         made = self._pictures(self.vqgan.decode(spoken.to(self.device.dtype)))
@@ -172,7 +186,7 @@ class SwapTalk:
         led = None if guide is None else guide.to(kind)
         return self.face_swap.swap(source.values["memory"], latent.to(kind), led).float()
 
-    def _sync(self, latent: Tensor, speech: Tensor, state: ClipState) -> Tensor:
+    def _sync(self, latent: Tensor, speech: Tensor, state: ClipState, opened: FloatArray | None) -> Tensor:
         if not self.switches.sync:
             return latent
         reference = latent
@@ -183,7 +197,12 @@ class SwapTalk:
         spoken = self.lip_sync(
             latent.to(kind), reference.to(kind), speech.to(kind), warp=self.switches.self_driven
         ).float()
-        return self.vqgan.quantize(spoken) if self.lip_sync.config.quantize else spoken
+        if self.lip_sync.config.quantize:
+            spoken = self.vqgan.quantize(spoken)
+        if opened is None:
+            return spoken
+        gate = torch.from_numpy(opened).to(latent.device)[:, None, None, None]
+        return latent + gate * (spoken - latent)
 
     def _encode(self, crop: Tensor) -> Tensor:
         return self.vqgan.embed(crop.to(self.device.dtype))
