@@ -22,16 +22,15 @@ from talkswap.checkpoints.finding import preset_state
 from talkswap.checkpoints.loading import network_folder, verify
 from talkswap.checkpoints.manifest import file_sha256
 from talkswap.checkpoints.presets import has, weight_hashes
-from talkswap.data.identity import five_points, similarity
 from talkswap.errors import DependencyError, TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.arrays import Crops, check_crops, check_landmarks, has_face, sampled
 from talkswap.evaluation.metric import Judge
 from talkswap.faces.align import ffhq_affine, warp_crop
+from talkswap.faces.arcface import ARCFACE_POINTS, ARCFACE_SIZE, five_points, similarity
 from talkswap.faces.identity import load_identity
-from talkswap.faces.insightface import ARCFACE_POINTS, RECOGNITION
+from talkswap.faces.insightface import RECOGNITION
 from talkswap.types import FloatArray, UInt8Image
 
-SIDE = 112  # px of ArcFace's crop
 CROP = 320  # px of the FFHQ crop that the compact network is given
 PUBLISHED = f"insightface/models/buffalo_l/{RECOGNITION}"  # in the paper preset's folder
 OWN = Path(".insightface/models/buffalo_l") / RECOGNITION  # below the home folder, where insightface downloads to
@@ -87,7 +86,7 @@ class OnnxIdentity:
         inputs = self._session.get_inputs()
         shape = inputs[0].shape if len(inputs) == 1 else []
         if len(shape) != 4 or any(
-            isinstance(n, int) and n != m for n, m in zip(shape[1:], (3, SIDE, SIDE), strict=True)
+            isinstance(n, int) and n != m for n, m in zip(shape[1:], (3, ARCFACE_SIZE, ARCFACE_SIZE), strict=True)
         ):
             raise WeightsCorruptError(f"{path} is no network of ArcFace's signature: it takes {shape}", hint)
         self._input, self._one_by_one = inputs[0].name, shape[0] == 1
@@ -135,7 +134,7 @@ class CompactIdentity:
 
 def aligned_face(rgb: UInt8Image, landmarks: FloatArray) -> UInt8Image:
     """ArcFace's crop (112 112 3) of the face with these landmarks (478 3, px of the picture)."""
-    return warp_crop(rgb, similarity(five_points(landmarks), np.array(ARCFACE_POINTS, np.float32)), SIDE)
+    return warp_crop(rgb, similarity(five_points(landmarks), ARCFACE_POINTS), ARCFACE_SIZE)
 
 
 def unit(vectors: FloatArray) -> FloatArray:

@@ -134,16 +134,17 @@ class SyncNetJudge:
 
     Args:
         file: safetensors with the published names; None takes the one that `talkswap download` brought.
+        device: ``cpu`` or ``cuda``.
 
     Raises:
         WeightsMissingError, WeightsCorruptError.
     """
 
-    def __init__(self, file: Path | None = None) -> None:
+    def __init__(self, file: Path | None = None, device: str = "cpu") -> None:
         from talkswap.evaluation.syncnet import load_syncnet
 
         path = file if file is not None else verify_tensors(preset_state("paper"), FILE)[0]
-        self.network = load_syncnet(path)
+        self.network = load_syncnet(path).to(device)
         self.judge = Judge("syncnet", FILE, True, file_sha256(path))
 
     def __call__(
@@ -165,18 +166,19 @@ class SyncNetJudge:
         return score_of(offset_distances(seen, heard), count)
 
 
-def load_sync_judge(file: Path | None = None) -> SyncJudge:
+def load_sync_judge(file: Path | None = None, device: str = "cpu") -> SyncJudge:
     """SyncNet where it can be had, else the compact stand-in, whose :class:`Judge` says so.
 
     Args:
         file: SyncNet's safetensors file, as named by the user; None looks among the downloaded weights.
+        device: where SyncNet runs, ``cpu`` or ``cuda``; the stand-in needs no more than the CPU.
 
     Raises:
         WeightsMissingError: the named file is not there, or even the stand-in's networks are not.
         WeightsCorruptError: a file is damaged or of another network.
     """
     if file is not None or any(has(folder, f"{FILE}.safetensors") for folder in preset_state("paper").folders):
-        return SyncNetJudge(file)
+        return SyncNetJudge(file, device)
     from talkswap.evaluation.mouth_sync import MouthJudge
 
     return MouthJudge()

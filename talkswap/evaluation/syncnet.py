@@ -122,7 +122,8 @@ def see_all(network: SyncNet, squares: Iterable[UInt8Image], batch: int = 8) -> 
     Returns:
         float32 (T - 4, E); (0, E) for fewer than five.
     """
-    answers = [network.see(_tensor(stretch)).float().numpy() for stretch in _stretches(squares, batch)]
+    place = next(network.parameters()).device
+    answers = [network.see(_tensor(part).to(place)).cpu().numpy() for part in _stretches(squares, batch)]
     return np.concatenate(answers) if answers else np.zeros((0, network.embedding), np.float32)
 
 
@@ -158,5 +159,6 @@ def hear_all(network: SyncNet, cepstra: FloatArray, count: int, batch: int = 64)
     if len(windows) < count:
         raise ValueError(f"{len(cepstra)} cepstra hold {len(windows)} stretches, not {count}")
     tensor = torch.from_numpy(np.ascontiguousarray(windows, np.float32))[:, None]
-    answers = [network.hear(part).float().numpy() for part in tensor.split(batch)]
+    place = next(network.parameters()).device
+    answers = [network.hear(part.to(place)).cpu().numpy() for part in tensor.split(batch)]
     return np.concatenate(answers) if answers else np.zeros((0, network.embedding), np.float32)

@@ -1,0 +1,146 @@
+"""SyncNet's layout against the published file's names and shapes, written out here; its answers against plain
+functional calls on the stored tensors, one run of pictures at a time (tolerance 1e-4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from talkswap.errors import WeightsCorruptError, WeightsMissingError
+from talkswap.evaluation.syncnet import SyncNet, hear_all, load_syncnet, see_all
+
+# number in its sequence -> shape of the convolution's or layer's weight; a normalisation follows each but the last
+PUBLISHED = {
+    "netcnnaud": {
+        0: (64, 1, 3, 3), 4: (192, 64, 3, 3), 8: (384, 192, 3, 3), 11: (256, 384, 3, 3), 14: (256, 256, 3, 3),
+        18: (512, 256, 5, 4),
+    },
+    "netcnnlip": {
+        0: (96, 3, 5, 7, 7), 4: (256, 96, 1, 5, 5), 8: (256, 256, 1, 3, 3), 11: (256, 256, 1, 3, 3),
+        14: (256, 256, 1, 3, 3), 18: (512, 256, 1, 6, 6),
+    },
+    "netfcaud": {0: (512, 512), 3: (1024, 512)},
+    "netfclip": {0: (512, 512), 3: (1024, 512)},
+}  # fmt: skip
+
+
+def published_shapes() -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for part, layers in PUBLISHED.items():
+        for number, weight in layers.items():
+            shapes |= {f"{part}.{number}.weight": weight, f"{part}.{number}.bias": weight[:1]}
+            if part.startswith("netfc") and number == 3:
+                continue
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                shapes[f"{part}.{number + 1}.{name}"] = weight[:1]
+    return shapes
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    """Random ones that keep the signal's size, as the published file would hold them."""
+    generator = torch.Generator().manual_seed(3)
+    made = {}
+    for name, shape in published_shapes().items():
+        if name.endswith("running_var"):
+            made[name] = torch.rand(shape, generator=generator) + 0.5
+        elif len(shape) > 1:
+            fan = float(np.prod(shape[1:]))
+            scale = 2**0.5 / fan**0.5 / (128 if name == "netcnnlip.0.weight" else 1)
+            made[name] = torch.randn(shape, generator=generator) * scale
+        else:
+            around = 1.0 if name.split(".")[1] in {"1", "5", "9", "12", "15", "19"} and name.endswith("weight") else 0.0
+            made[name] = around + 0.1 * torch.randn(shape, generator=generator)
+    return made
+
+
+@pytest.fixture(scope="module")
+def network_file(tensors: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("syncnet") / "syncnet_v2.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def network(network_file: Path) -> SyncNet:
+    return load_syncnet(network_file)
+
+
+def test_names_and_shapes_are_the_published_ones() -> None:
+    own = {k: tuple(v.shape) for k, v in SyncNet().state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert own == published_shapes()
+
+
+def normalised(x: Tensor, tensors: dict[str, Tensor], name: str) -> Tensor:
+    mean, variance, weight, bias = (tensors[f"{name}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+    return F.relu(F.batch_norm(x, mean, variance, weight, bias))
+
+
+def head(x: Tensor, tensors: dict[str, Tensor], part: str) -> Tensor:
+    x = F.linear(x.flatten(1), tensors[f"{part}.0.weight"], tensors[f"{part}.0.bias"])
+    return F.linear(normalised(x, tensors, f"{part}.1"), tensors[f"{part}.3.weight"], tensors[f"{part}.3.bias"])
+
+
+def seen(pictures: Tensor, t: dict[str, Tensor]) -> Tensor:
+    """Five pictures (1 3 5 224 224), layer by layer as the paper's repository lists them."""
+
+    def layer(x: Tensor, number: int, stride: int, padding: int) -> Tensor:
+        weight, bias = t[f"netcnnlip.{number}.weight"], t[f"netcnnlip.{number}.bias"]
+        x = F.conv3d(x, weight, bias, (1, stride, stride), (0, padding, padding))
+        return normalised(x, t, f"netcnnlip.{number + 1}")
+
+    x = F.max_pool3d(layer(pictures, 0, 2, 0), (1, 3, 3), (1, 2, 2))
+    x = F.max_pool3d(layer(x, 4, 2, 1), (1, 3, 3), (1, 2, 2), (0, 1, 1))
+    x = layer(layer(layer(x, 8, 1, 1), 11, 1, 1), 14, 1, 1)
+    return head(layer(F.max_pool3d(x, (1, 3, 3), (1, 2, 2)), 18, 1, 0), t, "netfclip")
+
+
+def heard(cepstra: Tensor, t: dict[str, Tensor]) -> Tensor:
+    """0.2 s of cepstra (1 1 13 20)."""
+
+    def layer(x: Tensor, number: int, padding: int = 1) -> Tensor:
+        weight, bias = t[f"netcnnaud.{number}.weight"], t[f"netcnnaud.{number}.bias"]
+        return normalised(F.conv2d(x, weight, bias, padding=padding), t, f"netcnnaud.{number + 1}")
+
+    x = F.max_pool2d(layer(layer(cepstra, 0), 4), 3, (1, 2))
+    x = F.max_pool2d(layer(layer(layer(x, 8), 11), 14), 3, 2)
+    return head(layer(x, 18, 0), t, "netfcaud")
+
+
+def test_sees_each_run_as_if_alone_and_in_opencvs_order(network: SyncNet, tensors: dict[str, Tensor]) -> None:
+    squares = list(np.random.default_rng(0).integers(0, 256, (8, 224, 224, 3)).astype(np.uint8))
+    found = see_all(network, iter(squares), batch=3)  # one whole stretch and a short one
+    blue_first = torch.from_numpy(np.stack(squares)[..., ::-1].astype(np.float32))  # T 224 224 3
+    with torch.no_grad():
+        wanted = [seen(blue_first[k : k + 5].permute(3, 0, 1, 2)[None], tensors)[0].numpy() for k in range(4)]
+    assert found.shape == (4, 1024) and found.std(0).max() > 1e-3
+    np.testing.assert_allclose(found, np.stack(wanted), atol=1e-4, rtol=1e-4)
+    assert see_all(network, squares[:4]).shape == (0, 1024)
+
+
+def test_hears_windows_of_twenty_every_four(network: SyncNet, tensors: dict[str, Tensor]) -> None:
+    cepstra = np.random.default_rng(1).normal(size=(34, 13)).astype(np.float32)
+    found = hear_all(network, cepstra, 4)
+    with torch.no_grad():
+        wanted = [heard(torch.from_numpy(cepstra[4 * k : 4 * k + 20].T.copy())[None, None], tensors) for k in range(4)]
+    np.testing.assert_allclose(found, torch.cat(wanted).numpy(), atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError):
+        hear_all(network, cepstra, 5)
+
+
+def test_refuses_what_it_is_not(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    with pytest.raises(WeightsMissingError):
+        load_syncnet(tmp_path / "absent.safetensors")
+    torch.save(tensors["netfclip.0.bias"], tmp_path / "syncnet_v2.model")
+    with pytest.raises(WeightsCorruptError) as pickled:
+        load_syncnet(tmp_path / "syncnet_v2.model")
+    assert "talkswap download" in pickled.value.hint
+    save_file({k: v for k, v in tensors.items() if k != "netcnnlip.18.bias"}, tmp_path / "short.safetensors")
+    with pytest.raises(WeightsCorruptError):
+        load_syncnet(tmp_path / "short.safetensors")
