@@ -136,3 +136,9 @@ class PublishError(TalkswapError):
     """Weights could not be published: no token, no licence, refused by the hub, or the hub cannot be reached."""
 
     exit_code = 20
+
+
+class PartialError(TalkswapError):
+    """Some of several pieces of work failed; they are named, the rest is done."""
+
+    exit_code = 21

@@ -24,6 +24,7 @@ ROOMS = [
     {"faces", "voice", "media"},
     {"people", "source"},  # who is in a clip or a photo: faces and media together
     {"plan", "segments"},  # a render as JSON, and as closed pieces in its work folder
+    {"batch"},  # many plans, each in a process of its own
     {"systems"},
     {"data"},
     {"casting"},  # who is changed into whom

@@ -30,7 +30,7 @@ def _root(
 
 def build_application() -> typer.Typer:
     """A fresh application with all commands."""
-    from talkswap.cli import bench, data, doctor, download, faces, render, train, weights
+    from talkswap.cli import batch, bench, data, doctor, download, faces, render, train, weights
 
     # boxes and colours only for eyes: a pipe gets plain text
     markup: Literal["rich"] | None = "rich" if colourful(sys.stdout) else None
@@ -43,6 +43,7 @@ def build_application() -> typer.Typer:
     )
     application.callback(invoke_without_command=True)(_root)
     application.command("render")(render.command)
+    application.command("batch")(batch.command)
     application.command("faces")(faces.command)
     application.command("bench")(bench.command)
     application.command("doctor")(doctor.command)
