@@ -48,7 +48,6 @@ def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
         fflags="+bitexact",
         metadata=f"comment={comment}",
         movflags="+faststart",
-        vsync="passthrough",
         **{
             "c:v": "libx264", "crf": 16, "preset": "veryfast", "pix_fmt": "yuv420p", "flags:v": "+bitexact",
             "flags:a": "+bitexact",
