@@ -10,20 +10,13 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from talkswap.cli.output import print_warning, to_json, write_json
-from talkswap.cli.progress import choose_progress
+from talkswap.cli.plans import carry_out, last_line, planned, save_plan, show
 from talkswap.errors import OutputUnwritableError, UsageError
-from talkswap.types import RenderPlan, RenderReport
+from talkswap.types import RenderPlan
+
+__all__ = ["DEFAULTS", "command", "last_line"]
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(RenderPlan)}
-
-
-def last_line(report: RenderReport) -> str:
-    """Where the clip is and what it took: the one line that a render prints on stdout."""
-    return (
-        f"{report.output}: {report.frames_out} frames, {report.video_seconds:.2f} s of video in {report.seconds:.1f} s"
-        f", real-time factor {report.real_time_factor:.2f}, {report.preset} weights, {report.device}"
-    )
 
 
 def named(given: list[str] | None, option: str, what: str) -> tuple[tuple[str, Path], ...]:
@@ -61,9 +54,11 @@ def check_report(report: Path, plan: RenderPlan) -> None:
 
 
 def command(
+    context: typer.Context,
     target: Annotated[
-        Path, typer.Option(help="Clip whose person gets the face and the words.", readable=False, show_default=False)
-    ],
+        Path | None,
+        typer.Option(help="Clip whose person gets the face and the words.", readable=False, show_default=False),
+    ] = None,
     source: Annotated[
         list[Path] | None,
         typer.Option(
@@ -204,8 +199,31 @@ def command(
         int, typer.Option(min=0, help="Frames per network call; 0 = chosen from the device's memory.")
     ] = DEFAULTS["batch_size"],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")] = DEFAULTS["overwrite"],
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Do not go on where an interrupted render of this output stopped.")
+    ] = DEFAULTS["fresh"],
+    plan_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--plan",
+            help="Render what a plan file says: one plan or a list, from --save-plan or --dry-run.",
+            show_default=False,
+            metavar="FILE",
+        ),
+    ] = None,
+    plan_to_save: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-plan", help="Write the plan for --plan, and render nothing.", show_default=False, metavar="FILE"
+        ),
+    ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all inputs, print the plan as JSON, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check all inputs, make a few frames, print the plan with the time, memory and disk that it needs as "
+            "JSON; write nothing.",
+        ),
     ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Write what the render did as JSON.", show_default=False, metavar="FILE")
@@ -213,6 +231,18 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; warnings and the last line stay.")] = False,
 ) -> None:
     """Dub a clip: SOURCE's face, AUDIO's words, everything else as it was in TARGET."""
+    if plan_file is not None:
+        plans = planned(context, plan_file, overwrite, fresh)
+        if report is not None:
+            for one in plans:
+                check_report(report, one)
+        if dry_run:
+            show(plans, several=len(plans) > 1)
+        else:
+            carry_out(plans, quiet, report)
+        return
+    if target is None:
+        raise UsageError("there is no clip to dub", "name one with --target, or a plan with --plan")
     from talkswap.media.part import parse_time
 
     plan = RenderPlan(
@@ -244,18 +274,13 @@ def command(
         pixel_format=pixel_format,
         batch_size=batch_size,
         overwrite=overwrite,
+        fresh=fresh,
     )
     if report is not None:
         check_report(report, plan)
-    from talkswap.render import plan_summary, render
-
+    if plan_to_save is not None:
+        save_plan(plan_to_save, plan, overwrite)
     if dry_run:
-        typer.echo(to_json(plan_summary(plan)))
-        return
-    with choose_progress(quiet) as progress:
-        done = render(plan, progress)
-    for warning in done.warnings:
-        print_warning(warning)
-    typer.echo(last_line(done))  # before the report: the clip is there, whatever happens to that
-    if report is not None:
-        write_json(report, done)
+        show([plan], several=False)
+    elif plan_to_save is None:
+        carry_out([plan], quiet, report)
