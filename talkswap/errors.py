@@ -142,3 +142,9 @@ class PartialError(TalkswapError):
     """Some of several pieces of work failed; they are named, the rest is done."""
 
     exit_code = 21
+
+
+class PartialResultError(TalkswapError):
+    """Some of many pieces of work failed; what succeeded is written, and each failure is named."""
+
+    exit_code = 21

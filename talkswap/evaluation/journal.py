@@ -21,11 +21,10 @@ Key = tuple[str, str, int]
 
 @dataclass(frozen=True)
 class Entry:
-    """One result, and what was in force when it was made."""
+    """One result."""
 
     setting: str
     method: str
-    stamp: str  # of everything that decides the result; an entry of another stamp is stale
     result: PairResult
 
     @property

@@ -2,14 +2,14 @@
 
 A method turns a :class:`Task` into a finished clip, or says beforehand what it lacks on this machine; then its row reads
 "not run" with the missing part's name, and nothing is guessed.  The cascades of the paper are made of other people's
-published networks; see :data:`CASCADE_PARTS`.
+published networks (:mod:`talkswap.systems.cascade`).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from talkswap.errors import NoAudioError, UsageError
 from talkswap.media.index import index_frames
 from talkswap.media.mux import mux
 from talkswap.media.probe import probe
+from talkswap.systems.cascade.parts import missing_parts, steps_of
 from talkswap.types import RenderPlan
 from talkswap.voice.load import load_voice
 
@@ -44,6 +45,7 @@ class Task:
     voice: Path  # that drives the lips
     own_voice: Path  # the target's own
     output: Path
+    end: Fraction | None = None  # seconds of the target from which frames are left out
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def plan_of(task: Task, setup: Setup, order: str = "swap-sync", swap: bool = Tru
     return RenderPlan(
         source=task.photo if swap else None, target=task.target, audio=task.voice, output=task.output,
         preset=setup.preset, weights=setup.weights, device=setup.device, mode=task.setting, order=order, swap=swap,
-        fit="voice", overwrite=True,
+        fit="voice", end=task.end, overwrite=True,
     )  # fmt: skip
 
 
@@ -116,31 +118,29 @@ def _swaptalk(key: str, label: str, order: str, about: str) -> Method:
     )
 
 
-CASCADE_PARTS: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "wav2lip": ("Wav2Lip", ("wav2lip",), "lips by Wav2Lip, the face stays"),
-    "wav2lip-restore": ("Wav2Lip-Restore", ("wav2lip", "gfpgan"), "lips by Wav2Lip, then GFPGAN; the face stays"),
-    "sync-swap": ("Sync-Swap", ("inswapper_128",), "our lip sync, then Roop's face swap"),
-    "sync-swap-restore": (
-        "Sync-Swap-Restore", ("inswapper_128", "gfpgan"), "our lip sync, then Roop's face swap, then GFPGAN",
-    ),
-    "swap-sync": ("Swap-Sync", ("inswapper_128",), "Roop's face swap, then our lip sync"),
-    "swap-restore-sync": (
-        "Swap-Restore-Sync", ("inswapper_128", "gfpgan"), "Roop's face swap, then GFPGAN, then our lip sync",
-    ),
-}  # fmt: skip
-"""Key -> the paper's name, the published networks it is made of, and how."""
+CASCADE_ROWS = {
+    "wav2lip": ("Wav2Lip", "lips by Wav2Lip, the face stays"),
+    "wav2lip-restore": ("Wav2Lip-Restore", "lips by Wav2Lip, then GFPGAN; the face stays"),
+    "cascade-sync-swap": ("Sync-Swap", "lip sync, then Roop's face swap"),
+    "cascade-sync-swap-restore": ("Sync-Swap-Restore", "lip sync, then Roop's face swap, then GFPGAN"),
+    "cascade-swap-sync": ("Swap-Sync", "Roop's face swap, then lip sync"),
+    "cascade-swap-restore-sync": ("Swap-Restore-Sync", "Roop's face swap, then GFPGAN, then lip sync"),
+}
+"""Key, as in :data:`talkswap.systems.cascade.parts.CASCADES`: the paper's name, and what is done."""
 
 
 def _cascade(key: str) -> Method:
-    label, parts, about = CASCADE_PARTS[key]
+    label, about = CASCADE_ROWS[key]
+    swaps = "swap" in steps_of(key)
 
     def lacking(setup: Setup) -> str:
-        return f"{' and '.join(parts)} not found"
+        parts = missing_parts(key)
+        return f"part {', '.join(parts)} is missing" if parts else ""
 
     def make(task: Task, setup: Setup) -> Made:
-        raise UsageError(f"{label} cannot run: {lacking(setup)}", "leave it out of --methods")
+        return run_plan(replace(plan_of(task, setup, swap=swaps), system=key))
 
-    return Method(key, label, about, make, lacking, swaps=not key.startswith("wav2lip"))
+    return Method(key, label, about, make, lacking, swaps=swaps)
 
 
 METHODS: dict[str, Method] = {
@@ -150,7 +150,7 @@ METHODS: dict[str, Method] = {
             GROUND_TRUTH, "Ground Truth", "the target clip as it is, with its own sound", _keep, _nothing,
             swaps=False, changes=False,
         ),
-        *(_cascade(key) for key in CASCADE_PARTS),
+        *(_cascade(key) for key in CASCADE_ROWS),
         _swaptalk("swaptalk-sync-swap", "SwapTalk, sync-swap", "sync-swap", "lip sync, then face swap, in the latent space"),
         _swaptalk("swaptalk", "SwapTalk", "swap-sync", "face swap, then lip sync, in the latent space: the paper's order"),
     )
@@ -161,11 +161,12 @@ def choose_methods(names: Sequence[str]) -> list[Method]:
     """Methods by name, in the order of the table; the ground truth is always among them.
 
     Args:
-        names: keys; none = all.
+        names: keys, those of the cascades also as the paper writes them (``sync-swap``); none = all.
 
     Raises:
         UsageError: there is no such method.
     """
-    if unknown := [name for name in names if name not in METHODS]:
+    wanted = {name if name in METHODS else f"cascade-{name}" for name in names}
+    if unknown := [name for name in names if name not in METHODS and f"cascade-{name}" not in METHODS]:
         raise UsageError(f"there is no method {unknown[0]!r}", f"choose of {', '.join(METHODS)}")
-    return [method for key, method in METHODS.items() if not names or key in names or key == GROUND_TRUTH]
+    return [method for key, method in METHODS.items() if not names or key in wanted or key == GROUND_TRUTH]

@@ -9,8 +9,8 @@ Crops lie in a file and are mapped into memory, so that what an evaluation needs
 
 from __future__ import annotations
 
-import os
-import shutil
+import io
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from talkswap.data.clip import put
 from talkswap.errors import NoTargetFaceError, OutputUnwritableError
-from talkswap.evaluation.sheets import SheetMaker
 from talkswap.faces.align import transform_points, warp_crop
 from talkswap.faces.analyze import FaceAnalyser
 from talkswap.faces.mesh import POINTS
@@ -77,39 +77,40 @@ def sound_of(video: Path) -> Voice:
     return shift_voice(load_voice(video), probe(video).audio_offset)
 
 
-def observe_truth(
-    video: Path, voice: Path | None, analyser: FaceAnalyser, size: int, keep: Path, sheets: SheetMaker | None = None
-) -> Observation:
-    """Look at a target clip; what is found is kept in a folder and read from there the next time.
+@dataclass(frozen=True)
+class Seen:
+    """What the analyser found in a clip, before any crop is cut."""
+
+    times: NDArray[np.float64]  # T seconds
+    landmarks: FloatArray  # T 478 3 in px of the picture, nan where no face was found
+    affines: FloatArray  # T 2 3, picture px -> crop px; where no face was found, those of the last one
+    width: int  # px of the picture
+    height: int
+
+
+def look(video: Path, analyser: FaceAnalyser, size: int, keep: Path | None = None, end: float = math.inf) -> Seen:
+    """Follow the most prominent face of a clip.
 
     Args:
-        video: the clip.
-        voice: its sound where that lies in a file of its own; None: the clip's own.
-        size: px of the crops.
-        keep: folder, made here in one move.
-        sheets: gets every frame with its landmarks; the clip is looked at anew then.
+        size: px of the crops that will be cut.
+        keep: file for what was found; where it is there already, it is read and the clip is not looked at.
+        end: seconds from which frames are left out.
 
     Raises:
         NoTargetFaceError: no frame shows a face.
-        UnreadableMediaError, NoAudioError, OutputUnwritableError.
+        UnreadableMediaError, OutputUnwritableError.
     """
-    if sheets is not None or not (keep / "seen.npz").is_file():
-        _look_at_truth(video, analyser, size, keep, sheets)
-    with np.load(keep / "seen.npz") as stored:
-        width, height = (int(n) for n in stored["size"])
-        times, landmarks, affines = stored["times"], stored["landmarks"], stored["affines"]
-    heard = load_voice(voice) if voice is not None else sound_of(video)
-    crops = np.load(keep / "crops.npy", mmap_mode="r")
-    return Observation(video, times, crops, landmarks, affines, heard, width, height, np.arange(len(times)))
-
-
-def _look_at_truth(video: Path, analyser: FaceAnalyser, size: int, keep: Path, sheets: SheetMaker | None) -> None:
+    if keep is not None and keep.is_file():
+        with np.load(keep) as stored:
+            width, height = (int(n) for n in stored["size"])
+            return Seen(stored["times"], stored["landmarks"], stored["affines"], width, height)
     info = probe(video)
-    index = index_frames(info)
     tracker, choose = FaceTracker(analyser, embed=analyser.embed), FaceChooser()
     times, landmarks, affines = [], [], []
-    with ClipReader(info, index) as reader:
+    with ClipReader(info) as reader:
         for frame in reader.frames():
+            if frame.time >= end:
+                break
             face = choose(tracker.update(frame), *frame.rgb.shape[:2])
             times.append(float(frame.time))
             landmarks.append(np.full((POINTS, 3), np.nan, np.float32) if face is None else face.face.landmarks)
@@ -117,30 +118,54 @@ def _look_at_truth(video: Path, analyser: FaceAnalyser, size: int, keep: Path, s
     squares = _held(affines)
     if squares is None:
         raise NoTargetFaceError(f"no face was found in {video}", "leave the clip out")
-    part = _fresh(keep)
-    try:
-        crops = _crop_file(part / "crops.npy", len(times), size)
-        with ClipReader(info, index) as reader:
-            for row, frame in enumerate(reader.frames()):
-                crops[row] = warp_crop(frame.rgb, squares[row], size)
-                if sheets is not None:
-                    sheets.add(row, frame.rgb, _known(landmarks[row]))
-        crops.flush()
-        turned = np.stack([transform_points(m, p) for m, p in zip(squares, landmarks, strict=True)])
+    seen = Seen(np.array(times), np.stack(landmarks), squares, info.width, info.height)
+    if keep is not None:
+        buffer = io.BytesIO()
         np.savez(
-            part / "seen.npz", times=np.array(times), landmarks=turned, affines=squares,
+            buffer, times=seen.times, landmarks=seen.landmarks, affines=seen.affines,
             size=np.array([info.width, info.height]),
         )  # fmt: skip
-        shutil.rmtree(keep, ignore_errors=True)
-        os.replace(part, keep)
-    except OSError as error:
-        raise OutputUnwritableError(f"cannot write {keep}: {error.strerror}", "is the disk full?") from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        put(keep, buffer.getvalue())
+    return seen
+
+
+def observe_truth(video: Path, voice: Path | None, seen: Seen, size: int, folder: Path | None) -> Observation:
+    """A target clip as it is, cut where its own face lies.
+
+    Args:
+        voice: its sound where that lies in a file of its own; None: the clip's own.
+        size: px of the crops.
+        folder: for the file of crops, which is replaced; the caller removes it.  None: no crops are wanted, only what
+            was seen and heard.
+
+    Raises:
+        UnreadableMediaError, NoAudioError, OutputUnwritableError.
+    """
+    count = len(seen.times)
+    crops: Any = np.zeros((count if folder is None else 0, 0, 0, 3), np.uint8)
+    if folder is not None:
+        path = folder / f"{video.stem}.crops.npy"
+        try:
+            crops = _crop_file(path, count, size)
+            with ClipReader(probe(video)) as reader:
+                for row, frame in zip(range(count), reader.frames(), strict=False):
+                    crops[row] = warp_crop(frame.rgb, seen.affines[row], size)
+            crops.flush()
+        except OSError as error:
+            raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
+    aligned = np.stack([transform_points(m, p) for m, p in zip(seen.affines, seen.landmarks, strict=True)])
+    return Observation(
+        video, seen.times, crops, aligned, seen.affines, load_voice(voice) if voice is not None else sound_of(video),
+        seen.width, seen.height, np.arange(count),
+    )  # fmt: skip
 
 
 def observe_result(
-    video: Path, truth: Observation, analyser: FaceAnalyser, folder: Path, sheets: SheetMaker | None = None
+    video: Path,
+    truth: Observation,
+    analyser: FaceAnalyser,
+    folder: Path,
+    end: float = math.inf,
 ) -> Observation:
     """Look at a finished clip, cut by the truth's squares.
 
@@ -149,6 +174,7 @@ def observe_result(
 
     Args:
         folder: for the file of crops, which is replaced; the caller removes it.
+        end: seconds from which frames are left out.
 
     Raises:
         NoTargetFaceError: no frame shows a face where the truth has one.
@@ -156,7 +182,7 @@ def observe_result(
     """
     info = probe(video)
     index = index_frames(info)
-    rows = matching_rows(np.array([float(t) for t in index.times]), truth.times)
+    rows = matching_rows(np.array([float(t) for t in index.times if t < end]), truth.times)
     size = truth.crops.shape[1]
     tracker = FaceTracker(analyser, embed=analyser.embed)
     path = folder / f"{video.stem}.crops.npy"
@@ -176,8 +202,6 @@ def observe_result(
                 crops[row] = warp_crop(frame.rgb, affine, size)
                 if found is not None:
                     landmarks[row] = transform_points(affine, found)
-                if sheets is not None:
-                    sheets.add(row, frame.rgb, found)
         crops.flush()
     except OSError as error:
         raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
@@ -259,13 +283,3 @@ def _crop_file(path: Path, count: int, size: int) -> Any:
     """A memory-mapped array (count size size 3); an earlier file of that name is unlinked, not overwritten."""
     path.unlink(missing_ok=True)
     return np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))
-
-
-def _fresh(keep: Path) -> Path:
-    part = keep.with_name(f"{keep.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise OutputUnwritableError(f"cannot write {keep}: {error.strerror}", "choose another folder") from error
-    return part
