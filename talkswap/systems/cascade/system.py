@@ -65,21 +65,26 @@ class Cascade:
             Restorer(part_path("gfpgan")) if "restore" in steps else None,
         )
 
-    def encode_source(self, face: AlignedFace) -> SourceState:
+    def encode_source(self, face: AlignedFace, others: Sequence[AlignedFace] = ()) -> SourceState:
         values: dict[str, Any] = {}
         if self.swapper is not None:
-            values = {
-                "source": self.swapper.embed(face),
-                "identity": self.swapper.recognise(face.crop, face.landmarks),
-            }
+            values = {"source": self.swapper.embed([face, *others])}
         return SourceState(face, values)
 
     def render(
-        self, source: SourceState | None, faces: Sequence[AlignedFace], speech: FloatArray, state: ClipState
+        self,
+        source: SourceState | None,
+        faces: Sequence[AlignedFace],
+        speech: FloatArray,
+        state: ClipState,
+        opened: FloatArray | None = None,
     ) -> list[UInt8Image]:
-        return [self._one(source, face, heard) for face, heard in zip(faces, speech, strict=True)]
+        gates = np.ones(len(faces), np.float32) if opened is None else opened
+        return [
+            self._one(source, face, heard, float(gate)) for face, heard, gate in zip(faces, speech, gates, strict=True)
+        ]
 
-    def _one(self, source: SourceState | None, face: AlignedFace, heard: FloatArray) -> UInt8Image:
+    def _one(self, source: SourceState | None, face: AlignedFace, heard: FloatArray, gate: float) -> UInt8Image:
         crop = face.crop
         for step in self.steps:
             if step == "swap" and self.swapper is not None and source is not None:
@@ -87,7 +92,9 @@ class Cascade:
                 mask = np.ascontiguousarray(face_mask(face.landmarks, crop.shape[0]) * cover)
                 crop = np.asarray(cv2.blendLinear(made, crop, mask, 1 - mask), np.uint8)
             elif step == "sync" and self.lips is not None:
-                crop = self.lips(crop, face.landmarks, heard)
+                crop = np.asarray(
+                    cv2.addWeighted(self.lips(crop, face.landmarks, heard), gate, crop, 1 - gate, 0), np.uint8
+                )
             elif step == "restore" and self.restorer is not None:
                 crop = self.restorer(crop, face.landmarks)
         return crop
