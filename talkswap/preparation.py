@@ -165,7 +165,8 @@ class Listeners:
         self, plan: RenderPlan, common: Voice, own: Mapping[Path, Voice], listen: Callable[[Voice], SpeechTrack]
     ) -> None:
         silent = Voice(np.zeros_like(common.samples), common.hz)
-        self.heard: dict[Path | None, Voice] = {None: silent if own and plan.audio is None else common, **own}
+        self.heard: dict[Path | None, Voice] = {path: voice for path, voice in own.items()}
+        self.heard[None] = silent if own and plan.audio is None else common
         self.gated = plan.silence == "original" and plan.sync
         self.listen = listen
         self._made: dict[Path | None, tuple[SpeechTrack, SpeechGate | None]] = {}

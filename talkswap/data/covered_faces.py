@@ -61,7 +61,7 @@ class CoveredFaces:
         config = self.config
         ratio = config.size / STORED
         scale = ratio * (1 + generator.uniform(-config.scale, config.scale))
-        turn = cv2.getRotationMatrix2D((0, 0), generator.uniform(-config.roll, config.roll), scale)
+        turn: np.ndarray = cv2.getRotationMatrix2D((0, 0), generator.uniform(-config.roll, config.roll), scale)
         middle = (config.size - 1) / 2
         shift = generator.uniform(-config.shift, config.shift, 2) * config.size
         turn[:, 2] = middle + shift - turn[:, :2] @ np.full(2, (STORED - 1) / 2)
@@ -86,7 +86,7 @@ class CoveredFaces:
         inside = np.zeros((size, size), np.uint8)
         for ring in (LEFT_HALF, RIGHT_HALF, MOUTH):
             cv2.fillPoly(inside, [cells[list(ring)]], 255, lineType=cv2.LINE_AA, shift=4)
-        counted = inside.astype(np.float32) / 255
+        counted = np.asarray(inside.astype(np.float32) / 255, np.float32)
         above = int(np.clip(points[list(BROWS), 1].min(), 0, size))
         if above > 0:
             cheeks = points[list(CHEEK_POINTS), :2].round().astype(int).clip(0, size - 1)
@@ -110,7 +110,7 @@ class CoveredFaces:
             rgb = relight(rgb, generator)
         if generator.random() < 0.3:
             sigma = generator.uniform(0.5, 3.0)  # nearer than the face, and out of focus
-            coverage = cv2.GaussianBlur(coverage, (0, 0), sigma)
+            coverage = np.asarray(cv2.GaussianBlur(coverage, (0, 0), sigma), np.float32)
             rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma), np.uint8)
         if generator.random() < 0.25:
             length = int(generator.integers(3, 15))
@@ -120,7 +120,8 @@ class CoveredFaces:
             start, stop = (np.round(length / 2 - 0.5 + sign * reach).astype(int) for sign in (-1, 1))
             cv2.line(kernel, start.tolist(), stop.tolist(), 1.0, 1)
             kernel /= max(float(kernel.sum()), 1e-6)
-            coverage, rgb = cv2.filter2D(coverage, -1, kernel), np.asarray(cv2.filter2D(rgb, -1, kernel), np.uint8)
+            coverage = np.asarray(cv2.filter2D(coverage, -1, kernel), np.float32)
+            rgb = np.asarray(cv2.filter2D(rgb, -1, kernel), np.uint8)
         if generator.random() < 0.05:
             coverage = coverage * np.float32(generator.uniform(0.75, 1))  # a thin veil
         return Occluder(rgb.astype(np.float32), np.asarray(coverage, np.float32))

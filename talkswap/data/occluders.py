@@ -145,7 +145,7 @@ def _over(below: Occluder | None, rgb: np.ndarray, mask: UInt8Image, bright: Flo
     cover = mask.astype(np.float32) / 255
     lit = rgb.astype(np.float32) * (bright[..., None] if isinstance(bright, np.ndarray) else bright)
     if below is None:
-        return Occluder(lit, cover)
+        return Occluder(np.asarray(lit, np.float32), np.asarray(cover, np.float32))
     mixed = below.rgb + (lit - below.rgb) * cover[..., None]
     return Occluder(mixed.astype(np.float32), (below.coverage + (1 - below.coverage) * cover).astype(np.float32))
 
@@ -186,7 +186,8 @@ def hand(materials: Materials, index: int, place: np.ndarray, generator: Generat
         tip = base - (comes * np.cos(lean) - across * np.sin(lean)) * reach
         part = _limb(size, base, tip, thick, thick * generator.uniform(0.7, 0.95))
         gap = cv2.dilate(part, np.ones((3, 3), np.uint8))
-        made = Occluder(made.rgb * (1 - 0.35 * (gap.astype(np.float32) / 255)[..., None]), made.coverage)
+        darker = made.rgb * (1 - 0.35 * (gap.astype(np.float32) / 255)[..., None])
+        made = Occluder(np.asarray(darker, np.float32), made.coverage)
         made = _over(made, skin, part, rounded(part, depth, light))
         if generator.random() < 0.5:
             nail = _ellipse(size, tip, np.array([thick * 0.55, thick * 0.42]), np.degrees(angle))
