@@ -62,7 +62,7 @@ class InswapperProxy:
 
     def embed(self, face: AlignedFace) -> FloatArray:
         """The source as the network wants it (1 512)."""
-        return self._network.embed(face)
+        return self._network.embed([face])
 
     def swap(self, source: AlignedFace, target: AlignedFace) -> UInt8Image:
         made, inside = self._network.swap(self.embed(source), target.crop, target.landmarks)

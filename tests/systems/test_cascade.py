@@ -151,6 +151,17 @@ def test_lips_hear_the_voice_and_stay_inside_their_box(home: Path) -> None:
     assert x0 < points[61, 0] < points[291, 0] < x1 and y0 < points[13, 1] < points[152, 1] < y1
 
 
+def test_a_closed_gate_leaves_the_lips_and_two_photos_are_averaged(home: Path) -> None:
+    system = Cascade.load("cascade-swap-sync", Switches())
+    one, other = face(180), face(60)
+    both, alone = system.encode_source(one, [other]), system.encode_source(one)
+    assert not np.allclose(both.values["source"], alone.values["source"])
+    heard = np.full((2, 16, 80), -4.0, np.float32)
+    shut, half = system.render(alone, [face(), face()], heard, ClipState(), np.array([0, 0.5], np.float32))
+    assert nose(shut) == pytest.approx((151, 151, 151), abs=2)  # the swap alone
+    assert nose(half) == pytest.approx(((151 + 26) / 2, (151 + 26) / 2, (151 + 177) / 2), abs=3)
+
+
 def test_a_step_that_is_switched_off_is_left_out(home: Path) -> None:
     crop, mask = dub("cascade-swap-sync", switches=Switches(sync=False))
     assert nose(crop) == pytest.approx((151, 151, 151), abs=2)

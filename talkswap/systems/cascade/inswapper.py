@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -50,9 +51,10 @@ class Inswapper:
         vector = self._embedder(square.transpose(2, 0, 1)[None] / 127.5 - 1).reshape(-1)
         return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6), np.float32)
 
-    def embed(self, face: AlignedFace) -> FloatArray:
-        """The source as the network wants it (1 512)."""
-        vector = self.recognise(face.crop, face.landmarks)[None] @ self._matrix
+    def embed(self, faces: Sequence[AlignedFace]) -> FloatArray:
+        """The source as the network wants it (1 512): the mean of one or more photos of a person."""
+        mean = np.mean([self.recognise(face.crop, face.landmarks) for face in faces], axis=0)
+        vector = mean[None] @ self._matrix
         return np.asarray(vector / np.linalg.norm(vector), np.float32)
 
     def swap(self, source: FloatArray, crop: UInt8Image, landmarks: FloatArray) -> tuple[UInt8Image, FloatArray]:
