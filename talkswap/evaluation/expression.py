@@ -2,14 +2,18 @@
 
 Pose is taken out by laying each frame's steady points (forehead, temples, nose bridge, eye corners) on the mean
 face's: one rotation, scale and shift in space.  Shape, and with it identity, is taken out by subtracting the clip's own
-resting face, the median of each point over time.  What is left is how each point moves, in eye distances:
+resting face, the median of each point over time.  What is left is how each point moves, averaged with its neighbours,
+because noise differs from point to point and a moving muscle takes all of them along:
 
-    E_t = 100 / P sum_p |(result_tp - rest(result)_p) - (truth_tp - rest(truth)_p)|       x and y only
+    E_t = 100 / P sum_p |G (result_tp - rest(result)_p) - G (truth_tp - rest(truth)_p)|       x and y, in eye distances
 
 over the points of the skin inside the outline, which are those that expressions move.  Depth is left out because it is
 the landmark network's guess, the outline because it slides over the skin as the head turns.  An expression that a clip
-holds from its first frame to its last is part of its resting face and is not seen.  ReSyncer's table 2 has an
-expression error too, by a pretrained network of its own: the two are not comparable.
+holds from its first frame to its last is part of its resting face and is not seen.
+
+On 16 held-out clips: 0.08 where the same motion is given another person's shape; 0.9 where each point trembles by 1 % of
+the eye distance; 2.0 for a face that does not move at all; 3.1 for the motion of another time, or of another clip.
+ReSyncer's table 2 has an expression error too, by a pretrained network of its own: the two are not comparable.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ METRIC = Metric(
     needs_truth=True,
 )
 
+NEIGHBOURHOOD = 0.1  # eye distances, sigma of the weights by which neighbours count
 LEAST_FRAMES = 5  # with a face, for a resting face to mean anything
 
 
@@ -41,6 +46,15 @@ LEAST_FRAMES = 5  # with a face, for a resting face to mean anything
 def _moving() -> NDArray[np.intp]:
     """Numbers of the skin's points inside the face's outline."""
     return np.setdiff1d(np.arange(SKIN_POINTS), np.array(FACE_OVAL))
+
+
+@lru_cache(maxsize=1)
+def _neighbours() -> NDArray[np.float64]:
+    """P P, rows sum to one: how much each moving point's neighbours count."""
+    points = mean_face().points[_moving()].astype(np.float64)
+    squared = ((points[:, None] - points[None]) ** 2).sum(2)
+    weights = np.exp(-squared / (2 * NEIGHBOURHOOD**2))
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def upright(landmarks: FloatArray) -> NDArray[np.float64]:
@@ -62,7 +76,7 @@ def motion(landmarks: FloatArray) -> NDArray[np.float64]:
         N P 2, eye distances, x and y.
     """
     faces = np.array([upright(face)[_moving(), :2] for face in landmarks])
-    return faces - np.median(faces, axis=0)
+    return np.asarray(_neighbours() @ (faces - np.median(faces, axis=0)))
 
 
 def expression_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
