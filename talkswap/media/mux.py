@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -21,9 +16,13 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.format import Flags
 
-from talkswap.errors import EncoderError, NoAudioError, OutputExistsError, OutputUnwritableError
-from talkswap.media.codecs import CONTAINERS, container_of
+from talkswap.errors import EncoderError, NoAudioError, OutputUnwritableError, UsageError
+from talkswap.media.codecs import CONTAINERS
 from talkswap.media.containers import local_url, open_clip, video_stream
+from talkswap.media.index import FrameIndex
+from talkswap.media.program import find_ffmpeg, run_ffmpeg
+from talkswap.media.staging import check_output, staging_folder
+from talkswap.media.streams import COPY, MIXES, Besides, chapter_file, lost_tags, survey
 from talkswap.media.verify import FinishedClip, verify
 from talkswap.types import Voice
 
@@ -33,19 +32,19 @@ DEFAULT_COMMENT = "Made with talkswap: face and voice in this clip were changed 
 _AAC_RATES = (32000, 44100, 48000)
 _OPUS_RATE = 48000
 _BITS_A_CHANNEL = {"aac": 128_000, "libopus": 96_000}
-_TEXT_SUBTITLES = {"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"}
-_SUBTITLES_OF = {".mp4": "mov_text", ".mov": "mov_text", ".webm": "webvtt"}
 # The sound's clock is that of talkswap.voice.load, so that lips and sound keep to the same moments.
 _SMALLEST_HOLE = 0.05  # seconds: what lies under it is rounding of time stamps
 _LONGEST_HOLE = 600  # seconds: a longer jump is damage, played on without a break
 _LONGEST_OVERLAP = 0.5  # seconds: a longer jump back is a recording that starts anew, played on
-_LAST_LINES = 6
-_DISK_FULL = "No space left on device"
+_WARM_UP = 0.1  # seconds of sound before a cut that a decoder needs (Opus 80 ms); mp4 and mov hide them from the ear
+# Under speech at its usual -20 dB the target's own sound goes 12 dB down: (20 dB - 34 dB) * (1 - 1 / 8).
+_DUCK = {"threshold": 0.02, "ratio": 8, "attack": 20, "release": 400}
+_LIMIT = {"limit": 0.97, "level": 0, "latency": 1}  # two loud sounds together must not clip
 
 
 @dataclass(frozen=True)
 class _Sound:
-    """The voice as one of ffmpeg's inputs."""
+    """One sound as one of ffmpeg's inputs."""
 
     arguments: dict[str, Any]  # of ffmpeg.input
     url: str
@@ -53,97 +52,25 @@ class _Sound:
     channels: int
     stream: int = 0  # which of the input's streams
     late: Fraction = Fraction(0)  # seconds after the file's start that ffmpeg would leave out
+    offset: Fraction = Fraction(0)  # seconds of silence before it; negative cuts its beginning
 
-
-@dataclass(frozen=True)
-class _Extras:
-    """What of the target besides its picture goes into the output."""
-
-    subtitles: tuple[tuple[int, str], ...]  # stream index, codec to write it in
-    shift: Fraction  # seconds from the first frame to what ffmpeg takes for the file's start
-    chapters_end: Fraction | None  # seconds; None without chapters
-
-
-@functools.lru_cache(maxsize=1)
-def find_ffmpeg() -> Path:
-    """The ffmpeg program: from PATH if it runs, else the one that imageio-ffmpeg brings.
-
-    Raises:
-        EncoderError: neither is there.
-    """
-    on_path = shutil.which("ffmpeg")
-    if on_path is not None and _runs(Path(on_path)):
-        return Path(on_path)
-    import imageio_ffmpeg  # only where PATH has none: it looks through the system's folders
-
-    try:
-        bundled = Path(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
-        raise EncoderError("no ffmpeg was found", "pip install imageio-ffmpeg, or install ffmpeg") from error
-    if not _runs(bundled):
-        raise EncoderError(f"{bundled} does not run", "pip install --force-reinstall imageio-ffmpeg")
-    return bundled
-
-
-def _runs(program: Path) -> bool:
-    try:
-        done = subprocess.run([program, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
-
-
-def check_output(output: Path, overwrite: bool = False) -> None:
-    """Make sure before a render that its result can be written.
-
-    Raises:
-        OutputUnwritableError: unknown ending, a directory, its folder is missing or read-only.
-        OutputExistsError: it is there and ``overwrite`` is false.
-    """
-    container_of(output)
-    folder = output.parent
-    if not folder.is_dir():
-        raise OutputUnwritableError(f"the folder {folder} does not exist", "make it first")
-    if output.is_dir():
-        raise OutputUnwritableError(f"{output} is a directory", "name a file")
-    if output.exists() and not overwrite:
-        raise OutputExistsError(f"{output} already exists", "choose another name, or allow it with --overwrite")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputUnwritableError(f"the folder {folder} is read-only", "choose another folder")
-
-
-@contextmanager
-def staging_folder(output: Path, overwrite: bool = False, within: Path | None = None) -> Iterator[Path]:
-    """A private folder on the output's disk for what a render makes on its way; removed at the end, come what may.
-
-    Args:
-        output: what is being made.
-        overwrite: whether it may exist.
-        within: a folder on the same disk to make the private one in; the output's own without it.
-
-    Raises:
-        As :func:`check_output`.
-    """
-    check_output(output, overwrite)
-    try:
-        folder = Path(tempfile.mkdtemp(prefix=".talkswap-", dir=within or output.parent))
-    except OSError as error:
-        raise OutputUnwritableError(f"nothing can be written in {output.parent} ({error.strerror})") from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    def timed(self, hz: int, layout: str, duration: Fraction) -> Any:
+        """The sound in ffmpeg's filters, at exactly ``round(duration * hz)`` samples."""
+        source = ffmpeg.input(self.url, protocol_whitelist="file", **self.arguments)
+        return _timed(source[str(self.stream)], hz, layout, duration, self.offset, self.late)
 
 
 def mux(
     video: Path,
-    voice: Path | Voice,
+    voice: Path | Voice | None,
     target: Path,
     output: Path,
     times: Sequence[Fraction],
     duration: Fraction,
     *,
     voice_offset: Fraction = Fraction(0),
+    audio_mix: str = "replace",
+    index: FrameIndex | None = None,
     metadata: Mapping[str, str] | None = None,
     subtitles: bool = True,
     overwrite: bool = False,
@@ -152,57 +79,88 @@ def mux(
     """Join picture and voice with what the target has besides, check the result, and put it in place.
 
     The encoded picture is copied bit by bit.  The voice is encoded (AAC; Opus in .webm) at exactly ``duration``:
-    cut, or followed by silence.  The target's tags, subtitles and chapters are copied as far as they lie within
-    the duration and the container can hold them.  The file is made in a private folder beside the output, verified,
+    cut, or followed by silence.  The target's other streams are copied as :mod:`talkswap.media.streams` decides;
+    of a part of a target, what lies in the part.  The file is made in a private folder beside the output, verified,
     and renamed in one step; on any failure the output stays as it was.
 
     Args:
         video: what :class:`talkswap.media.writer.VideoWriter` wrote.
         voice: a sound or video file (its default audio stream, on the clock of
             :func:`talkswap.voice.load.load_voice`: the start of the file is heard with the first frame, a hole is
-            silence), or samples.
+            silence), or samples; None keeps the target's own sound, all its packets as they are.
         target: the target clip.
         output: the finished file; its ending (.mp4, .mov, .mkv, .webm) chooses the container.
         times: planned start of each frame in seconds.
         duration: planned length in seconds.
-        voice_offset: seconds of silence before the voice; negative cuts its beginning.  For a target's own sound
-            this is ``ClipInfo.audio_offset``.
+        voice_offset: seconds of silence before the voice; negative cuts its beginning.
+        audio_mix: what becomes of the target's own sound beside a voice: ``replace`` (the voice takes its place),
+            ``keep`` (it stays as a track behind the voice), ``duck`` (it goes on under the voice, 12 dB lower while
+            somebody speaks at -20 dB).
+        index: the target's frames that are shown; without it all.
         metadata: container tags besides the target's; mp4 and mov keep only well-known names (title, comment, ...).
             A ``comment`` that names talkswap is written unless one is given.
-        subtitles: whether the target's subtitles and chapters are copied.
+        subtitles: whether the target's subtitles, chapters, cover pictures and attachments are copied.
         overwrite: whether an existing output may be replaced.
         within: a folder on the output's disk for the private one; the output's own without it.
 
     Returns:
-        What :func:`verify` read back.
+        What :func:`verify` read back, with what became of each stream and what could not be kept.
 
     Raises:
         OutputExistsError, OutputUnwritableError: the output's place.
+        UsageError: there is no such ``audio_mix``.
         NoAudioError: the voice has no sound.
         EncoderError: ffmpeg is missing or failed; its last lines are in the message.
         OutputCheckError: the result breaks the plan.
     """
     output = Path(output)
+    if audio_mix not in MIXES:
+        raise UsageError(f"there is no audio mix called '{audio_mix}'", f"choose one of {', '.join(MIXES)}")
     with staging_folder(output, overwrite, within) as folder:
-        sound = _sound(voice, folder)
-        finished = folder / f"finished{output.suffix.lower()}"
-        command = functools.partial(_command, video, sound, target, finished, duration, voice_offset, metadata or {})
-        lost: tuple[str, ...] = ()
-        try:
-            _run(command(subtitles=subtitles), output)
-        except EncoderError as error:
-            if not subtitles or not _extras(target, output.suffix.lower()).subtitles:
-                raise
-            # A render is not thrown away for a subtitle that this ffmpeg cannot convert.
-            _run(command(subtitles=False), output)
-            lost = (f"the target's subtitles were left out: {error.message}",)
-        found = verify(finished, times, duration)
+        sound = None if voice is None else replace(_sound(voice, folder), offset=voice_offset)
+        ending = output.suffix.lower()
+        finished = folder / f"finished{ending}"
+        mix = audio_mix if voice is not None else ""
+        besides = survey(target, ending, duration, index, mix, subtitles)
+        lost: list[str] = []
+        while True:
+            try:
+                run_ffmpeg(_command(video, sound, target, finished, duration, besides, mix, metadata or {}), output)
+                break
+            except EncoderError as error:
+                # A render is not thrown away for a subtitle, then for another stream, that this ffmpeg cannot write.
+                less, what = _less(besides, output.suffix.lower())
+                if less is None:
+                    raise
+                lost.append(f"the target's {what} were left out: {error.message}")
+                besides = less
+        heard = bool(sound or besides.sounds)
+        found = verify(finished, times, duration, "voice" if sound else "own" if heard else "none")
+        lost += lost_tags(besides, finished, ending)
         check_output(output, overwrite)  # someone may have written there meanwhile
         try:
             os.replace(finished, output)
         except OSError as error:
             raise OutputUnwritableError(f"{output} cannot be written ({error.strerror})", "check its rights") from error
-    return replace(found, warnings=lost)
+    return replace(found, streams=besides.fates, warnings=(*besides.lost, *lost))
+
+
+def _less(besides: Besides, ending: str) -> tuple[Besides | None, str]:
+    """A second and a third attempt: without subtitles, then with the sounds encoded anew and nothing else."""
+    if besides.subtitles:
+        fates = tuple(f for f in besides.fates if not f.startswith("subtitle "))
+        return replace(besides, subtitles=(), fates=(*fates, "subtitles: left out")), "subtitles"
+    copied = [track for track in besides.sounds if track.codec == COPY]
+    others = besides.covers or besides.attachments or besides.chapters
+    if not copied and not others:
+        return None, ""
+    anew = "libopus" if ending == ".webm" else "aac"
+    sounds = tuple(replace(track, codec=anew) for track in besides.sounds)
+    fates = tuple(f"{track.name}: encoded anew as {anew}" for track in sounds)
+    return (
+        replace(besides, sounds=sounds, covers=(), attachments=(), chapters=(), picture_tags={}, fates=fates),
+        "chapters, pictures and sounds as they are",
+    )
 
 
 def _sound(voice: Path | Voice, folder: Path) -> _Sound:
@@ -219,6 +177,12 @@ def _sound(voice: Path | Voice, folder: Path) -> _Sound:
         # The default track before a commentary, as the features are made from it.
         best = container.streams.best("audio")
         index = container.streams.audio[0].index if best is None else best.index
+    return _sound_of(Path(voice), index)
+
+
+def _sound_of(path: Path, index: int, offset: Fraction = Fraction(0)) -> _Sound:
+    """One of a file's sounds."""
+    with open_clip(path) as container:
         stream = cast(AudioStream, container.streams[index])
         late = Fraction(0)
         if Flags.ts_discont in Flags(container.format.flags) and stream.start_time is not None:
@@ -228,66 +192,97 @@ def _sound(voice: Path | Voice, folder: Path) -> _Sound:
             )
         context = stream.codec_context
         channels = int(context.layout.nb_channels)
-        return _Sound({}, local_url(Path(voice)), int(context.sample_rate), channels, index, late)
+        return _Sound({}, local_url(path), int(context.sample_rate), channels, index, late, offset)
 
 
 def _command(
     video: Path,
-    sound: _Sound,
+    sound: _Sound | None,
     target: Path,
     finished: Path,
     duration: Fraction,
-    voice_offset: Fraction,
+    besides: Besides,
+    mix: str,
     metadata: Mapping[str, str],
-    subtitles: bool,
 ) -> list[str]:
     """ffmpeg's argument list."""
     ending = finished.suffix
+    picture = ffmpeg.input(local_url(video), protocol_whitelist="file")
+    shift = {"itsoffset": f"{float(besides.shift):.6f}"} if besides.shift else {}
+    source = ffmpeg.input(local_url(target), protocol_whitelist="file", **shift)
+    mapped = [picture["v:0"]]
+    details = ["-c:v", "copy", *_marked("v:0", besides.picture_marks, besides.picture_tags)]
+    place = 0
+    if sound is not None:
+        under = besides.own if mix == "duck" else None
+        heard, coded = _heard(
+            sound, _sound_of(target, under.index, besides.offset) if under else None, ending, duration
+        )
+        mapped.append(heard)
+        details += [*_numbered("a:0", coded), "-disposition:a:0", "default"]
+        details += ["-metadata:s:a:0", "title=dubbed"] if mix == "keep" and besides.own else []
+        place = 1
+    for number, track in enumerate(besides.sounds, place):
+        if track.codec == COPY:
+            mapped.append(source[str(track.index)])
+            details += [f"-c:a:{number}", "copy", *_cut_sound(f"a:{number}", besides, ending, duration)]
+        else:
+            heard, coded = _heard(_sound_of(target, track.index, besides.offset), None, ending, duration)
+            mapped.append(heard)
+            details += [*_numbered(f"a:{number}", coded), *_marked(f"a:{number}", "", track.tags)]
+        if sound is not None:
+            details += [f"-disposition:a:{number}", track.marks or "0"]  # the voice is what plays unasked
+    for number, track in enumerate(besides.subtitles):
+        mapped.append(source[str(track.index)])
+        details += [f"-c:s:{number}", track.codec, f"-bsf:s:{number}", _cut_subtitle(besides, duration)]
+    for number, track in enumerate(besides.covers, 1):
+        mapped.append(source[str(track.index)])
+        details += [f"-c:v:{number}", "copy", f"-disposition:v:{number}", "attached_pic"]
+    for number, track in enumerate(besides.attachments):
+        mapped.append(source[str(track.index)])
+        details += [f"-c:t:{number}", "copy"]
+    for name, value in _tags(ending, metadata).items():
+        details += ["-metadata:g", f"{name}={value}"]
+    options: dict[str, Any] = {"format": CONTAINERS[ending]}
+    if ending in (".mp4", ".mov"):
+        details += ["-movflags", "+faststart", "-video_track_timescale", str(_timescale(video))]
+        details += ["-tag:v:0", "hvc1"] if _codec_of(video) == "hevc" else []  # Apple's players take no other name
+    if besides.chapters:
+        chapters = finished.with_name("chapters.txt")
+        chapters.write_text(chapter_file(besides.chapters), encoding="utf-8")
+        mapped.append(ffmpeg.input(local_url(chapters), protocol_whitelist="file", format="ffmetadata")["v:98?"])
+    # A map that matches nothing keeps the target among the inputs where only its tags are wanted.
+    mapped.append(source["v:99?"])
+
+    joined = ffmpeg.output(*mapped, local_url(finished), **options)
+    # Left alone, ffmpeg closes every hole over ten seconds in MPEG-TS.
+    joined = joined.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
+    joined = joined.global_args("-dts_delta_threshold", str(_LONGEST_HOLE))
+    arguments = [str(argument) for argument in ffmpeg.compile(joined, cmd=str(find_ffmpeg()))]
+    # ffmpeg-python numbers the inputs itself; where each came to stand is read off its result.
+    inputs = [url for option, url in pairwise(arguments) if option == "-i"]
+    details += ["-map_metadata", str(_last(inputs, local_url(target)))]
+    details += ["-map_chapters", str(_last(inputs, local_url(chapters)) if besides.chapters else -1)]
+    end = _last(arguments, local_url(finished))
+    return [*arguments[:end], *details, *arguments[end:]]
+
+
+def _heard(sound: _Sound, under: _Sound | None, ending: str, duration: Fraction) -> tuple[Any, dict[str, str]]:
+    """A sound to be encoded, alone or over another, and its encoder's options."""
     encoder = "libopus" if ending == ".webm" else "aac"
     hz = sound.hz if encoder == "aac" and sound.hz in _AAC_RATES else _OPUS_RATE
-    channels = min(sound.channels, 2)
-    extras = _extras(target, ending) if subtitles else _Extras((), Fraction(0), None)
-    picture = ffmpeg.input(local_url(video), protocol_whitelist="file")
-    voice = ffmpeg.input(sound.url, protocol_whitelist="file", **sound.arguments)
-    shift = {"itsoffset": f"{float(extras.shift):.6f}"} if extras.shift else {}
-    besides = ffmpeg.input(local_url(target), protocol_whitelist="file", **shift)
-    heard = _timed(
-        voice[str(sound.stream)], hz, "mono" if channels == 1 else "stereo", duration, voice_offset, sound.late
-    )
-    # A map that matches nothing keeps the target among the inputs where only its tags are wanted.
-    wanted = [besides[str(index)] for index, _ in extras.subtitles] or [besides["v:99?"]]
-    options: dict[str, Any] = {
-        "c:v": "copy",
-        "c:a": encoder,
-        "b:a": _BITS_A_CHANNEL[encoder] * channels,
-        "format": CONTAINERS[ending],
-    }
-    # ffmpeg-python takes each option once; the number makes names differ and means nothing to ffmpeg.
-    tags = _tags(ending, metadata).items()
-    options |= {f"metadata:g:{place}": f"{name}={value}" for place, (name, value) in enumerate(tags)}
-    options |= {f"c:s:{place}": codec for place, (_, codec) in enumerate(extras.subtitles)}
-    if extras.subtitles:
-        options["t"] = f"{float(duration):.6f}"
-        # One that is on at the end would lengthen the file.
-        options["bsf:s"] = f"setts=duration='min(DURATION,{float(duration):.6f}/TB-PTS)'"
-    if ending in (".mp4", ".mov"):
-        options["movflags"] = "+faststart"
-        options["video_track_timescale"] = _timescale(video)
-
-    def compiled(number: int) -> list[str]:
-        # Chapters beyond the end of a clip that was cut would point nowhere.
-        kept = number if extras.chapters_end is not None and extras.chapters_end <= duration + 1 else -1
-        joined = ffmpeg.output(
-            picture["v:0"], heard, *wanted, local_url(finished), map_metadata=number, map_chapters=kept, **options
-        )
-        joined = joined.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
-        # Left alone, ffmpeg closes every hole over ten seconds in MPEG-TS.
-        joined = joined.global_args("-dts_delta_threshold", str(_LONGEST_HOLE))
-        return [str(argument) for argument in ffmpeg.compile(joined, cmd=str(find_ffmpeg()))]
-
-    # ffmpeg-python numbers the inputs itself; where the target came to stand is read off a first result.
-    inputs = [url for option, url in pairwise(compiled(0)) if option == "-i"]
-    return compiled(len(inputs) - 1 - inputs[::-1].index(local_url(target)))
+    if under is not None and encoder == "aac" and under.hz in _AAC_RATES:
+        hz = max(hz, under.hz)
+    channels = min(max(sound.channels, under.channels if under else 0), 2)
+    layout = "mono" if channels == 1 else "stereo"
+    heard = sound.timed(hz, layout, duration)
+    if under is not None:
+        split = heard.filter_multi_output("asplit")
+        lowered = ffmpeg.filter([under.timed(hz, layout, duration), split[0]], "sidechaincompress", **_DUCK)
+        mixed = ffmpeg.filter([lowered, split[1]], "amix", inputs=2, duration="longest", normalize=0)
+        samples = round(duration * hz)
+        heard = mixed.filter("alimiter", **_LIMIT).filter("apad", whole_len=samples).filter("atrim", end_sample=samples)
+    return heard, {"c": encoder, "b": str(_BITS_A_CHANNEL[encoder] * channels)}
 
 
 def _timed(stream: Any, hz: int, layout: str, duration: Fraction, offset: Fraction, late: Fraction) -> Any:
@@ -315,23 +310,35 @@ def _timed(stream: Any, hz: int, layout: str, duration: Fraction, offset: Fracti
     return stream.filter("apad", whole_len=samples).filter("atrim", end_sample=samples)
 
 
-def _extras(target: Path, ending: str) -> _Extras:
-    """Which of the target's subtitles the container can hold, and as what."""
-    subtitles: list[tuple[int, str]] = []
-    with open_clip(target) as container:
-        for stream in container.streams.subtitles:
-            name = stream.codec_context.codec.canonical_name if stream.codec_context else ""
-            if name in _TEXT_SUBTITLES and ending in _SUBTITLES_OF:
-                subtitles.append((stream.index, _SUBTITLES_OF[ending]))
-            elif ending == ".mkv" and name:
-                subtitles.append((stream.index, "subrip" if name == "mov_text" else "copy"))
-        picture = video_stream(container, target)
-        first = (picture.start_time or 0) * Fraction(picture.time_base or 0)
-        # ffmpeg counts from the start of the whole file, the plan from the first frame.
-        shift = Fraction(container.start_time or 0, av.time_base) - first
-        chapters = [chapter["end"] * Fraction(chapter["time_base"] or 0) for chapter in container.chapters()]
-    shift = shift if abs(shift) >= Fraction(1, 1000) else Fraction(0)
-    return _Extras(tuple(subtitles), shift, max(chapters, default=None))
+def _cut_sound(place: str, besides: Besides, ending: str, duration: Fraction) -> list[str]:
+    """Leaves out a copied sound's packets around the part that is shown; a whole clip keeps every one."""
+    if not besides.cut:
+        return []
+    # Matroska has no way to hide sound before the first picture: it would move the picture.
+    before = _WARM_UP if ending in (".mp4", ".mov") else 0
+    gone = f"lt(pts*tb,-{before})+gte(pts*tb,{float(duration):.6f})"
+    return [f"-bsf:{place}", f"noise=drop='{gone}'"]
+
+
+def _cut_subtitle(besides: Besides, duration: Fraction) -> str:
+    """Subtitles end with the clip at the latest, or they would lengthen the file, and begin with it at the earliest."""
+    end = f"{float(duration):.6f}"
+    gone = f"gte(pts*tb,{end})" + ("+lt(pts*tb,0)*lte((pts+duration)*tb,0)" if besides.cut else "")
+    start = "max(PTS,0)" if besides.cut else "PTS"
+    times = f"pts='{start}':dts='{start.replace('PTS', 'DTS')}':duration='min(PTS+DURATION,{end}/TB)-{start}'"
+    return f"noise=drop='{gone}',setts={times}"
+
+
+def _numbered(place: str, options: Mapping[str, str]) -> list[str]:
+    return [word for name, value in options.items() for word in (f"-{name}:{place}", value)]
+
+
+def _marked(place: str, marks: str, tags: Mapping[str, str]) -> list[str]:
+    """ffmpeg's options for one stream's dispositions and tags."""
+    found = [f"-disposition:{place}", f"default+{marks}"] if marks else []
+    for name, value in tags.items():
+        found += [f"-metadata:s:{place}", f"{name}={value}"]
+    return found
 
 
 def _tags(ending: str, metadata: Mapping[str, str]) -> dict[str, str]:
@@ -347,24 +354,10 @@ def _timescale(video: Path) -> int:
         return Fraction(video_stream(container, video).time_base or 0).denominator
 
 
-def _run(arguments: list[str], output: Path) -> None:
-    """Run ffmpeg without a shell and without a keyboard."""
-    try:
-        done = subprocess.run(
-            arguments,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-    except OSError as error:
-        raise EncoderError(f"ffmpeg could not be started ({error.strerror})", "install ffmpeg anew") from error
-    if done.returncode == 0:
-        return
-    if _DISK_FULL in done.stderr:
-        raise OutputUnwritableError(f"the disk is full: {output} could not be written", "free some space and try again")
-    last = "; ".join(line.strip() for line in done.stderr.strip().splitlines()[-_LAST_LINES:])
-    raise EncoderError(
-        f"ffmpeg could not finish {output.name}: {last or 'it said nothing'}", "see ffmpeg's words above"
-    )
+def _codec_of(video: Path) -> str:
+    with open_clip(video) as container:
+        return video_stream(container, video).codec_context.codec.canonical_name
+
+
+def _last(words: Sequence[str], word: str) -> int:
+    return len(words) - 1 - list(words)[::-1].index(word)

@@ -30,13 +30,18 @@ class FinishedClip:
 
     times: tuple[Fraction, ...]  # seconds from the first frame
     time_base: Fraction  # seconds per tick of the video stream
-    sound_start: Fraction  # seconds from the first frame to the first sound that is heard
-    sound_end: Fraction  # seconds from the first frame to the end of the sound
+    sound_start: Fraction  # seconds from the first frame to the first sound that is heard; 0 without sound
+    sound_end: Fraction  # seconds from the first frame to the end of the sound; 0 without sound
     warnings: tuple[str, ...] = ()  # what of the target could not be kept, one sentence each
+    streams: tuple[str, ...] = ()  # what became of each of the target's other streams
 
 
-def read_back(path: Path) -> FinishedClip:
+def read_back(path: Path, silent: bool = False) -> FinishedClip:
     """Times of a file's first video and first audio stream, without the sound's encoder delay and padding.
+
+    Args:
+        path: the finished file.
+        silent: whether it may be without sound.
 
     Raises:
         OutputCheckError: it cannot be read, has no frame, no sound, or its first picture does not decode.
@@ -47,14 +52,14 @@ def read_back(path: Path) -> FinishedClip:
     decoded = False
     try:
         with av.open(local_url(path), options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
-            if not container.streams.video or not container.streams.audio:
+            if not container.streams.video or not (container.streams.audio or silent):
                 missing = "sound" if container.streams.video else "picture"
                 raise OutputCheckError(f"the finished file has no {missing}", _HINT)
-            video, audio = container.streams.video[0], container.streams.audio[0]
-            for packet in container.demux(video, audio):
+            video, sounds = container.streams.video[0], container.streams.audio[:1]
+            for packet in container.demux(video, *sounds):
                 if packet.pts is None or not packet.size:
                     continue
-                if packet.stream_index == audio.index:
+                if packet.stream_index != video.index:
                     start, end = _heard(packet)
                     sound_start = start if sound_start is None else min(sound_start, start)
                     sound_end = max(sound_end, end)
@@ -67,15 +72,17 @@ def read_back(path: Path) -> FinishedClip:
         raise OutputCheckError(f"the finished file cannot be read back ({error})", _HINT) from error
     if not stamps or not decoded:
         raise OutputCheckError("the finished file has no picture that decodes", _HINT)
-    if sound_start is None:
+    if sound_start is None and not silent:
         raise OutputCheckError("the finished file has an empty sound", _HINT)
     stamps.sort()
     first = stamps[0] * time_base
     times = tuple(pts * time_base - first for pts in stamps)
+    if sound_start is None:
+        return FinishedClip(times, time_base, Fraction(0), Fraction(0))
     return FinishedClip(times, time_base, sound_start - first, sound_end - first)
 
 
-def verify(path: Path, times: Sequence[Fraction], duration: Fraction) -> FinishedClip:
+def verify(path: Path, times: Sequence[Fraction], duration: Fraction, sound: str = "voice") -> FinishedClip:
     """Check a finished file against its plan.
 
     Every frame has to be there, at its planned time: exactly; within a millisecond in Matroska and WebM, whose
@@ -86,6 +93,8 @@ def verify(path: Path, times: Sequence[Fraction], duration: Fraction) -> Finishe
         path: the finished file.
         times: planned start of each frame in seconds, the first 0.
         duration: planned length of picture and sound in seconds.
+        sound: ``voice`` has these promises to keep; ``own``, the target's as it was, only has to be there, and
+            ``none`` not even that.
 
     Returns:
         What was read, for a report.
@@ -93,7 +102,7 @@ def verify(path: Path, times: Sequence[Fraction], duration: Fraction) -> Finishe
     Raises:
         OutputCheckError: one of these promises is broken; the message says which and by how much.
     """
-    found = read_back(path)
+    found = read_back(path, silent=sound != "voice")
     if len(found.times) != len(times):
         raise OutputCheckError(f"the finished file has {len(found.times)} frames, {len(times)} were planned", _HINT)
     exact = all((time / found.time_base).denominator == 1 for time in times)
@@ -106,6 +115,8 @@ def verify(path: Path, times: Sequence[Fraction], duration: Fraction) -> Finishe
                 f"{float(planned):.4f} s was planned",
                 _HINT,
             )
+    if sound != "voice":
+        return found
     frame = typical_step(times, max(duration - times[-1], found.time_base))
     if abs(found.sound_start) > frame:
         raise OutputCheckError(f"the sound begins {float(found.sound_start):.4f} s after the picture", _HINT)

@@ -1,0 +1,77 @@
+"""The ffmpeg program: found, and run without a shell and without a keyboard."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from talkswap.errors import EncoderError, OutputUnwritableError
+
+_LAST_LINES = 6
+_DISK_FULL = "No space left on device"
+
+
+@functools.lru_cache(maxsize=1)
+def find_ffmpeg() -> Path:
+    """The ffmpeg program: from PATH if it runs and can cut copied streams, else the one that imageio-ffmpeg brings.
+
+    Raises:
+        EncoderError: neither is there.
+    """
+    on_path = shutil.which("ffmpeg")
+    if on_path is not None and _serves(Path(on_path)):
+        return Path(on_path)
+    import imageio_ffmpeg  # only where PATH has none: it looks through the system's folders
+
+    try:
+        bundled = Path(imageio_ffmpeg.get_ffmpeg_exe())
+    except RuntimeError as error:
+        raise EncoderError("no ffmpeg was found", "pip install imageio-ffmpeg, or install ffmpeg") from error
+    if not _serves(bundled):
+        raise EncoderError(f"{bundled} does not run", "pip install --force-reinstall imageio-ffmpeg")
+    return bundled
+
+
+def _serves(program: Path) -> bool:
+    # The filter that leaves out packets came with FFmpeg 5.
+    question = [str(program), "-hide_banner", "-h", "bsf=noise"]
+    try:
+        done = subprocess.run(question, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and b"-drop " in done.stdout
+
+
+def run_ffmpeg(arguments: Sequence[str], output: Path) -> None:
+    """Run ffmpeg with these arguments, the program first.
+
+    Args:
+        arguments: no shell reads them.
+        output: what is being made, for messages.
+
+    Raises:
+        OutputUnwritableError: the disk is full.
+        EncoderError: it could not be started, or failed; its last lines are in the message.
+    """
+    try:
+        done = subprocess.run(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+    except OSError as error:
+        raise EncoderError(f"ffmpeg could not be started ({error.strerror})", "install ffmpeg anew") from error
+    if done.returncode == 0:
+        return
+    if _DISK_FULL in done.stderr:
+        raise OutputUnwritableError(f"the disk is full: {output} could not be written", "free some space and try again")
+    last = "; ".join(line.strip() for line in done.stderr.strip().splitlines()[-_LAST_LINES:])
+    raise EncoderError(
+        f"ffmpeg could not finish {output.name}: {last or 'it said nothing'}", "see ffmpeg's words above"
+    )

@@ -1,0 +1,290 @@
+"""What becomes of the target's other streams: sounds, subtitles, cover pictures, attachments, chapters and tags.
+
+Every stream is copied as it is where the output's container can hold it, else written anew (sounds, text subtitles),
+else left out; nothing goes unsaid.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.format import Flags
+from av.stream import Disposition, Stream
+from av.video.stream import VideoStream
+
+from talkswap.media.codecs import CONTAINERS
+from talkswap.media.containers import open_clip, video_stream
+from talkswap.media.index import FrameIndex
+
+MIXES = ("replace", "keep", "duck")
+COPY = "copy"
+_TEXT_SUBTITLES = {"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"}
+_TEXT_OF = {".mp4": "mov_text", ".mov": "mov_text", ".mkv": "subrip", ".webm": "webvtt"}
+_STALE_TAGS = ("encoder", "duration", "bps", "number_of_", "_statistics", "rotate", "vendor_id")
+"""Beginnings of what was true of the target's encode only."""
+_BRAND_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
+_NO_SHIFT = Fraction(1, 1000)  # seconds that rounding may make of nothing
+
+
+@dataclass(frozen=True)
+class Track:
+    """One of the target's streams that goes into the output."""
+
+    index: int  # in the target
+    codec: str  # "copy", or the encoder that writes it anew
+    name: str  # for the user: "sound 2 (aac, deu)"
+    marks: str  # its dispositions without the default, as ffmpeg takes them
+    tags: Mapping[str, str]
+    hz: int = 0  # of a sound
+    channels: int = 0
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter in seconds of the output."""
+
+    start: Fraction
+    end: Fraction
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Besides:
+    """Everything of a target that goes beside its picture."""
+
+    own: Track | None = None  # its main sound
+    sounds: tuple[Track, ...] = ()  # that are kept as tracks; with the main one where nothing takes its place
+    subtitles: tuple[Track, ...] = ()
+    covers: tuple[Track, ...] = ()
+    attachments: tuple[Track, ...] = ()
+    chapters: tuple[Chapter, ...] = ()
+    picture_tags: Mapping[str, str] = field(default_factory=dict)
+    picture_marks: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    shift: Fraction = Fraction(0)  # seconds from the output's first frame to what ffmpeg takes for the file's start
+    offset: Fraction = Fraction(0)  # seconds from the output's first frame to the file's start
+    cut: bool = False  # the output shows only a part of the target
+    fates: tuple[str, ...] = ()  # one line for each stream
+    lost: tuple[str, ...] = ()  # what the user has to know, one sentence each
+
+
+def survey(
+    target: Path, ending: str, duration: Fraction, index: FrameIndex | None = None, mix: str = "", tracks: bool = True
+) -> Besides:
+    """Decide for each of the target's streams what becomes of it.
+
+    Args:
+        target: the target clip.
+        ending: of the output: .mp4, .mov, .mkv, .webm.
+        duration: of the output in seconds.
+        index: the target's frames that the output shows; None for all.
+        mix: one of :data:`MIXES` where a voice is put in; empty where the target keeps its own sound.
+        tracks: whether subtitles, chapters, pictures and attachments are wanted.
+
+    Raises:
+        As :func:`talkswap.media.containers.open_clip`.
+    """
+    with open_clip(target) as container:
+        picture = video_stream(container, target)
+        best = container.streams.best("audio")
+        own_index = None if best is None else best.index
+        cut = index is not None and (index.partial or duration < index.duration)
+        zero = _first_frame(picture, index)
+        surveyor = _Surveyor(ending)
+        own = None
+        sounds: list[Track] = []
+        for stream in container.streams.audio:
+            track = surveyor.sound(stream)
+            own = track if stream.index == own_index else own
+            if stream.index == own_index and mix in ("replace", "duck"):
+                how = "replaced by the voice" if mix == "replace" else "mixed under the voice"
+                surveyor.fates.append(f"{track.name}: {how}")
+            else:
+                sounds.append(surveyor.kept(track))
+        groups: dict[str, list[Track]] = {"subtitle": [], "cover": [], "attachment": []}
+        from_start = index is None or index.before == 0
+        for other in container.streams if tracks else ():
+            surveyor.other(other, picture.index, groups, from_start)
+        chapters = surveyor.chapters(container, zero, duration, cut) if tracks else ()
+        used = [track.index for track in (*sounds, *(track for group in groups.values() for track in group))]
+        # ffmpeg counts from the start of the whole file, the plan from the first frame.
+        shift = _file_start(container, used) - zero
+        return Besides(
+            own,
+            tuple(sounds),
+            tuple(groups["subtitle"]),
+            tuple(groups["cover"]),
+            tuple(groups["attachment"]),
+            chapters,
+            _lasting(picture.metadata, from_start),
+            _marks(picture),
+            dict(container.metadata),
+            shift if abs(shift) >= _NO_SHIFT else Fraction(0),
+            Fraction(container.start_time or 0, av.time_base) - zero,
+            cut,
+            tuple(surveyor.fates),
+            tuple(surveyor.lost),
+        )
+
+
+class _Surveyor:
+    """Counts streams by kind and collects what is to be said of them."""
+
+    def __init__(self, ending: str) -> None:
+        self.ending = ending
+        self.fates: list[str] = []
+        self.lost: list[str] = []
+        self._seen: dict[str, int] = {}
+
+    def name(self, stream: Stream, kind: str) -> str:
+        number = self._seen[kind] = self._seen.get(kind, 0) + 1
+        facts = [_codec(stream) or "unknown", stream.metadata.get("language", ""), stream.metadata.get("title", "")]
+        return f"{kind} {number} ({', '.join(fact for fact in facts if fact and fact != 'und')})"
+
+    def sound(self, stream: Any) -> Track:
+        codec = _codec(stream)
+        anew = "libopus" if self.ending == ".webm" else "aac"
+        return Track(
+            stream.index,
+            COPY if codec in holdable(self.ending) else anew,
+            self.name(stream, "sound"),
+            _marks(stream),
+            dict(stream.metadata),
+            int(stream.codec_context.sample_rate or 0) if stream.codec_context else 0,
+            int(stream.codec_context.layout.nb_channels) if stream.codec_context else 0,
+        )
+
+    def kept(self, track: Track) -> Track:
+        """The track, with its fate noted."""
+        if track.codec == COPY:
+            self.fates.append(f"{track.name}: copied")
+        else:
+            self.fates.append(f"{track.name}: encoded anew as {track.codec}")
+            self.lost.append(f"{self.ending} files cannot hold {track.name} as it is, it was encoded anew")
+        return track
+
+    def other(self, stream: Stream, picture: int, groups: dict[str, list[Track]], whole: bool) -> None:
+        """Everything but sounds and the picture itself."""
+        if stream.index == picture or stream.type == "audio":
+            return
+        cover = bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))
+        kinds = {"subtitle": "subtitle", "attachment": "attachment", "video": "cover" if cover else "picture"}
+        kind = kinds.get(stream.type, "data")
+        if kind == "data" and stream.metadata.get("timecode") and whole and self.ending in (".mp4", ".mov"):
+            return  # ffmpeg makes this track of the picture's tag of that name
+        name, codec = self.name(stream, kind), _codec(stream)
+        how = ""
+        if kind == "subtitle":
+            if codec in holdable(self.ending):
+                how = COPY
+            elif codec in _TEXT_SUBTITLES:
+                how = _TEXT_OF[self.ending]
+        elif kind == "attachment":
+            how = COPY if self.ending == ".mkv" else ""
+        elif kind == "cover":
+            how = COPY if self.ending != ".webm" and codec in ("mjpeg", "png") else ""
+        if not how:
+            self.fates.append(f"{name}: left out")
+            where = "a dubbed clip has one picture" if kind == "picture" else f"{self.ending} files cannot hold it"
+            self.lost.append(f"the target's {name} was left out: {where}")
+            return
+        self.fates.append(f"{name}: copied" if how == COPY else f"{name}: written as {how}")
+        groups[kind].append(Track(stream.index, how, name, _marks(stream), dict(stream.metadata)))
+
+    def chapters(self, container: InputContainer, zero: Fraction, duration: Fraction, cut: bool) -> tuple[Chapter, ...]:
+        """The target's chapters on the output's clock, whose start is ``zero`` on the target's."""
+        found = []
+        for chapter in container.chapters():
+            unit = Fraction(chapter["time_base"] or 0)
+            tags = {str(name): str(value) for name, value in chapter["metadata"].items()}
+            found.append(Chapter(chapter["start"] * unit - zero, chapter["end"] * unit - zero, tags))
+        if not found:
+            return ()
+        if not cut and max(chapter.end for chapter in found) > duration + 1:
+            # Chapters beyond the end of a clip that was cut would point nowhere.
+            self.fates.append("chapters: left out")
+            self.lost.append("the target's chapters were left out: the clip's length changed")
+            return ()
+        inside = [Chapter(max(c.start, Fraction(0)), min(c.end, duration) if cut else c.end, c.tags) for c in found]
+        kept = tuple(chapter for chapter in inside if chapter.end > chapter.start)
+        self.fates.append(f"chapters: {len(kept)} of {len(found)} copied")
+        return kept
+
+
+@functools.cache
+def holdable(ending: str) -> frozenset[str]:
+    """Names of the codecs that a container can hold."""
+    with av.open(io.BytesIO(), "w", format=CONTAINERS[ending]) as container:
+        names = set(container.supported_codecs)
+    aliases = {"dvdsub": "dvd_subtitle", "pgssub": "hdmv_pgs_subtitle", "dvbsub": "dvb_subtitle", "srt": "subrip"}
+    names |= {alias for name, alias in aliases.items() if name in names}
+    if ending != ".mkv":
+        names -= {"text", "ssa", "ass", "subrip", "srt"}
+    return frozenset(names)
+
+
+def lost_tags(besides: Besides, finished: Path, ending: str) -> list[str]:
+    """Which tags of the target the finished file does not have, one sentence at most."""
+    with open_clip(finished) as container:
+        here = {name.lower() for name in container.metadata}
+    gone = sorted(name for name in besides.tags if name.lower() not in here | _BRAND_TAGS)
+    return [f"{ending} files have no place for the target's tags {', '.join(gone)}"] if gone else []
+
+
+def chapter_file(chapters: tuple[Chapter, ...]) -> str:
+    """Chapters as FFmpeg's metadata text, in microseconds."""
+    lines = [";FFMETADATA1"]
+    for chapter in chapters:
+        lines += ["[CHAPTER]", "TIMEBASE=1/1000000"]
+        lines += [f"START={round(chapter.start * 1_000_000)}", f"END={round(chapter.end * 1_000_000)}"]
+        lines += [f"{_escaped(name)}={_escaped(value)}" for name, value in chapter.tags.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _escaped(text: str) -> str:
+    return "".join("\\" + letter if letter in "=;#\\\n" else letter for letter in text)
+
+
+def _codec(stream: Stream) -> str:
+    context = stream.codec_context
+    return context.codec.canonical_name if context is not None else ""
+
+
+def _marks(stream: Stream) -> str:
+    given = Disposition(stream.disposition)
+    return "+".join(str(mark.name) for mark in Disposition if mark & given and mark != Disposition.default)
+
+
+def _lasting(tags: Mapping[str, str], whole: bool) -> dict[str, str]:
+    """The picture's tags that stay true of another encode; a time code only where the first frame is the same."""
+    kept = {name: value for name, value in tags.items() if not name.lower().startswith(_STALE_TAGS)}
+    return {name: value for name, value in kept.items() if whole or name.lower() != "timecode"}
+
+
+def _first_frame(picture: VideoStream, index: FrameIndex | None) -> Fraction:
+    """Seconds on the target's clock at which the output's first frame is shown there."""
+    unit = Fraction(picture.time_base or 0)
+    if index is not None and index.stamps is not None:
+        return index.stamps[0] * unit
+    return (picture.start_time or 0) * unit + (Fraction(0) if index is None else index.start)
+
+
+def _file_start(container: InputContainer, used: list[int]) -> Fraction:
+    """What ffmpeg takes for the file's start, in seconds: in MPEG-TS and its like, that of the streams it uses."""
+    if Flags.ts_discont in Flags(container.format.flags):
+        starts = [
+            stream.start_time * Fraction(stream.time_base or 0)
+            for stream in container.streams
+            if stream.index in used and stream.start_time is not None
+        ]
+        if starts:
+            return min(starts)
+    return Fraction(container.start_time or 0, av.time_base)
