@@ -1,0 +1,65 @@
+"""Opening correlation against numpy's corrcoef on curves that are known in closed form (1e-4 where frames lie on the grid)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from talkswap.data.talking import INNER_BOTTOM, INNER_TOP
+from talkswap.errors import TrainingDataError
+from talkswap.evaluation.mouth_opening import opening_correlation, opening_curve
+from talkswap.types import FloatArray
+
+
+def mouths(openings: np.ndarray) -> FloatArray:
+    """Landmarks whose eyes are 100 px apart and whose lips are so far, in parts of that."""
+    landmarks = np.zeros((len(openings), 478, 3), np.float32)
+    landmarks[:, 263, 0] = 100
+    landmarks[:, list(INNER_TOP), 1] = 50
+    landmarks[:, list(INNER_BOTTOM), 1] = 50 + 100 * openings[:, None]
+    return landmarks
+
+
+def speech(times: np.ndarray) -> np.ndarray:
+    return 0.2 + 0.05 * np.sin(2 * np.pi * 1.3 * times) + 0.04 * np.sin(2 * np.pi * 2.9 * times + 1)
+
+
+def test_equals_numpys_correlation_at_any_rate() -> None:
+    """A slow curve sampled at 30 and at 24 frames/s is nearly the same curve on the grid, lines instead of arcs (0.03)."""
+    first, second = np.arange(150) / 30, np.arange(120) / 24
+    noise = 0.05 * np.sin(2 * np.pi * 0.7 * second)
+    found = opening_correlation(mouths(speech(first)), first, mouths(speech(second) + noise), second)
+    grid = np.arange(int(min(first[-1], second[-1]) * 25) + 1) / 25
+    a, b = speech(grid), speech(grid) + 0.05 * np.sin(2 * np.pi * 0.7 * grid)
+    assert found.correlation == pytest.approx(np.corrcoef(a, b)[0, 1], abs=0.03)
+    assert found.shifted == pytest.approx(np.corrcoef(a[25:], b[:-25])[0, 1], abs=0.03)
+    same = opening_correlation(mouths(a), grid, mouths(b), grid)
+    assert same.correlation == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-4)
+    assert same.shifted == pytest.approx(np.corrcoef(a[25:], b[:-25])[0, 1], abs=1e-4)
+
+
+def test_the_shift_finds_a_mouth_that_is_a_second_late() -> None:
+    times = np.arange(100) / 25
+    found = opening_correlation(mouths(speech(times - 1)), times, mouths(speech(times)), times)
+    assert found.shifted == pytest.approx(1, abs=1e-4) and found.correlation < 0.9
+
+
+def test_a_lost_face_lies_between_its_neighbours() -> None:
+    times = np.arange(50) / 25
+    landmarks = mouths(np.linspace(0, 0.5, 50))
+    landmarks[20:25] = np.nan
+    assert opening_curve(landmarks, times, times) == pytest.approx(np.linspace(0, 0.5, 50), abs=1e-5)
+
+
+def test_a_still_mouth_follows_nobody_and_short_clips_say_nothing() -> None:
+    times = np.arange(50) / 25
+    moving = mouths(speech(times))
+    assert opening_correlation(mouths(np.full(50, 0.1)), times, moving, times).correlation == 0
+    short = opening_correlation(moving[:8], times[:8], moving, times)
+    assert np.isnan(short.correlation) and np.isnan(short.shifted)
+    medium = opening_correlation(moving[:30], times[:30], moving, times)
+    assert medium.correlation == pytest.approx(1) and np.isnan(medium.shifted)
+    lost = opening_correlation(np.full_like(moving, np.nan), times, moving, times)
+    assert np.isnan(lost.correlation)
+    with pytest.raises(TrainingDataError):
+        opening_correlation(moving, times[:-1], moving, times)
