@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,10 @@ from talkswap.evaluation.results import (
     Provenance,
     PublishedRow,
     SettingResult,
+    write_evaluation,
 )
 from talkswap.evaluation.sheets import SheetMaker, write_photo
+from talkswap.evaluation.study import Study, StudyConfig, build_study
 from talkswap.faces.mesh import mean_face
 
 HOSTILE = "<script>alert('x')</script>"
@@ -89,10 +92,11 @@ def _method(
 
 @pytest.fixture(scope="session")
 def evaluation_folder(
-    tmp_path_factory: pytest.TempPathFactory, example_pictures: list[np.ndarray], talking_clip: Path
+    tmp_path_factory: pytest.TempPathFactory, example_pictures: list[np.ndarray], write_clip: Callable[..., Path]
 ) -> tuple[Path, Evaluation]:
     """A report's folder with pictures and finished clips, and the evaluation that names them; nobody may change it."""
     folder = tmp_path_factory.mktemp("evaluation")
+    clip = write_clip([picture[:268:2, ::2] for picture in example_pictures[:6]])
     (folder / "pictures").mkdir()
     settings = []
     for setting in ("self", "cross"):
@@ -100,7 +104,7 @@ def evaluation_folder(
         for number in range(len(PAIRS)):
             targets.append(_pictures(folder, f"{setting}-{number}-target", example_pictures, 1.0))
             write_photo(folder / "pictures" / f"{setting}-{number}-photo.jpg", example_pictures[number], None)
-        methods = [_method(folder, setting, place, example_pictures, targets, talking_clip) for place in range(3)]
+        methods = [_method(folder, setting, place, example_pictures, targets, clip) for place in range(3)]
         methods.append(MethodResult("cascade-swap-sync", "Swap-Sync", not_run="inswapper_128.onnx is missing"))
         settings.append(SettingResult(setting, tuple(methods)))
     published = (
@@ -116,3 +120,16 @@ def evaluation_folder(
     return folder, Evaluation(
         "hdtf", "HDTF protocol on data", "I", COLUMNS, tuple(settings), published, provenance, 75.0
     )
+
+
+@pytest.fixture(scope="session")
+def study_folder(
+    evaluation_folder: tuple[Path, Evaluation], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Study]:
+    """A study of one pair of each setting, and what its making said; nobody may change it."""
+    folder, evaluation = evaluation_folder
+    report = tmp_path_factory.mktemp("study") / "report"
+    shutil.copytree(folder, report)
+    write_evaluation(report / "report.json", evaluation)
+    out = report.parent / "raters"
+    return out, build_study(report, out, report.parent / "key.json", StudyConfig(seed=3, pairs=1))
