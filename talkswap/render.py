@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from talkswap.checkpoints import weight_hashes
 from talkswap.corridor import Corridor, Tally, batch_size
 from talkswap.environment import processor, versions
 from talkswap.errors import DeviceError, TalkswapError
+from talkswap.forecast import forecast, frontal_share
 from talkswap.media.join import Piece, join, picture_ending
-from talkswap.media.mux import mux
+from talkswap.media.mux import check_output, mux
 from talkswap.media.writer import VideoWriter
 from talkswap.people import face_width
 from talkswap.pipeline import Stopwatch, closing_source
-from talkswap.plan import deciding
+from talkswap.plan import deciding, plan_to_json
 from talkswap.preparation import Prepared, Report, encoder_settings, output_sound, prepare
-from talkswap.segments import Span, WorkFolder, cut_spans
+from talkswap.segments import Span, WorkFolder, cut_spans, digest, finished_frames, unfinished_work
 from talkswap.types import ProgressEvent, RenderPlan, RenderReport
 
 __all__ = ["plan_summary", "prepare", "render"]
@@ -80,14 +81,15 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
             encoded = folder.path / f"picture{between}"
             pieces = [Piece(folder.file(span), span.first, span.last) for span in spans]
             join(pieces, encoded, ready.timeline.times, ready.timeline.duration, ready.info.time_base)
-            mux(
+            finished = mux(
                 encoded,
                 output_sound(ready),
                 plan.target,
                 plan.output,
                 ready.timeline.times,
                 ready.timeline.duration,
-                voice_offset=Fraction(0) if ready.sound else ready.info.audio_offset,
+                audio_mix=plan.audio_mix,
+                index=ready.index,
                 overwrite=plan.overwrite,
                 within=folder.path,
             )
@@ -95,7 +97,13 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
         for stage, seconds in facts["timings"].items():
             stopwatch.seconds[stage] = stopwatch.seconds.get(stage, 0.0) + seconds
     report = corridor.report(time.perf_counter() - started + sum(facts["seconds"] for facts in before))
-    return dataclasses.replace(report, weights=ingredients["weights"], resumed_frames=first)
+    return dataclasses.replace(
+        report,
+        weights=ingredients["weights"],
+        resumed_frames=first,
+        warnings=[*report.warnings, *finished.warnings],
+        streams=list(finished.streams),
+    )
 
 
 def deciding_all(ready: Prepared) -> dict[str, Any]:
@@ -158,15 +166,29 @@ def _tell_warnings(tally: Tally, told: int, tell: Report) -> int:
 
 
 def plan_summary(plan: RenderPlan) -> dict[str, Any]:
-    """What a render would do (``--dry-run``); all inputs are checked as for a render, nothing is written."""
-    from talkswap.media.mux import check_output
-
+    """What a render would do (``--dry-run``); all inputs are checked as for a render, some frames are made to measure
+    the time, nothing is kept."""
     check_output(plan.output, plan.overwrite)
+    began = time.perf_counter()
     ready = prepare(plan, lambda event: None)
+    ingredients = deciding_all(ready)
+    prepared_in = time.perf_counter() - began
+    left = {} if plan.fresh else unfinished_work(plan.output)
+    made = finished_frames(plan.output) if left.get("digest") == digest(ingredients) else 0
+    frontal = frontal_share(ready)
+    info, warnings = ready.info, list(ready.warnings)
+    needs = forecast(ready, prepared_in, made)
+    for what in ("memory", "disk"):
+        if needs[f"{what}_free_mb"] is not None and needs[f"{what}_needed_mb"] > needs[f"{what}_free_mb"]:
+            warnings.append(f"the {what} may be too small: {needs[f'{what}_needed_mb']} MB are needed")
     return {
-        "plan": dataclasses.asdict(plan),
+        "plan": plan_to_json(plan),
         "frames": len(ready.timeline),
         "seconds": float(ready.timeline.duration),
+        "frames_finished": made,
+        "size": [info.width, info.height],
+        "rate": {"frames_per_second": float(info.rate), "exact": str(info.rate), "varies": _varies(ready)},
+        "clip_seconds": float(ready.index.duration),
         "voice_seconds": float(ready.voice.seconds),
         "fit": ready.timeline.note or (ready.timeline.warnings[0] if ready.timeline.warnings else "equal lengths"),
         "preset": ready.preset.name,
@@ -175,5 +197,13 @@ def plan_summary(plan: RenderPlan) -> dict[str, Any]:
             {"index": p.index, "share": round(p.share, 3), "face_px": round(face_width(p))} for p in ready.people
         ],
         "faces": [role.told() for role in ready.roles],
-        "warnings": ready.warnings,
+        "frontal_share": None if frontal is None else round(frontal, 3),
+        **needs,
+        "warnings": warnings,
     }
+
+
+def _varies(ready: Prepared) -> bool:
+    """Whether the frames' lengths differ by more than a tick of the clip's clock."""
+    steps = [after - before for before, after in pairwise(ready.index.times)]
+    return bool(steps) and max(steps) - min(steps) > ready.info.time_base

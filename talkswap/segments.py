@@ -96,6 +96,15 @@ def unfinished_work(output: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) and found.get("version") == VERSION else {}
 
 
+def finished_frames(output: Path) -> int:
+    """Frames in the finished segments that an interrupted render of this output left."""
+    lasts = [0]
+    for record in work_folder(output).glob("segment-*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            lasts.append(int(json.loads(record.read_text(encoding="utf-8"))["last"]))
+    return max(lasts)
+
+
 class WorkFolder:
     """The work folder of one output, locked while the block runs.
 
@@ -223,7 +232,7 @@ class WorkFolder:
         part = self.part(span)
         try:
             _sync(part)
-            record = {**facts, "size": part.stat().st_size, "sha256": file_sha256(part)}
+            record = {**facts, "last": span.last, "size": part.stat().st_size, "sha256": file_sha256(part)}
             os.replace(part, self.file(span))
             self._write(_record(span), record)
         except OSError as error:

@@ -30,6 +30,7 @@ ROOMS = [
     {"casting"},  # who is changed into whom
     {"preparation"},  # a render's inputs, opened and checked
     {"corridor"},  # its frames
+    {"forecast"},  # what it will cost
     {"render", "train", "publishing"},
     {"evaluation"},  # renders what it measures
     {"cli"},

@@ -23,6 +23,9 @@ LISTED = (".safetensors", ".json", ".onnx")
 """Endings of what a manifest lists: weights and configurations."""
 
 
+_checked: dict[Path, str] = {}  # sha256 that a file had when this process held it against its record
+
+
 @dataclass(frozen=True)
 class FileRecord:
     """A file as it must lie in a preset folder."""
@@ -145,3 +148,22 @@ def check_file(path: Path, record: FileRecord, repair: str) -> None:
     got = file_sha256(path)
     if got != record.sha256:
         raise WeightsCorruptError(f"{path} is damaged: expected sha256 {record.sha256}, got {got}", repair)
+    _checked[path] = got
+
+
+def forget_checks(path: Path) -> None:
+    """This process has written the file anew."""
+    _checked.pop(path, None)
+
+
+def read_checked(path: Path, repair: str) -> bytes:
+    """A file's content, read once: what was checked before must be what is read now.
+
+    Raises:
+        WeightsCorruptError: the file was replaced after :func:`check_file` had seen it.
+    """
+    content = path.read_bytes()
+    known = _checked.get(path)
+    if known is not None and hashlib.sha256(content).hexdigest() != known:
+        raise WeightsCorruptError(f"{path} was replaced while it was being loaded", repair)
+    return content

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from talkswap.checkpoints.manifest import inside
+from talkswap.checkpoints.manifest import forget_checks, inside, read_checked
 from talkswap.errors import OutputUnwritableError, UsageError, WeightsCorruptError
 from talkswap.packing import unpack
 
@@ -60,15 +60,16 @@ def read_tensors(paths: Iterable[Path], repair: str, device: str = "cpu") -> dic
         device: where the tensors go.
 
     Raises:
-        WeightsCorruptError: a file is no safetensors file, or two hold the same tensor.
+        WeightsCorruptError: a file is no safetensors file, two hold the same tensor, or one was replaced after it was
+            verified.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     stored: dict[str, Tensor] = {}
     for path in paths:
         try:
-            part = load_file(path, device=device)
+            part = {name: tensor.to(device) for name, tensor in load(read_checked(path, repair)).items()}
         except SafetensorError as error:
             raise WeightsCorruptError(f"{path} is no safetensors file: {error}", repair) from error
         if shared := stored.keys() & part.keys():
@@ -133,6 +134,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, name: str, larges
         folder.mkdir(parents=True, exist_ok=True)
         for file, group in zip(files, groups, strict=True):
             save_file({k: v.contiguous() for k, v in group.items()}, folder / file, metadata={"format": "pt"})
+            forget_checks(folder / file)
             (folder / file).chmod(0o644)  # safetensors keeps its files from everybody else
     except (OSError, SafetensorError) as error:
         raise OutputUnwritableError(f"cannot write {name} to {folder}: {error}", "choose another folder") from error

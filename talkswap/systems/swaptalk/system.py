@@ -106,19 +106,28 @@ class SwapTalk:
         state: ClipState,
         opened: FloatArray | None = None,
     ) -> list[UInt8Image]:
-        try:
-            with torch.inference_mode():
-                return self._render(source, faces, speech, state, opened)
-        except torch.OutOfMemoryError as error:
+        most = int(state.values.get("most", len(faces)))  # frames that the GPU's memory was found to hold
+        if len(faces) <= most:
+            try:
+                with torch.inference_mode():
+                    return self._render(source, faces, speech, state, opened)
+            except torch.OutOfMemoryError as error:
+                if len(faces) == 1:
+                    raise DeviceError(
+                        "the GPU's memory does not hold a single frame", "close other programs, or use --device cpu"
+                    ) from error
+            # Only here has the error let go of what it held in memory.
             torch.cuda.empty_cache()
-            if len(faces) == 1:
-                raise DeviceError(
-                    "the GPU's memory does not hold a single frame", "close other programs, or use --device cpu"
-                ) from error
-            half = len(faces) // 2
-            gates = (None, None) if opened is None else (opened[:half], opened[half:])
-            first = self.render(source, faces[:half], speech[:half], state, gates[0])
-            return first + self.render(source, faces[half:], speech[half:], state, gates[1])
+            most = state.values["most"] = len(faces) // 2
+            told = f"the GPU's memory did not hold {len(faces)} frames at once, from there on {most} go together"
+            if told not in state.warnings:
+                state.warnings.append(told)
+        made: list[UInt8Image] = []
+        for start in range(0, len(faces), most):
+            part = slice(start, start + most)
+            gate = None if opened is None else opened[part]
+            made += self.render(source, faces[part], speech[part], state, gate)
+        return made
 
     def mask(self, face: AlignedFace) -> FloatArray:
         """Where the result replaces the target: the whole face for a swap, else what speech moves."""
