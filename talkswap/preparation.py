@@ -20,10 +20,11 @@ from talkswap.faces.analyze import FaceAnalyser, load_analyser
 from talkswap.faces.occlusion import NAME as OCCLUSION
 from talkswap.faces.occlusion import OcclusionReader, load_occlusion
 from talkswap.faces.people import Person
-from talkswap.media.codecs import EncoderSettings, check_encoder, encoder_for
+from talkswap.media.codecs import EncoderSettings, check_encoder, encoder_for, is_deep, pixel_format_for
 from talkswap.media.index import FrameIndex, index_frames
 from talkswap.media.part import cut
 from talkswap.media.probe import probe
+from talkswap.media.streams import MIXES
 from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.people import face_width, people_in_clip
 from talkswap.systems.contract import Switches, System
@@ -70,8 +71,11 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     check_encoder(settings.encoder, plan.output, settings)
     warnings: list[str] = []
     info = probe(plan.target)
+    warnings += _picture_settings(settings, plan, info, tell)
     index, beyond = cut(index_frames(info), plan.start, plan.end)
     warnings += [beyond] if beyond else []
+    if plan.audio_mix not in MIXES:
+        raise UsageError(f"there is no audio mix called '{plan.audio_mix}'", f"choose one of {', '.join(MIXES)}")
     if plan.silence not in SILENCES:
         raise UsageError(f"there is no silence {plan.silence}", f"choose one of: {', '.join(SILENCES)}")
     asked = wishes(plan)
@@ -121,6 +125,23 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     )  # fmt: skip
 
 
+def _picture_settings(settings: EncoderSettings, plan: RenderPlan, info: ClipInfo, tell: Report) -> list[str]:
+    """Tell which encoder was chosen and in which depth it writes; warn of bits that are lost.
+
+    Raises:
+        EncoderError: the encoder cannot write pictures of this clip's size or depth.
+    """
+    written = pixel_format_for(settings, info.width, info.height, info.bits)
+    if settings.encoder != plan.encoder and plan.output.suffix.lower() == ".webm":
+        tell(ProgressEvent("prepare", 0, 0, f"encoder {settings.encoder}: the one for .webm files"))
+    if not is_deep(written):
+        return [f"{plan.target} has {info.bits} bits, {settings.encoder} writes 8"] if info.bits > 8 else []
+    if info.bits > 8:
+        check_encoder(settings.encoder, plan.output, settings, info.bits)
+        tell(ProgressEvent("prepare", 0, 0, f"pixel format {written}: {plan.target.name} has {info.bits} bits"))
+    return [f"{plan.target} has {info.bits} bits, 10 are written"] if info.bits > 10 else []
+
+
 def load_occlusion_reader(
     plan: RenderPlan, preset: PresetFolder, device: Device, tell: Report
 ) -> OcclusionReader | None:
@@ -140,15 +161,15 @@ def load_occlusion_reader(
     return OcclusionReader(load_occlusion(folder, device.name))
 
 
-def output_sound(ready: Prepared) -> Path | Voice:
+def output_sound(ready: Prepared) -> Path | Voice | None:
     """What is heard in the output, for :func:`talkswap.media.mux.mux`: the voice's file, several voices together, or
-    the target's own sound."""
+    None for the target's own sound as it is."""
     if len(ready.sound) > 1:
         # Read anew at a rate for ears; on load_voice's clock, so that lips and sound keep to the same moments.
         return together([load_voice(path, SOUND_HZ) for path in ready.sound])
     if ready.sound:
         return ready.sound[0]
-    return ready.plan.target if ready.info.has_audio else ready.voice
+    return None
 
 
 class Listeners:

@@ -56,7 +56,6 @@ class Codec:
     formats: dict[str, str]  # pixel formats it can write, the default first -> its own names for them
     presets: tuple[str, ...] = PRESETS
     preset: str = "veryfast"  # the default
-    between: str = ".mp4"  # container of the encoded picture on its way to the output; keeps the clip's exact clock
 
 
 def _x264(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
@@ -119,7 +118,7 @@ CODECS = {
     "libsvtav1": Codec(_OPEN_FAMILY, 24, 63, False, _svt_av1, _same("yuv420p", "yuv420p10le")),
     "prores_ks": Codec(
         frozenset({".mov", ".mkv"}), None, 0, True, _prores, _same("yuv422p10le", "yuv444p10le"),
-        (AUTO, *PRORES_PROFILES), AUTO, ".mov",
+        (AUTO, *PRORES_PROFILES), AUTO,
     ),
     "h264_nvenc": Codec(_MP4_FAMILY, 19, 51, False, _nvenc, _same("yuv420p", "yuv444p")),
     "hevc_nvenc": Codec(
@@ -127,7 +126,7 @@ CODECS = {
     ),
     "h264_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, _videotoolbox, _same("yuv420p")),
     "hevc_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, _videotoolbox, _HARDWARE),
-    "ffv1": Codec(frozenset({".mkv"}), None, 0, True, _lossless, _ALL, between=".mov"),
+    "ffv1": Codec(frozenset({".mkv"}), None, 0, True, _lossless, _ALL),
 }  # fmt: skip
 
 
