@@ -31,6 +31,7 @@ def _root(
 def build_application() -> typer.Typer:
     """A fresh application with all commands."""
     from talkswap.cli import batch, bench, data, doctor, download, faces, render, train, weights
+    from talkswap.cli import eval as evaluation
 
     # boxes and colours only for eyes: a pipe gets plain text
     markup: Literal["rich"] | None = "rich" if colourful(sys.stdout) else None
@@ -50,5 +51,6 @@ def build_application() -> typer.Typer:
     application.command("download")(download.command)
     application.command("train")(train.command)
     application.add_typer(data.build_application(markup), name="data")
+    application.add_typer(evaluation.build_application(markup), name="eval")
     application.add_typer(weights.build_application(markup), name="weights")
     return application

@@ -20,7 +20,8 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -52,9 +53,11 @@ from talkswap.evaluation.published import TABLE_ONE
 from talkswap.evaluation.report import write_report
 from talkswap.evaluation.results import (
     Evaluation,
+    Kind,
     MethodResult,
     PairResult,
     Pictures,
+    PublishedRow,
     Setting,
     SettingResult,
     from_plain,
@@ -64,6 +67,7 @@ from talkswap.evaluation.sheets import write_photo
 from talkswap.evaluation.summary import figures_of, provenance, set_figures
 from talkswap.faces.analyze import FaceAnalyser, load_analyser
 from talkswap.types import FloatArray, ProgressEvent
+from talkswap.voice.load import load_voice
 
 Report = Callable[[ProgressEvent], None]
 SETTINGS: tuple[Setting, ...] = ("self", "cross")
@@ -100,12 +104,34 @@ class EvaluationPlan:
         return math.inf if self.seconds is None else float(self.seconds)
 
 
-def evaluate(plan: EvaluationPlan, progress: Report | None = None, command: str = "") -> Evaluation:
+@dataclass(frozen=True)
+class Table:
+    """The table that an evaluation fills."""
+
+    kind: Kind
+    number: str  # the paper's
+    title: str
+    published: tuple[PublishedRow, ...]
+    metrics: tuple[str, ...] = ()  # keys of the columns shown; none: all
+
+
+TABLE_I = Table("hdtf", "I", "Table I", TABLE_ONE)
+
+
+def evaluate(
+    plan: EvaluationPlan,
+    progress: Report | None = None,
+    command: str = "",
+    methods: Sequence[Method] | None = None,
+    table: Table = TABLE_I,
+) -> Evaluation:
     """Run the whole evaluation, or what is left of it.
 
     Args:
         progress: called after each result, and with lines that a user should see.
         command: as typed, for the report.
+        methods: the rows; None: those that the plan names.
+        table: what is shown of what was found.
 
     Returns:
         What was found; a pair on which a method failed is in there with its error.  ``report.json`` holds the same.
@@ -117,16 +143,16 @@ def evaluate(plan: EvaluationPlan, progress: Report | None = None, command: str 
         OutputUnwritableError, WeightsMissingError, WeightsCorruptError: nothing that another pair would change.
     """
     tell = progress or (lambda event: None)
-    methods = choose_methods(plan.methods)
+    rows = list(methods) if methods is not None else choose_methods(plan.methods)
     chosen = open_evaluation_set(plan.data, plan.split)
     pairs, possible = draw(chosen, plan.pairs, plan.seed, plan.portraits)
     if len(pairs) < plan.pairs:
         tell(ProgressEvent("evaluate", 0, 0, fewer(len(pairs), plan, chosen)))
     check_folder(plan)
     with locked(plan.out):
-        run = Run(plan, chosen, pairs, methods, tell)
+        run = Run(plan, chosen, pairs, rows, tell)
         run.everything()
-        found = run.evaluation(possible, command)
+        found = run.evaluation(possible, command, table)
         write_report(plan.out, found)
     return found
 
@@ -278,11 +304,11 @@ class Run:
             if clip.name in self.troubles:
                 raise TalkswapError(f"the clip {clip.name} cannot be had: {self.troubles[clip.name]}")
         target = self._seen(pair.target)
-        truth = observe_truth(pair.target.video, pair.target.voice, target, self.plan.size, place)
+        truth = observe_truth(pair.target.video, load_voice(pair.target.voice), target, self.plan.size, place)
         voice = voice_of(setting, pair)
         voiced = truth
         if voice is not pair.target:
-            voiced = observe_truth(voice.video, voice.voice, self._seen(voice), self.plan.size, None)
+            voiced = observe_truth(voice.video, load_voice(voice.voice), self._seen(voice), self.plan.size, None)
         return Scene(setting, pair, truth, voiced, self._photo(pair), place)
 
     def _seen(self, clip: EvaluationClip) -> Seen:
@@ -379,7 +405,7 @@ class Run:
 
     # --- what came of it
 
-    def evaluation(self, possible: int, command: str) -> Evaluation:
+    def evaluation(self, possible: int, command: str, table: Table) -> Evaluation:
         """Everything that has a line, as a report holds it."""
         plan = self.plan
         settings = tuple(SettingResult(s, tuple(self._row(s, m) for m in self.methods)) for s in plan.settings)
@@ -388,21 +414,23 @@ class Run:
             options_of(plan, self.preset), notes_of(plan, len(self.pairs), self.judges, self.chosen),
         )  # fmt: skip
         seconds = sum(sum(p.timings.values()) for s in settings for m in s.methods for p in m.pairs)
-        rows = tuple(row for row in TABLE_ONE if row.setting in plan.settings)
-        title = f"Table I on {plan.data.resolve().name}"
-        return Evaluation("hdtf", title, "I", columns(self.judges), settings, rows, facts, seconds)
+        rows = tuple(row for row in table.published if row.setting in ("", *plan.settings))
+        shown = tuple(c for c in columns(self.judges) if not table.metrics or c.metric.key in table.metrics)
+        title = f"{table.title} on {plan.data.resolve().name}"
+        return Evaluation(table.kind, title, table.number, shown, settings, rows, facts, seconds)
 
     def _row(self, setting: Setting, method: Method) -> MethodResult:
         reason = self.lacking[method.key]
         if reason:
-            return MethodResult(method.key, method.label, method.about, reason)
+            return MethodResult(method.key, method.label, method.about, reason, choices=dict(method.choices))
         found = [self.done.get((setting, method.key, pair.number)) for pair in self.pairs]
         pairs = tuple(entry.result for entry in found if entry is not None)
         names = [f"{setting}-{pair.number:03d}-{method.key}" for pair in pairs if not pair.error and method.changes]
         figures = figures_of(pairs) | set_figures([self.work / "features" / name for name in names])
         return MethodResult(
-            method.key, method.label, method.about, "", pairs, figures, weights=method.hashes(self.plan.setup)
-        )
+            method.key, method.label, method.about, "", pairs, figures, dict(method.choices),
+            method.hashes(self.plan.setup),
+        )  # fmt: skip
 
 
 def voice_of(setting: str, pair: Pair) -> EvaluationClip:
@@ -414,7 +442,9 @@ def words(error: Exception) -> str:
     """What went wrong, in one line."""
     if isinstance(error, TalkswapError):
         return error.message
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return " ".join(f"{type(error).__name__}: {error}{where}".split())
 
 
 def write_array(path: Path, array: FloatArray) -> None:

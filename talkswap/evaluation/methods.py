@@ -8,7 +8,7 @@ published networks (:mod:`talkswap.systems.cascade`).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -69,15 +69,16 @@ class Method:
     lacking: Callable[[Setup], str]  # why it cannot run here; "" = it can
     swaps: bool = True  # whether the source's face is put in: else its identity is not measured
     changes: bool = True  # False: the clip as it was
+    choices: Mapping[str, str] = field(default_factory=dict)  # an ablation's own columns
     hashes: Callable[[Setup], dict[str, str]] = lambda setup: {}  # file -> sha256 of its networks
 
 
-def plan_of(task: Task, setup: Setup, order: str = "swap-sync", swap: bool = True) -> RenderPlan:
+def plan_of(task: Task, setup: Setup, order: str = "swap-sync", swap: bool = True, sync: bool = True) -> RenderPlan:
     """The render of a pair; the result ends with the shorter of clip and voice, so that no frame lacks either."""
     return RenderPlan(
         source=task.photo if swap else None, target=task.target, audio=task.voice, output=task.output,
         preset=setup.preset, weights=setup.weights, device=setup.device, mode=task.setting, order=order, swap=swap,
-        fit="voice", end=task.end, overwrite=True,
+        sync=sync, fit="voice", end=task.end, overwrite=True,
     )  # fmt: skip
 
 

@@ -129,17 +129,17 @@ def look(video: Path, analyser: FaceAnalyser, size: int, keep: Path | None = Non
     return seen
 
 
-def observe_truth(video: Path, voice: Path | None, seen: Seen, size: int, folder: Path | None) -> Observation:
+def observe_truth(video: Path, voice: Voice, seen: Seen, size: int, folder: Path | None) -> Observation:
     """A target clip as it is, cut where its own face lies.
 
     Args:
-        voice: its sound where that lies in a file of its own; None: the clip's own.
+        voice: its sound, on its pictures' clock.
         size: px of the crops.
         folder: for the file of crops, which is replaced; the caller removes it.  None: no crops are wanted, only what
             was seen and heard.
 
     Raises:
-        UnreadableMediaError, NoAudioError, OutputUnwritableError.
+        UnreadableMediaError, OutputUnwritableError.
     """
     count = len(seen.times)
     crops: Any = np.zeros((count if folder is None else 0, 0, 0, 3), np.uint8)
@@ -155,7 +155,7 @@ def observe_truth(video: Path, voice: Path | None, seen: Seen, size: int, folder
             raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
     aligned = np.stack([transform_points(m, p) for m, p in zip(seen.affines, seen.landmarks, strict=True)])
     return Observation(
-        video, seen.times, crops, aligned, seen.affines, load_voice(voice) if voice is not None else sound_of(video),
+        video, seen.times, crops, aligned, seen.affines, voice,
         seen.width, seen.height, np.arange(count),
     )  # fmt: skip
 
