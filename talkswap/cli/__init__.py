@@ -27,6 +27,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise SystemExit(TERMINATED)  # unwinds the stack, so that temporary files go as after Ctrl-C
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """The first Ctrl-C lets temporary files go; a second one does not wait for that, nor for a batch in hand."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    raise KeyboardInterrupt
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -38,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         signal.signal(signal.SIGTERM, _terminate)
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell told us to ignore it
+            signal.signal(signal.SIGINT, _interrupt)
     try:
         status = build_application()(args=arguments, prog_name="talkswap", standalone_mode=False)
         sys.stdout.flush()
