@@ -9,7 +9,7 @@ offset,
 and LSE-D and LSE-C follow from d as ever, at offsets of 15 frames to either side.  0 is perfect, 1 means unrelated.
 
 Why not the sync expert: on 18 held-out clips its confidence was 0.15 with the true voice and 0.07 with another clip's
-(the true one higher in 83 of 100 comparisons), and it costs 40 to 70 ms a frame.  These curves gave 0.44 against 0.19
+(the true one higher in 83 of 100 comparisons), and it costs 60 to 160 ms a frame.  These curves gave 0.44 against 0.19
 (93 of 100) and cost nothing beyond the landmarks.
 
 It judges our own renders too kindly: the same encoder tells the compact preset's lips what to do, and a dubbed clip
