@@ -148,3 +148,9 @@ class PartialResultError(TalkswapError):
     """Some of many pieces of work failed; what succeeded is written, and each failure is named."""
 
     exit_code = 21
+
+
+class NoMarkError(TalkswapError):
+    """`talkswap verify` found no mark of synthetic media in a file."""
+
+    exit_code = 22

@@ -19,10 +19,11 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = [
     {"types", "errors", "packing", "exclusive"},
-    {"checkpoints", "device", "environment", "pipeline", "provenance"},
+    {"checkpoints", "device", "environment", "pipeline"},
     {"download"},
     {"faces", "voice", "media"},
     {"people", "source"},  # who is in a clip or a photo: faces and media together
+    {"provenance"},  # marks on what was made, and the detector that reads them
     {"plan", "segments"},  # a render as JSON, and as closed pieces in its work folder
     {"batch"},  # many plans, each in a process of its own
     {"systems"},
