@@ -3,7 +3,7 @@
     delta-Sync = |LSE-C(result) - LSE-C(truth)|
 
 A confidence above the truth's says only that a network pleases the judge better than a real mouth does; this figure
-counts it as an error like one below.
+counts it as an error like one below.  Where the voice is another clip's, that clip with its own voice is the truth.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ METRIC = Metric(
     key="delta_sync",
     label="ΔSync",
     better="lower",
-    about="Distance of LSE-C from that of the true clip, its own voice held against it",
+    about="Distance of LSE-C from that of the clip the voice comes from",
     network="syncnet",
-    needs_truth=True,
     paper="ReSyncer tables 1, 3 and 5",
 )
 

@@ -48,7 +48,7 @@ LSE_D = Metric(
 
 RATE = 25  # pictures per second
 REACH = 15  # frames, to either side
-FILE = "syncnet_v2"
+FILE = "evaluation/syncnet_v2"  # in the paper preset's folder
 CLOSENESS = 1e-6  # added to each difference, as torch's pairwise distance does
 
 
@@ -145,7 +145,7 @@ class SyncNetJudge:
 
         path = file if file is not None else verify_tensors(preset_state("paper"), FILE)[0]
         self.network = load_syncnet(path).to(device)
-        self.judge = Judge("syncnet", FILE, True, file_sha256(path))
+        self.judge = Judge("syncnet", "syncnet_v2", True, file_sha256(path))
 
     def __call__(
         self, pictures: Iterable[UInt8Image], landmarks: FloatArray, times: NDArray[np.float64], voice: FloatArray

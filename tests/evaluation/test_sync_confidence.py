@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from talkswap.checkpoints import write_manifest
+from talkswap.checkpoints.catalogue import read_catalogue
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.delta_sync import delta_sync
 from talkswap.evaluation.face_squares import cut_square, square_places
 from talkswap.evaluation.mfcc import mfcc
 from talkswap.evaluation.sync_confidence import (
+    FILE,
     SyncNetJudge,
     SyncScore,
     grid_rows,
@@ -152,12 +154,17 @@ def test_syncnet_judges_where_it_is_and_mouth_shapes_where_not(
     assert stand_in.kind == "syncnet" and not stand_in.comparable and "compact" in stand_in.name and stand_in.note
     with pytest.raises(WeightsMissingError):
         load_sync_judge(tmp_path / "absent.safetensors")
-    folder = tmp_path / "paper"
-    folder.mkdir()
-    (folder / network_file.name).write_bytes(network_file.read_bytes())
-    write_manifest(folder)
+    file = tmp_path / "paper" / "evaluation" / "syncnet_v2.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(network_file.read_bytes())
+    write_manifest(tmp_path / "paper")
     assert load_sync_judge().judge.comparable
     assert load_sync_judge(network_file).judge == load_sync_judge().judge
-    (folder / network_file.name).write_bytes(network_file.read_bytes()[:-4] + b"none")
+    file.write_bytes(network_file.read_bytes()[:-4] + b"none")
     with pytest.raises(WeightsCorruptError):
         load_sync_judge()
+
+
+def test_the_catalogue_brings_the_file_to_where_it_is_looked_for() -> None:
+    entry = next(entry for entry in read_catalogue() if entry.name == "syncnet_v2")
+    assert (entry.preset, entry.file) == ("paper", f"{FILE}.safetensors")
