@@ -38,30 +38,31 @@ from talkswap.evaluation.tables import (
 )
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-PICTURES = 4_200_000
-"""Bytes of picture files that go into the page; as text they take a third more, and the page is to stay under 6 MB."""
+MOST = 6_000_000
+"""Bytes of the page; pictures that would make it larger stay beside it."""
 
 
 @dataclass
 class _Budget:
-    """How many bytes of pictures may still go into the page."""
+    """How many bytes of pictures may still go into the page, as text."""
 
     left: int
 
 
-def build_page(evaluation: Evaluation, folder: Path, pictures: int = PICTURES) -> str:
+def build_page(evaluation: Evaluation, folder: Path, most: int = MOST) -> str:
     """The page as text.
 
     Args:
         evaluation: what was found.
         folder: the report's folder, in which the pictures lie; one that is missing is named in the page.
-        pictures: bytes of pictures at most; what does not fit stays in the folder, and the page says so.
+        most: bytes of the page at most; pictures that do not fit stay in the folder, and the page says so.
     """
-    return "".join(_page(evaluation, folder, _Budget(pictures)))
+    bare = len("".join(_page(evaluation, folder, 0)).encode())
+    return "".join(_page(evaluation, folder, most - bare))
 
 
-def embed(folder: Path, name: str) -> tuple[str, int] | None:
-    """A JPEG of the report's folder as a data URI, and its size in bytes; None where it is missing or lies outside."""
+def embed(folder: Path, name: str) -> str | None:
+    """A JPEG of the report's folder as a data URI; None where it is missing or lies outside."""
     path = (folder / name).resolve()
     if not name or not path.is_relative_to(folder.resolve()):
         return None
@@ -69,10 +70,10 @@ def embed(folder: Path, name: str) -> tuple[str, int] | None:
         data = path.read_bytes()
     except OSError:
         return None
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}", len(data)
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
 
 
-def _page(evaluation: Evaluation, folder: Path, budget: _Budget) -> Iterator[str]:
+def _page(evaluation: Evaluation, folder: Path, room: int) -> Iterator[str]:
     style = files("talkswap.evaluation").joinpath("assets/report.css").read_text(encoding="utf-8")
     facts = evaluation.provenance
     yield (
@@ -92,7 +93,9 @@ def _page(evaluation: Evaluation, folder: Path, budget: _Budget) -> Iterator[str
         + "".join(f'<a href="#{place}">{name}</a>' for place, name in links)
         + "</nav></header>\n<main>\n"
     )
+    budget = _Budget(0)
     for number, setting in enumerate(evaluation.settings):
+        budget.left += room // len(evaluation.settings)  # an even share, and what the one before left over
         yield from _setting(evaluation, setting, number, folder, budget)
     yield from _failures(evaluation)
     yield '<section id="timings"><h2>Timings</h2>\n'
@@ -235,18 +238,15 @@ def _pictures(setting: SettingResult, folder: Path, budget: _Budget) -> Iterator
     left_out = 0
     for number in numbers:
         shown = [(m, pair) for m in setting.methods for pair in m.pairs if pair.number == number]
-        if budget.left <= 0:
+        if left_out or budget.left <= 0:
             left_out += 1
             continue
-        faces, mouths = _strips(shown, folder, budget)
-        pair = shown[0][1]
-        voice = f", voice of {plain(pair.voice)}" if pair.voice and pair.voice != pair.target else ""
-        yield (
-            f'<article class="pair"><h3>P{plain(pair_name(pair))[1:]}{voice}</h3>\n'
-            f'<div class="wide" tabindex="0" role="region" aria-label="Faces of {plain(pair_name(pair))}"><dl class="strips">'
-            f'{faces}</dl></div>\n<div class="wide" tabindex="0" role="region" aria-label="Mouths of {plain(pair_name(pair))}">'
-            f'<dl class="strips">{mouths}</dl></div></article>\n'
-        )
+        article = _pair(shown, folder)
+        budget.left -= len(article.encode())
+        if budget.left < 0:
+            left_out += 1
+        else:
+            yield article
     if left_out:
         yield (
             f'<p class="note">The pictures of {left_out} further {"pair" if left_out == 1 else "pairs"} would make this '
@@ -254,7 +254,19 @@ def _pictures(setting: SettingResult, folder: Path, budget: _Budget) -> Iterator
         )
 
 
-def _strips(shown: list[tuple[MethodResult, PairResult]], folder: Path, budget: _Budget) -> tuple[str, str]:
+def _pair(shown: list[tuple[MethodResult, PairResult]], folder: Path) -> str:
+    faces, mouths = _strips(shown, folder)
+    pair, name = shown[0][1], plain(pair_name(shown[0][1]))
+    voice = f", voice of {plain(pair.voice)}" if pair.voice and pair.voice != pair.target else ""
+    return (
+        f'<article class="pair"><h3>P{name[1:]}{voice}</h3>\n'
+        f'<div class="wide" tabindex="0" role="region" aria-label="Faces of {name}"><dl class="strips">{faces}</dl></div>\n'
+        f'<div class="wide" tabindex="0" role="region" aria-label="Mouths of {name}"><dl class="strips">{mouths}</dl></div>'
+        "</article>\n"
+    )
+
+
+def _strips(shown: list[tuple[MethodResult, PairResult]], folder: Path) -> tuple[str, str]:
     """Rows of faces and rows of mouths of one pair: photo, target, then every method that finished."""
     pictures = next(pair.pictures for _, pair in shown if pair.pictures is not None)
     name = pair_name(shown[0][1])
@@ -266,10 +278,7 @@ def _strips(shown: list[tuple[MethodResult, PairResult]], folder: Path, budget: 
         if found is None:
             picture = f"<small>{plain(path)} is missing</small>"
         else:
-            budget.left -= found[1]
-            picture = (
-                f'<img class="{kind}" decoding="async" alt="{plain(f"{what}, {label}, {name}")}" src="{found[0]}">'
-            )
+            picture = f'<img class="{kind}" decoding="async" alt="{plain(f"{what}, {label}, {name}")}" src="{found}">'
         rows.append(f"<dt>{plain(label)}</dt><dd>{picture}</dd>\n")
 
     if pictures.photo:

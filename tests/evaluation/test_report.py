@@ -187,11 +187,20 @@ def test_pictures_are_in_the_page_with_words_for_those_who_do_not_see_them(page:
     assert "Mouth over time, SwapTalk, pair 2: bob → cleo" in page
 
 
-def test_pictures_stop_where_the_page_would_grow_too_large(evaluation_folder: Sample) -> None:
+def test_pictures_stop_where_the_page_would_grow_too_large(evaluation_folder: Sample, page: str) -> None:
     folder, evaluation = evaluation_folder
-    small = build_page(evaluation, folder, pictures=1)
-    assert small.count('<article class="pair">') == 1
-    assert "The pictures of 2 further pairs" in small and "The pictures of 3 further pairs" in small
+    bare = build_page(evaluation, folder, most=0)
+    assert bare.count('<article class="pair">') == 0 and bare.count("The pictures of 3 further pairs") == 2
+    half = (len(page.encode()) + len(bare.encode())) // 2
+    some = build_page(evaluation, folder, most=half)
+    assert len(some.encode()) <= half
+    # both settings get their share, and every pair is shown or counted
+    for part in some.split('<section id="setting-cross">'):
+        shown = part.count('<article class="pair">')
+        assert shown >= 1
+        left_out = re.search(r"The pictures of (\d) further", part)
+        assert shown + (int(left_out[1]) if left_out else 0) == 3
+    assert some.count('<article class="pair">') < page.count('<article class="pair">') == 6
 
 
 def test_a_missing_picture_is_named(evaluation_folder: Sample, tmp_path: Path) -> None:
