@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from talkswap.checkpoints import write_manifest
 from talkswap.checkpoints.catalogue import read_catalogue
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
-from talkswap.evaluation.delta_sync import delta_sync
 from talkswap.evaluation.face_squares import cut_square, square_places
 from talkswap.evaluation.mfcc import mfcc
 from talkswap.evaluation.sync_confidence import (
@@ -138,11 +137,6 @@ def test_score_is_median_less_least() -> None:
     assert score_of(distances, 7) == SyncScore(pytest.approx(10.4 - 4.0), 4.0, -3, 7)
     with pytest.raises(TrainingDataError):
         offset_distances(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
-
-
-def test_delta_is_the_distance_of_confidences() -> None:
-    better, worse = SyncScore(9.0, 6.0, 0, 10), SyncScore(7.5, 7.0, 1, 10)
-    assert delta_sync(better, worse) == delta_sync(worse, better) == 1.5
 
 
 def test_syncnet_judges_where_it_is_and_mouth_shapes_where_not(
