@@ -162,14 +162,14 @@ def load_occlusion_reader(
 
 
 def output_sound(ready: Prepared) -> Path | Voice | None:
-    """What is heard in the output, for :func:`talkswap.media.mux.mux`: the voice's file, several voices together, or
-    None for the target's own sound as it is."""
+    """What is heard in the output, for :func:`talkswap.media.mux.mux`: the voice's file, several voices together, None
+    for the target's own sound as it is, or silence where it has none."""
     if len(ready.sound) > 1:
         # Read anew at a rate for ears; on load_voice's clock, so that lips and sound keep to the same moments.
         return together([load_voice(path, SOUND_HZ) for path in ready.sound])
     if ready.sound:
         return ready.sound[0]
-    return None
+    return None if ready.info.has_audio else ready.voice
 
 
 class Listeners:
