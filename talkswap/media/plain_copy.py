@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import ffmpeg
 
-from talkswap.errors import EncoderError, OutputUnwritableError
+from talkswap.errors import EncoderError
 from talkswap.media.containers import local_url, open_clip, video_stream
-from talkswap.media.mux import find_ffmpeg
+from talkswap.media.program import find_ffmpeg, run_ffmpeg
 
 _BOX_HEAD = 8  # bytes of an MP4 box before its content: length and name
 _ROUND = 4096  # bytes
-_DISK_FULL = "No space left on device"
 
 
 def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
@@ -57,16 +55,9 @@ def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
     written = written.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
     command = [str(argument) for argument in ffmpeg.compile(written, cmd=str(find_ffmpeg()))]
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
-    except OSError as error:
-        raise EncoderError(f"ffmpeg could not be started ({error.strerror})", "install ffmpeg anew") from error
-    if done.returncode == 0:
-        return
-    output.unlink(missing_ok=True)
-    if _DISK_FULL in done.stderr:
-        raise OutputUnwritableError(f"the disk is full: {output} could not be written", "free some space and try again")
-    last = "; ".join(line.strip() for line in done.stderr.strip().splitlines()[-6:])
-    raise EncoderError(f"ffmpeg could not copy {clip}: {last or 'it said nothing'}", "see ffmpeg's words above")
+        run_ffmpeg(command, output)
+    except EncoderError as error:
+        raise EncoderError(f"{clip} could not be copied: {error.message}", error.hint) from error
 
 
 def even_sizes(clips: list[Path]) -> int:

@@ -108,6 +108,6 @@ def test_failures_are_named(tmp_path: Path, voice_file: Path, copies: list[Path]
         write_plain_copy(damaged, tmp_path / "copy.mp4", "c")
     with pytest.raises(NoVideoError):
         write_plain_copy(voice_file, tmp_path / "copy.mp4", "c")
-    with pytest.raises(EncoderError, match="could not copy"):
+    with pytest.raises(EncoderError, match="could not be copied"):
         write_plain_copy(copies[0], tmp_path / "missing" / "copy.mp4", "c")
     assert not (tmp_path / "copy.mp4").exists()
