@@ -8,7 +8,7 @@ choose the truth's luckiest px).  There
     flicker = sum_t sum_px |result_t - result_t-1| / sum_t sum_px |truth_t - truth_t-1|
 
 1 is as calm as the truth, below is smoother (often merely blurred), above flickers.  It is given frames that follow each
-other, none left out, and looks at some of the steps between them.
+other, none left out.
 """
 
 from __future__ import annotations
@@ -23,12 +23,11 @@ from talkswap.faces.mesh import FACE_OVAL, OUTER_LIPS, ring_mask
 from talkswap.faces.track import CutFinder, TrackConfig
 from talkswap.types import FloatArray, UInt8Image
 
-EVERY = 3  # steps between two that are looked at
 METRIC = Metric(
     key="flicker",
     label="Flicker",
     better="neither",
-    about=f"Frame-to-frame change of still skin in parts of the truth's, every {EVERY}rd step; 1 = as calm",
+    about="Frame-to-frame change of still skin in parts of the truth's; 1 = as calm",
     needs_truth=True,
 )
 
@@ -59,17 +58,26 @@ def still_skin(landmarks: FloatArray, size: int) -> NDArray[np.bool_]:
 
 
 def _cells(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean over cells: S S to G G; what is left over at right and bottom does not count."""
-    grid = picture.shape[0] // CELL
-    cut = picture[: grid * CELL, : grid * CELL]
-    return np.asarray(cv2.resize(cut, (grid, grid), interpolation=cv2.INTER_AREA), np.float32)
+    """Mean over cells: H W to H // CELL W // CELL; what is left over at right and bottom does not count."""
+    rows, columns = (side // CELL for side in picture.shape)
+    cut = picture[: rows * CELL, : columns * CELL]
+    return np.asarray(cv2.resize(cut, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _change(before: UInt8Image, after: UInt8Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(absolute change in levels, mean over each cell's px; size of the change of the cell's mean): both G G."""
-    step = cv2.subtract(after, before, dtype=cv2.CV_32F)
-    absolute = np.abs(step).mean(2)
-    return _cells(absolute), np.abs(_cells(np.ascontiguousarray(step.mean(2))))
+def _box(skin: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """Rows and columns of cells around the skin: the rest of the crop need not be looked at."""
+    rows, columns = np.flatnonzero(skin.any(1)), np.flatnonzero(skin.any(0))
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+
+
+def _steps(before: UInt8Image, after: UInt8Image, box: tuple[slice, slice]) -> NDArray[np.float32]:
+    """Change in levels of the px in a box of cells: H W 3."""
+    rows, columns = (slice(side.start * CELL, side.stop * CELL) for side in box)
+    return np.asarray(cv2.subtract(after[rows, columns], before[rows, columns], dtype=cv2.CV_32F), np.float32)
+
+
+def _grey(step: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(cv2.transform(step, np.full((1, 3), 1 / 3, np.float32)), np.float32)
 
 
 def _is_cut(before: UInt8Image, after: UInt8Image) -> bool:
@@ -78,7 +86,7 @@ def _is_cut(before: UInt8Image, after: UInt8Image) -> bool:
     return is_cut(after)
 
 
-def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = EVERY) -> FloatArray:
+def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = 1) -> FloatArray:
     """Change of still skin from each frame to the next.
 
     Args:
@@ -100,20 +108,26 @@ def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = EVE
     measured = np.full((max(len(result) - 1, 0), 2), np.nan, np.float32)
     known = has_face(landmarks)
     size = truth.shape[1]
+    last: tuple[int, NDArray[np.bool_]] | None = None  # the skin of a frame that two steps share
     for step in sampled(len(measured), every):
         if not (known[step] and known[step + 1]) or _is_cut(truth[step], truth[step + 1]):
             continue
-        skin = still_skin(landmarks[step], size) & still_skin(landmarks[step + 1], size)
+        before = last[1] if last is not None and last[0] == step else still_skin(landmarks[step], size)
+        last = step + 1, still_skin(landmarks[step + 1], size)
+        skin = before & last[1]
         if int(skin.sum()) < LEAST_CELLS:
             continue
-        wanted, moved = _change(truth[step], truth[step + 1])
-        made, _ = _change(result[step], result[step + 1])
+        box = _box(skin)
+        skin = skin[box]
+        wanted = _steps(truth[step], truth[step + 1], box)
+        made = _steps(result[step], result[step + 1], box)
+        moved = np.abs(_cells(_grey(wanted)))
         quiet = skin & (moved <= np.median(moved[skin]))
-        measured[step] = made[quiet].mean(), wanted[quiet].mean()
+        measured[step] = [_cells(_grey(np.abs(change)))[quiet].mean() for change in (made, wanted)]
     return measured
 
 
-def flicker(result: Crops, truth: Crops, landmarks: FloatArray, every: int = EVERY) -> float:
+def flicker(result: Crops, truth: Crops, landmarks: FloatArray, every: int = 1) -> float:
     """Flicker of a clip; arguments and errors are those of :func:`changes`.
 
     Returns:
