@@ -195,10 +195,14 @@ class SpeechGate:
     Args:
         samples: N, the voice at 16 kHz.
         attack, release: as of :func:`ease`.
+        bridge: seconds; in a shorter pause the speaker has not ended, and the gate stays open.
     """
 
-    def __init__(self, samples: FloatArray, attack: float = 0.08, release: float = 0.16) -> None:
+    def __init__(self, samples: FloatArray, attack: float = 0.08, release: float = 0.16, bridge: float = 0.5) -> None:
         active = active_steps(samples)
+        for first, last in _runs(~active):
+            if 0 < first and last < len(active) and last - first < bridge * BANDS.rate:
+                active[first:last] = True
         margin = math.ceil(max(attack, release) * BANDS.rate) + 1  # steps: it opens before the voice, closes after
         self._first = -margin
         steps = range(-margin, len(active) + margin)

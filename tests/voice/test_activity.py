@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talkswap.voice.activity import active_steps, ease, voice_activity
+from talkswap.voice.activity import SpeechGate, active_steps, ease, voice_activity
 
 FRAMES = [Fraction(index, 25) for index in range(25 * 8)]
 SPOKEN = [(1.0, 2.5), (3.5, 4.2), (5.5, 7.0)]
@@ -200,3 +200,40 @@ def test_ease_refuses_nonsense() -> None:
         ease(np.array([True, False]), [Fraction(0)])
     with pytest.raises(ValueError, match="durations"):
         ease(np.array([True]), [Fraction(0)], -1)
+
+
+def test_the_gate_is_open_where_somebody_speaks_and_shut_in_long_silence() -> None:
+    samples, spoken = sentence()
+    gate = SpeechGate(samples, attack=0.08, release=0.16).at(FRAMES)
+    inner = spoken & away_from_edges(0.1)
+    assert (gate[inner] > 0.99).all()
+    assert (gate[~spoken & away_from_edges(0.3)] == 0).all()
+    assert np.abs(np.diff(gate)).max() < 0.8  # eased over more than one frame
+    assert (SpeechGate(samples).at([Fraction(-5), Fraction(60)]) == 0).all()
+
+
+def test_the_gate_is_on_time() -> None:
+    """Half open within one frame of where speech begins, half shut within two of where it ends: it hangs over by half
+    its release."""
+    samples = np.zeros(64000, np.float32)
+    samples[24000:40000] = syllables(1.0)  # 1.5 to 2.5 s
+    times = [Fraction(k, 100) for k in range(400)]
+    gate = SpeechGate(samples).at(times)
+    halves = np.flatnonzero(gate > 0.5) / 100
+    assert abs(halves[0] - 1.5) <= 0.04
+    assert -0.04 <= halves[-1] - 2.5 <= 0.16
+
+
+def test_the_gate_bridges_a_breath_and_no_more() -> None:
+    samples = np.zeros(5 * 16000, np.float32)
+    for first, last in ((0.5, 1.5), (1.8, 2.5), (3.6, 4.5)):
+        samples[round(first * 16000) : round(last * 16000)] = syllables(last - first)
+    gate = SpeechGate(samples, bridge=0.5)
+    assert gate.at([Fraction(33, 20)])[0] == 1  # 1.65 s
+    assert gate.at([Fraction(61, 20)])[0] == 0  # 3.05 s
+    assert SpeechGate(samples, release=0.08, bridge=0).at([Fraction(17, 10)])[0] < 0.5
+
+
+def test_a_voice_without_speech_never_opens_the_gate() -> None:
+    assert (SpeechGate(np.zeros(16000, np.float32)).at(FRAMES) == 0).all()
+    assert (SpeechGate(np.zeros(0, np.float32)).at(FRAMES) == 0).all()
