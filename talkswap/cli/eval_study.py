@@ -70,7 +70,8 @@ def _build(report: Path, out: Path, key: Path, pairs: int, seed: int, overwrite:
     if as_json:
         typer.echo(to_json(study))
     else:
-        typer.echo(f"{study.page}: {study.clips} clips, {study.pairs} pairs of {study.methods} methods")
+        pairs_named = "1 pair" if study.pairs == 1 else f"{study.pairs} pairs"
+        typer.echo(f"{study.page}: {study.clips} clips, {pairs_named} of {study.methods} methods")
     note(f"give raters the whole folder {out}, and keep {study.key} to yourself: it tells which clip is whose")
     note("some clips are synthetic: tell raters so, and ask the people in them before you show them")
 
@@ -84,7 +85,7 @@ def _score(paths: list[Path], key_path: Path, as_json: bool) -> None:
     for row in answers.bad[:MOST_NAMED]:
         print_warning(f"{row.file}, line {row.line}: {row.reason}")
     if answers.bad:
-        print_warning(f"{len(answers.bad)} rows do not count, {len(answers.ratings)} do")
+        print_warning(f"rows that do not count: {len(answers.bad)}; ratings that do: {len(answers.ratings)}")
     scores = score(answers, key)
     if as_json:
         typer.echo(to_json(_summary(key, answers, scores)))

@@ -238,15 +238,13 @@ def _pictures(setting: SettingResult, folder: Path, budget: _Budget) -> Iterator
     left_out = 0
     for number in numbers:
         shown = [(m, pair) for m in setting.methods for pair in m.pairs if pair.number == number]
-        if left_out or budget.left <= 0:
+        article = "" if left_out or budget.left <= 0 else _pair(shown, folder)
+        size = len(article.encode())
+        if not article or size > budget.left:
             left_out += 1
             continue
-        article = _pair(shown, folder)
-        budget.left -= len(article.encode())
-        if budget.left < 0:
-            left_out += 1
-        else:
-            yield article
+        budget.left -= size
+        yield article
     if left_out:
         yield (
             f'<p class="note">The pictures of {left_out} further {"pair" if left_out == 1 else "pairs"} would make this '
