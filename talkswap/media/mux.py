@@ -22,7 +22,7 @@ from talkswap.media.containers import local_url, open_clip, video_stream
 from talkswap.media.index import FrameIndex
 from talkswap.media.program import find_ffmpeg, run_ffmpeg
 from talkswap.media.staging import check_output, staging_folder
-from talkswap.media.streams import COPY, MIXES, Besides, chapter_file, lost_tags, survey
+from talkswap.media.streams import COPY, MIXES, Besides, Track, chapter_file, lost_tags, survey
 from talkswap.media.verify import FinishedClip, verify
 from talkswap.types import Voice
 
@@ -71,10 +71,11 @@ def mux(
     voice_offset: Fraction = Fraction(0),
     audio_mix: str = "replace",
     index: FrameIndex | None = None,
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str | None] | None = None,
     subtitles: bool = True,
     overwrite: bool = False,
     within: Path | None = None,
+    finishing: Callable[[Path], None] | None = None,
 ) -> FinishedClip:
     """Join picture and voice with what the target has besides, check the result, and put it in place.
 
@@ -98,10 +99,11 @@ def mux(
             somebody speaks at -20 dB).
         index: the target's frames that are shown; without it all.
         metadata: container tags besides the target's; mp4 and mov keep only well-known names (title, comment, ...).
-            A ``comment`` that names talkswap is written unless one is given.
+            A ``comment`` that names talkswap is written unless one is given; None leaves a tag as the target has it.
         subtitles: whether the target's subtitles, chapters, cover pictures and attachments are copied.
         overwrite: whether an existing output may be replaced.
         within: a folder on the output's disk for the private one; the output's own without it.
+        finishing: called with the finished file before it is verified and put in place, to mark it.
 
     Returns:
         What :func:`verify` read back, with what became of each stream and what could not be kept.
@@ -134,6 +136,8 @@ def mux(
                     raise
                 lost.append(f"the target's {what} were left out: {error.message}")
                 besides = less
+        if finishing is not None:
+            finishing(finished)
         heard = bool(sound or besides.sounds)
         found = verify(finished, times, duration, "voice" if sound else "own" if heard else "none")
         lost += lost_tags(besides, finished, ending)
@@ -156,7 +160,7 @@ def _less(besides: Besides, ending: str) -> tuple[Besides | None, str]:
         return None, ""
     anew = "libopus" if ending == ".webm" else "aac"
     sounds = tuple(replace(track, codec=anew) for track in besides.sounds)
-    fates = tuple(f"{track.name}: encoded anew as {anew}" for track in sounds)
+    fates = (*(f"{track.name}: encoded anew as {anew}" for track in sounds), "everything else: left out")
     return (
         replace(besides, sounds=sounds, covers=(), attachments=(), chapters=(), picture_tags={}, fates=fates),
         "chapters, pictures and sounds as they are",
@@ -203,7 +207,7 @@ def _command(
     duration: Fraction,
     besides: Besides,
     mix: str,
-    metadata: Mapping[str, str],
+    metadata: Mapping[str, str | None],
 ) -> list[str]:
     """ffmpeg's argument list."""
     ending = finished.suffix
@@ -230,11 +234,13 @@ def _command(
             heard, coded = _heard(_sound_of(target, track.index, besides.offset), None, ending, duration)
             mapped.append(heard)
             details += [*_numbered(f"a:{number}", coded), *_marked(f"a:{number}", "", track.tags)]
+        details += _named(f"a:{number}", track, ending)
         if sound is not None:
             details += [f"-disposition:a:{number}", track.marks or "0"]  # the voice is what plays unasked
     for number, track in enumerate(besides.subtitles):
         mapped.append(source[str(track.index)])
         details += [f"-c:s:{number}", track.codec, f"-bsf:s:{number}", _cut_subtitle(besides, duration)]
+        details += _named(f"s:{number}", track, ending)
     for number, track in enumerate(besides.covers, 1):
         mapped.append(source[str(track.index)])
         details += [f"-c:v:{number}", "copy", f"-disposition:v:{number}", "attached_pic"]
@@ -341,8 +347,15 @@ def _marked(place: str, marks: str, tags: Mapping[str, str]) -> list[str]:
     return found
 
 
-def _tags(ending: str, metadata: Mapping[str, str]) -> dict[str, str]:
-    tags = {"comment": DEFAULT_COMMENT, **metadata}
+def _named(place: str, track: Track, ending: str) -> list[str]:
+    """mp4 and mov have no titles of tracks, but a name that players show in their place."""
+    title = track.tags.get("title")
+    return [f"-metadata:s:{place}", f"handler_name={title}"] if title and ending in (".mp4", ".mov") else []
+
+
+def _tags(ending: str, metadata: Mapping[str, str | None]) -> dict[str, str]:
+    wanted = {"comment": DEFAULT_COMMENT, **metadata}
+    tags = {name: value for name, value in wanted.items() if value is not None}
     if ending in (".mkv", ".webm"):
         # Words of the mp4 container that would only be wrong elsewhere.
         tags = {"major_brand": "", "minor_version": "", "compatible_brands": "", **tags}

@@ -98,7 +98,7 @@ def survey(
         own_index = None if best is None else best.index
         cut = index is not None and (index.partial or duration < index.duration)
         zero = _first_frame(picture, index)
-        surveyor = _Surveyor(ending)
+        surveyor = _Surveyor(ending, len(container.chapters()))
         own = None
         sounds: list[Track] = []
         for stream in container.streams.audio:
@@ -138,8 +138,8 @@ def survey(
 class _Surveyor:
     """Counts streams by kind and collects what is to be said of them."""
 
-    def __init__(self, ending: str) -> None:
-        self.ending = ending
+    def __init__(self, ending: str, chapter_count: int) -> None:
+        self.ending, self.chapter_count = ending, chapter_count
         self.fates: list[str] = []
         self.lost: list[str] = []
         self._seen: dict[str, int] = {}
@@ -178,6 +178,8 @@ class _Surveyor:
         cover = bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))
         kinds = {"subtitle": "subtitle", "attachment": "attachment", "video": "cover" if cover else "picture"}
         kind = kinds.get(stream.type, "data")
+        if kind == "data" and self.chapter_count and stream.frames == self.chapter_count:
+            return  # mp4 and mov write chapters a second time, as a track of text
         if kind == "data" and stream.metadata.get("timecode") and whole and self.ending in (".mp4", ".mov"):
             return  # ffmpeg makes this track of the picture's tag of that name
         name, codec = self.name(stream, kind), _codec(stream)
@@ -228,15 +230,36 @@ def holdable(ending: str) -> frozenset[str]:
     names |= {alias for name, alias in aliases.items() if name in names}
     if ending != ".mkv":
         names -= {"text", "ssa", "ass", "subrip", "srt"}
+    if ending == ".mov":
+        names -= {
+            "opus",
+            "libopus",
+            "flac",
+            "truehd",
+            "vorbis",
+        }  # FFmpeg has names for them, but writes them into mp4 only
     return frozenset(names)
 
 
 def lost_tags(besides: Besides, finished: Path, ending: str) -> list[str]:
-    """Which tags of the target the finished file does not have, one sentence at most."""
+    """Which tags of the target, and which languages and titles of its tracks, the finished file does not have."""
     with open_clip(finished) as container:
         here = {name.lower() for name in container.metadata}
+        sounds, subtitles = container.streams.audio, container.streams.subtitles
+        pairs = [
+            *zip(besides.sounds, sounds[len(sounds) - len(besides.sounds) :], strict=False),
+            *zip(besides.subtitles, subtitles, strict=False),
+        ]
+        lost = []
+        for track, stream in pairs:
+            language, title = track.tags.get("language", "und"), track.tags.get("title")
+            # A language may come back by its other name: mov knows German as ger.
+            if language != "und" and stream.metadata.get("language", "und") == "und":
+                lost.append(f"{ending} files have no place for the language {language} of {track.name}")
+            if title and title not in stream.metadata.values():
+                lost.append(f"{ending} files have no place for the title of {track.name}")
     gone = sorted(name for name in besides.tags if name.lower() not in here | _BRAND_TAGS)
-    return [f"{ending} files have no place for the target's tags {', '.join(gone)}"] if gone else []
+    return [*lost, f"{ending} files have no place for the target's tags {', '.join(gone)}"] if gone else lost
 
 
 def chapter_file(chapters: tuple[Chapter, ...]) -> str:
