@@ -23,6 +23,7 @@ from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.media.reader import ClipReader
 from talkswap.pipeline import Stopwatch, ahead, batched, closing_source, each, side_by_side
 from talkswap.preparation import Prepared
+from talkswap.provenance.stamp import Stamp
 from talkswap.systems.contract import ClipState
 from talkswap.types import AlignedFace, ClipInfo, FloatArray, Frame, RenderReport, UInt8Image
 
@@ -72,9 +73,13 @@ class Corridor:
         size: frames per network call; 0 = the plan's, or as many as suit the device.
         first: frame with which the work goes on, a multiple of ``size``.  Earlier ones are read and looked at again,
             so that whatever is remembered of faces is as it was, but not made again.
+        stamp: marks the faces that are made; None marks none.
     """
 
-    def __init__(self, ready: Prepared, stopwatch: Stopwatch, size: int = 0, first: int = 0) -> None:
+    def __init__(
+        self, ready: Prepared, stopwatch: Stopwatch, size: int = 0, first: int = 0, stamp: Stamp | None = None
+    ) -> None:
+        self.stamp = stamp
         self.ready, self.stopwatch, self.first = ready, stopwatch, first
         self.tally = Tally()
         self.size = size or ready.plan.batch_size or batch_size(ready.device, ready.info)
@@ -205,8 +210,9 @@ class Corridor:
         if cut.crop is None:
             return
         mask: FloatArray = self.ready.system.mask(cut.face)
+        crop = cut.crop if self.stamp is None else self.stamp.mark(cut.crop, mask, cut.face)
         paste(
-            frame.rgb, cut.crop, cut.face.affine, mask,
+            frame.rgb, crop, cut.face.affine, mask,
             target_crop=cut.face.crop, fade=cut.fade, free=cut.free, in_place=True,
         )  # fmt: skip
 

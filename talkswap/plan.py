@@ -22,7 +22,18 @@ from talkswap.types import RenderPlan
 NUMBER_OR_PHOTO = {"face", "map", "voices"}
 """Fields of text that may be the path of a picture."""
 
-NOT_THE_FRAMES = {"output", "overwrite", "fresh", "preset", "weights", "device", "audio_mix"}
+NOT_THE_FRAMES = {
+    "output",
+    "overwrite",
+    "fresh",
+    "preset",
+    "weights",
+    "device",
+    "audio_mix",
+    "sign_cert",
+    "sign_key",
+    "timestamp_url",
+}
 """Fields that do not decide the frames, or do so by what is found for them: weights by their hashes, the device."""
 
 MOST_BYTES = 64 * 2**20  # of a plan file; a longer one is none

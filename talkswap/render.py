@@ -27,6 +27,7 @@ from talkswap.people import face_width
 from talkswap.pipeline import Stopwatch, closing_source
 from talkswap.plan import deciding, plan_to_json
 from talkswap.preparation import Prepared, Report, encoder_settings, output_sound, prepare
+from talkswap.provenance.stamp import Stamp
 from talkswap.segments import Span, WorkFolder, cut_spans, digest, finished_frames, unfinished_work
 from talkswap.types import ProgressEvent, RenderPlan, RenderReport
 
@@ -64,7 +65,8 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
         between = picture_ending(encoder_settings(plan).encoder)
         spans = cut_spans(ready.timeline, plan.segment_seconds, size)
         first = folder.take_up(spans, between)
-        corridor = Corridor(ready, stopwatch, size, first)
+        stamp = Stamp(plan, ingredients, digest(ingredients), lambda line: tell(ProgressEvent("prepare", 0, 0, line)))
+        corridor = Corridor(ready, stopwatch, size, first, stamp)
         before = list(folder.finished)
         if first == len(ready.timeline):
             corridor.tally = Tally(**before[-1]["tally"])
@@ -92,7 +94,10 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
                 index=ready.index,
                 overwrite=plan.overwrite,
                 within=folder.path,
+                metadata=stamp.tags,
+                finishing=stamp,
             )
+            provenance = stamp.finish()
     for facts in before:
         for stage, seconds in facts["timings"].items():
             stopwatch.seconds[stage] = stopwatch.seconds.get(stage, 0.0) + seconds
@@ -101,7 +106,8 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
         report,
         weights=ingredients["weights"],
         resumed_frames=first,
-        warnings=[*report.warnings, *finished.warnings],
+        warnings=[*report.warnings, *finished.warnings, *stamp.warnings],
+        provenance=provenance,
         streams=list(finished.streams),
     )
 

@@ -129,6 +129,10 @@ class RenderPlan:
     overwrite: bool = False
     segment_seconds: float = 10.0  # most output in one closed piece: what a kill or a power cut can cost
     fresh: bool = False  # do not go on where an interrupted render of this output stopped
+    provenance: bool = True  # mark the result as synthetic (talkswap.provenance)
+    sign_cert: Path | None = None  # PEM chain and key that sign the C2PA manifest; a local certificate without them
+    sign_key: Path | None = None
+    timestamp_url: str | None = None  # RFC 3161 authority to ask for the time of the signature
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class RenderReport:
     versions: dict[str, str] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     resumed_frames: int = 0  # finished by an interrupted run before this one
+    provenance: dict[str, Any] = field(default_factory=dict)  # which marks were written and read back
 
 
 @dataclass(frozen=True)

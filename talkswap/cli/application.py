@@ -30,7 +30,7 @@ def _root(
 
 def build_application() -> typer.Typer:
     """A fresh application with all commands."""
-    from talkswap.cli import batch, bench, data, doctor, download, faces, render, train, weights
+    from talkswap.cli import batch, bench, data, doctor, download, faces, render, train, verify, weights
     from talkswap.cli import eval as evaluation
 
     # boxes and colours only for eyes: a pipe gets plain text
@@ -46,6 +46,7 @@ def build_application() -> typer.Typer:
     application.command("render")(render.command)
     application.command("batch")(batch.command)
     application.command("faces")(faces.command)
+    application.command("verify")(verify.command)
     application.command("bench")(bench.command)
     application.command("doctor")(doctor.command)
     application.command("download")(download.command)

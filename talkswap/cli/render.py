@@ -202,6 +202,26 @@ def command(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Do not go on where an interrupted render of this output stopped.")
     ] = DEFAULTS["fresh"],
+    provenance: Annotated[
+        bool,
+        typer.Option("--provenance/--no-provenance", help="Mark the result as synthetic: tags, C2PA, invisible mark."),
+    ] = DEFAULTS["provenance"],
+    sign_cert: Annotated[
+        Path | None,
+        typer.Option(
+            help="PEM chain that signs the C2PA manifest, or TALKSWAP_SIGN_CERT. Without it: a local certificate.",
+            readable=False,
+            show_default=False,
+        ),
+    ] = DEFAULTS["sign_cert"],
+    sign_key: Annotated[
+        Path | None,
+        typer.Option(help="PEM key of --sign-cert, or TALKSWAP_SIGN_KEY.", readable=False, show_default=False),
+    ] = DEFAULTS["sign_key"],
+    timestamp_url: Annotated[
+        str | None,
+        typer.Option(help="Time-stamp authority to ask (reaches the network).", show_default=False, metavar="URL"),
+    ] = DEFAULTS["timestamp_url"],
     plan_file: Annotated[
         Path | None,
         typer.Option(
@@ -275,6 +295,10 @@ def command(
         batch_size=batch_size,
         overwrite=overwrite,
         fresh=fresh,
+        provenance=provenance,
+        sign_cert=sign_cert,
+        sign_key=sign_key,
+        timestamp_url=timestamp_url,
     )
     if report is not None:
         check_report(report, plan)

@@ -1,0 +1,1 @@
+"""Marks on what talkswap made, and the detector that reads them."""

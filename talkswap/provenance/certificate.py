@@ -1,0 +1,242 @@
+"""Who signs: a certificate that the user has, or one made on this machine.
+
+A local certificate makes a manifest well-formed and any later change visible, but nobody vouches for it: validators
+call it untrusted, and so does talkswap.  It is made once per user and kept, key included, in one file that only
+the user can read, so that two renders at once end up with the same.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from talkswap.errors import InputMissingError, OutputUnwritableError, UsageError
+
+CERT_VARIABLE, KEY_VARIABLE = "TALKSWAP_SIGN_CERT", "TALKSWAP_SIGN_KEY"
+LOCAL_NAME = "talkswap, local and unverified"
+_YEARS = 5
+_FRESH_DAYS = 30  # a local certificate that ends sooner is made anew
+_CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+
+
+@dataclass(frozen=True)
+class Signer:
+    """A certificate chain and its key."""
+
+    chain: str  # PEM, the signer's own certificate first
+    key: str = field(repr=False)  # PEM
+    algorithm: str  # es256 | es384 | es512 | ps256 | ed25519
+    name: str  # whom the certificate names
+    local: bool  # made by talkswap on this machine
+
+
+def config_folder() -> Path:
+    """The user's own settings: ``$XDG_CONFIG_HOME/talkswap``, or below ``~/.config``."""
+    chosen = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(chosen) if chosen else Path.home() / ".config") / "talkswap"
+
+
+def choose_signer(cert: Path | None, key: Path | None) -> Signer:
+    """The signer of these files, else of the two environment variables, else the local one.
+
+    Raises:
+        UsageError: only one of the two is named, or they cannot sign together.
+        InputMissingError: a file is not there.
+        OutputUnwritableError: a local certificate cannot be kept.
+    """
+    named = [cert, key]
+    if cert is None and key is None:
+        named = [Path(v) if (v := os.environ.get(name)) else None for name in (CERT_VARIABLE, KEY_VARIABLE)]
+    if named[0] is not None and named[1] is not None:
+        return load_signer(named[0], named[1])
+    if named[0] is not None or named[1] is not None:
+        raise UsageError(
+            "a certificate and its key only sign together",
+            f"give both --sign-cert and --sign-key, or set {CERT_VARIABLE} and {KEY_VARIABLE}",
+        )
+    return local_signer()
+
+
+def load_signer(cert: Path, key: Path) -> Signer:
+    """The signer of a PEM chain and a PEM key.
+
+    Raises:
+        InputMissingError: a file is not there or cannot be read.
+        UsageError: one is not PEM, the key is locked, of a kind that C2PA does not know, or of another certificate.
+    """
+    return _signer(_read(cert), _read(key), str(cert), str(key), local=False)
+
+
+def local_signer() -> Signer:
+    """The certificate of this user on this machine; made where there is none, or where it is about to end.
+
+    Raises:
+        UsageError: the file is damaged.
+        OutputUnwritableError: the user's settings cannot be written.
+    """
+    place = config_folder() / "signing" / "local.pem"
+    if not place.exists():
+        _keep(place, _made(), replace=False)
+    known = _known(place)
+    if _ends(known) < _now() + datetime.timedelta(days=_FRESH_DAYS):
+        _keep(place, _made(), replace=True)
+        known = _known(place)
+    return known
+
+
+def _known(place: Path) -> Signer:
+    text = _read(place)
+    return _signer(text, text, str(place), str(place), local=True)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputMissingError(f"{path} does not exist", "check the path") from error
+    except OSError as error:
+        raise InputMissingError(f"{path} cannot be read ({error.strerror})", "check the path and its rights") from error
+
+
+def _signer(chain: bytes, key: bytes, chain_name: str, key_name: str, local: bool) -> Signer:
+    damaged = "remove it: a new one is made" if local else "give the PEM file that the authority sent"
+    try:
+        certificates = x509.load_pem_x509_certificates(chain)
+    except ValueError as error:
+        raise UsageError(f"{chain_name} holds no PEM certificate", damaged) from error
+    try:
+        private = serialization.load_pem_private_key(_key_part(key), None)
+    except TypeError as error:
+        raise UsageError(f"{key_name} is locked with a password", "give the key without one") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"{key_name} holds no PEM key", damaged if local else "give the certificate's key") from error
+    if private.public_key() != certificates[0].public_key():
+        raise UsageError(f"{key_name} is not the key of the first certificate in {chain_name}", damaged)
+    common = certificates[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return Signer(
+        "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in certificates),
+        _pem(private).decode(),
+        algorithm_of(private, key_name),
+        str(common[0].value) if common else certificates[0].subject.rfc4514_string(),
+        local,
+    )
+
+
+def algorithm_of(key: PrivateKeyTypes, name: str) -> str:
+    """C2PA's name of the signature that a key makes.
+
+    Raises:
+        UsageError: C2PA knows none for it.
+    """
+    if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES:
+        return _CURVES[key.curve.name]
+    if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= 2048:
+        return "ps256"
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return "ed25519"
+    raise UsageError(f"{name} holds a kind of key that C2PA does not know", "take ES256, PS256 or Ed25519")
+
+
+def _key_part(data: bytes) -> bytes:
+    """A file that holds certificates and a key, from the key on."""
+    start = data.find(b"-----BEGIN ")
+    while start >= 0 and b"PRIVATE KEY" not in data[start : data.find(b"\n", start) % (len(data) + 1)]:
+        start = data.find(b"-----BEGIN ", start + 1)
+    return data[max(start, 0) :]
+
+
+def _pem(key: PrivateKeyTypes) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _ends(signer: Signer) -> datetime.datetime:
+    return x509.load_pem_x509_certificate(signer.chain.encode()).not_valid_after_utc
+
+
+def _usage(**wanted: bool) -> x509.KeyUsage:
+    names = (
+        "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+        "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
+    )  # fmt: skip
+    return x509.KeyUsage(**{name: wanted.get(name, False) for name in names})
+
+
+def _made() -> bytes:
+    """A new chain and its key as C2PA's certificate profile asks: an authority that is forgotten at once, and a
+    signer below it for the purpose that every validator knows."""
+    authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    issuer, subject = _name(f"{LOCAL_NAME}: authority"), _name(LOCAL_NAME)
+    begin, end = _now() - datetime.timedelta(days=1), _now() + datetime.timedelta(days=365 * _YEARS)
+
+    def builder(name: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        plain = x509.CertificateBuilder().subject_name(name).issuer_name(issuer).public_key(public)
+        dated = plain.serial_number(x509.random_serial_number()).not_valid_before(begin).not_valid_after(end)
+        return dated.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False)
+
+    authority = (
+        builder(issuer, authority_key.public_key())
+        .add_extension(x509.BasicConstraints(True, 0), True)
+        .add_extension(_usage(key_cert_sign=True, crl_sign=True), True)
+        .sign(authority_key, hashes.SHA256())
+    )
+    signer = (
+        builder(subject, key.public_key())
+        .add_extension(x509.BasicConstraints(False, None), True)
+        .add_extension(_usage(digital_signature=True), True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), False)
+        .sign(authority_key, hashes.SHA256())
+    )
+    return b"".join([*(one.public_bytes(serialization.Encoding.PEM) for one in (signer, authority)), _pem(key)])
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name(
+        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "talkswap"), x509.NameAttribute(NameOID.COMMON_NAME, common)]
+    )
+
+
+def _keep(place: Path, content: bytes, replace: bool) -> None:
+    """Write a file that only the user reads, whole or not at all; whoever comes second keeps what is there."""
+    try:
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".local-", dir=place.parent)  # mode 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            if replace:
+                os.replace(name, place)
+            else:
+                _link(Path(name), place)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputUnwritableError(
+            f"the local certificate cannot be kept in {place.parent} ({error.strerror})",
+            "set XDG_CONFIG_HOME to a folder that can be written, or give --sign-cert and --sign-key",
+        ) from error
+
+
+def _link(made: Path, place: Path) -> None:
+    try:
+        os.link(made, place)
+    except FileExistsError:
+        return  # another render was faster
+    except OSError:  # a disk without links: whichever comes last stays, and each is whole
+        os.replace(made, place)

@@ -1,0 +1,213 @@
+"""All marks of one render: chosen before its first frame, written into the finished file, and read back from it.
+
+A mark that was promised and cannot be read back is an error; the invisible one, which small faces and short clips may
+not carry, is reported as read or not.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import talkswap
+from talkswap.errors import OutputCheckError, OutputExistsError, OutputUnwritableError
+from talkswap.provenance.certificate import Signer, choose_signer
+from talkswap.provenance.code import Message
+from talkswap.provenance.tags import BOXED, SOURCE_TYPE, add_xmp, comment, container_tags, read_plain
+from talkswap.provenance.watermark import Watermark
+from talkswap.types import AlignedFace, FloatArray, RenderPlan, UInt8Image
+
+LAW = (
+    "no marks were written (--no-provenance): Article 50 of the EU AI Act asks that synthetic video be marked in a "
+    "machine-readable way, and that whoever shows a deep fake says so"
+)
+LEAST_FACE = 96.0  # px of the face's square in the picture; smaller ones may lose the invisible mark
+CHECKED_FRAMES = 48  # whose place is kept to look for the invisible mark in the finished file
+
+
+@dataclass
+class Places:
+    """Where faces were marked: what a finished file is looked at for, and what the report says."""
+
+    frames: int = 0
+    small: int = 0
+    affines: dict[int, FloatArray] = field(default_factory=dict)  # output index -> 2 3, picture px -> crop px
+
+    def add(self, index: int, affine: FloatArray, crop_side: int) -> None:
+        """Count one marked face; ``affine`` leads to a crop of ``crop_side`` px."""
+        self.frames += 1
+        self.small += crop_side / float(np.hypot(affine[0, 0], affine[1, 0])) < LEAST_FACE
+        if len(self.affines) < CHECKED_FRAMES:
+            self.affines.setdefault(index, affine)
+
+
+class Stamp:
+    """The marks of one render.
+
+    Args:
+        plan: what is rendered.
+        ingredients: everything that decides the frames; its hash names the render.
+        plan_hash: that hash, 64 hex digits.
+        tell: takes a line for the user.
+
+    Raises:
+        UsageError, InputMissingError, OutputUnwritableError: the signer, see :func:`choose_signer`.
+        OutputExistsError: a sidecar lies where this render's would, and may not be overwritten.
+    """
+
+    def __init__(
+        self, plan: RenderPlan, ingredients: dict[str, Any], plan_hash: str, tell: Callable[[str], None]
+    ) -> None:
+        self.plan, self.plan_hash = plan, plan_hash
+        self.weights = dict(ingredients.get("weights", {}))
+        self.synthetic = plan.swap or plan.sync
+        self.wanted = plan.provenance and self.synthetic
+        self.places = Places()
+        self.signer: Signer | None = None
+        self.watermark: Watermark | None = None
+        self.warnings: list[str] = []
+        self._layers: dict[str, Any] = {}
+        self._sidecar: bytes | None = None
+        if self.wanted:
+            self._prepare(tell)
+        elif self.synthetic:
+            self.warnings.append(LAW)
+
+    def _prepare(self, tell: Callable[[str], None]) -> None:
+        from talkswap.provenance.manifest import check_signer, sidecar_of
+
+        self.signer = choose_signer(self.plan.sign_cert, self.plan.sign_key)
+        check_signer(self.signer)
+        if self.signer.local:
+            tell("signed with a certificate made on this machine: validators will call it untrusted")
+        beside = sidecar_of(self.plan.output)
+        if not self._boxed and beside.exists() and not self.plan.overwrite:
+            raise OutputExistsError(f"{beside} already exists", "choose another name, or allow it with --overwrite")
+        self.watermark = Watermark(Message(int(self.plan_hash[:8], 16)))
+
+    @property
+    def _boxed(self) -> bool:
+        return self.plan.output.suffix.lower() in BOXED
+
+    @property
+    def tags(self) -> dict[str, str | None]:
+        """Container tags to write; None leaves one as the target has it."""
+        return dict(container_tags(self.plan.output.suffix.lower())) if self.wanted else {"comment": None}
+
+    def mark(self, crop: UInt8Image, mask: FloatArray, face: AlignedFace) -> UInt8Image:
+        """A system's answer (S S 3) with the invisible mark; as it is where none is wanted."""
+        if self.watermark is None:
+            return crop
+        self.places.add(face.index, face.affine, crop.shape[0])
+        return self.watermark(crop, mask, face.crop)
+
+    def __call__(self, finished: Path) -> None:
+        """Mark a finished file that is not in its place yet.
+
+        Raises:
+            OutputCheckError: a mark cannot be written, or not be read back.
+        """
+        if not self.wanted or self.signer is None:
+            return
+        from talkswap.provenance.manifest import Claim, read_manifest, sign
+
+        if self._boxed:
+            add_xmp(finished)
+        plan = self.plan
+        photos = [plan.source, *plan.more_sources, *(photo for _, photo in plan.map)] if plan.swap else []
+        voices = [plan.audio, *(voice for _, voice in plan.voices)]
+        parts = [("photo", p) for p in photos if p is not None] + [("voice", v) for v in voices if v is not None]
+        facts = {
+            "tool": f"talkswap {talkswap.__version__}",
+            "plan_sha256": self.plan_hash,
+            "weights_sha256": self.weights,
+            "watermark_id": self.watermark.message.text if self.watermark else None,
+        }
+        claim = Claim(plan.output.name, plan.target, tuple(dict.fromkeys(parts)), facts)
+        self._sidecar = sign(finished, claim, self.signer, plan.timestamp_url)
+        plain = read_plain(finished)
+        if plain.comment != comment() or plain.source_type != SOURCE_TYPE:
+            raise OutputCheckError("the finished file's plain marks cannot be read back", "this is a fault of talkswap")
+        read = read_manifest(finished, self._sidecar)
+        if read is None or not read.intact or SOURCE_TYPE not in read.source_types:
+            codes = ", ".join(read.failures) if read else "none found"
+            raise OutputCheckError(
+                f"the finished file's C2PA manifest does not hold ({codes})", "try without an odd target"
+            )
+        self._layers["tag"] = plain.comment
+        self._layers["xmp" if self._boxed else "source_type_tag"] = plain.source_type
+        self._layers["c2pa"] = {
+            "embedded": self._sidecar is None,
+            "state": read.state,
+            "certificate": "local, untrusted" if self.signer.local else ("trusted" if read.trusted else "untrusted"),
+            "signer": self.signer.name,
+            "timestamp_url": plan.timestamp_url,
+        }
+        self._layers["watermark"] = self._look(finished)
+
+    def _look(self, finished: Path) -> dict[str, Any] | None:
+        """Whether the invisible mark is in the finished file, at the places where it was made."""
+        from talkswap.provenance.video import read_at
+
+        if self.watermark is None:
+            return None
+        found = read_at(finished, self.places.affines)
+        known = found.message == self.watermark.message if found else None
+        if self.places.frames and found is not None and not known:
+            self.warnings.append("the invisible mark cannot be read back from the finished clip; the others can")
+        if self.places.small:
+            self.warnings.append(
+                f"in {self.places.small} frames the face is smaller than {LEAST_FACE:.0f} px: the invisible mark "
+                "may not survive there"
+            )
+        return {
+            "id": self.watermark.message.text,
+            "frames": self.places.frames,
+            "small_frames": self.places.small,
+            "read_back": known,
+            "bits_right": None if found is None else found.agreement,
+            "bits": len(self.watermark.signs),
+        }
+
+    def finish(self) -> dict[str, Any]:
+        """Write the sidecar, when the clip is in its place, and say what was written.
+
+        Raises:
+            OutputUnwritableError: the sidecar cannot be written.
+        """
+        if not self.wanted:
+            why = "--no-provenance" if self.synthetic else "nothing in the picture was changed"
+            return {"written": [], "reason": why}
+        if self._sidecar is not None:
+            from talkswap.provenance.manifest import sidecar_of
+
+            beside = sidecar_of(self.plan.output)
+            _write(beside, self._sidecar)
+            self.warnings.append(
+                f"{self.plan.output.suffix} files cannot hold a C2PA manifest: it is in {beside.name}, keep it beside"
+            )
+            self._layers["c2pa"]["sidecar"] = str(beside)
+        return {"written": list(self._layers), **self._layers}
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        handle, name = tempfile.mkstemp(prefix=".talkswap-", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(name, 0o666 & ~umask)  # mkstemp keeps it from everybody else
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OutputUnwritableError(f"{path} cannot be written ({error.strerror})", "check the folder") from error
