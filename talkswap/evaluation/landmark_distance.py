@@ -6,6 +6,10 @@ SwapTalk aligns faces as FFHQ does and takes the mouth's points; its tables call
 points of the lips, each face's mouth brought to a common middle first, so that the figure tells shape and not place.
 **LMD** is over all 68 points as they lie in the crop.  Both are px of the paper's 320 px crop: the crop is cut by the
 truth's landmarks, so faces of every size in the picture count alike, and crops of another size are scaled.
+
+The papers state neither scale nor centring, so figures of ours and of theirs tell the order of methods, not a distance
+between papers.  WavSyncSwap's table 1 has both columns; the row that SwapTalk's table I takes from it (3.161) is that
+paper's LMD, although SwapTalk's own text speaks of the mouth.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ LMD = Metric(
     unit="px",
     about="Distance of 68 landmarks from the truth's in the aligned 320 px crop",
     needs_truth=True,
+    paper="WavSyncSwap table 1",
 )
 LMD_MOUTH = Metric(
     key="lmd_m",
@@ -34,7 +39,7 @@ LMD_MOUTH = Metric(
     unit="px",
     about="Distance of the mouth's 20 landmarks from the truth's in the aligned 320 px crop, mouths centred",
     needs_truth=True,
-    paper="SwapTalk tables I, III and V, there called LMD",
+    paper="SwapTalk tables I, III and V, there called LMD; WavSyncSwap table 1",
 )
 
 MOUTH_OF_68 = MESH_OF_68[48:]  # outer lips, then inner
