@@ -411,7 +411,7 @@ class Run:
         settings = tuple(SettingResult(s, tuple(self._row(s, m) for m in self.methods)) for s in plan.settings)
         facts = provenance(
             command, self.chosen, self.pairs, plan.pairs, possible, plan.seed, self.troubles, weight_hashes(self.preset),
-            options_of(plan, self.preset), notes_of(plan, len(self.pairs), self.judges, self.chosen),
+            options_of(plan, self.preset), notes_of(plan, self.drawn, self.judges, self.chosen),
         )  # fmt: skip
         seconds = sum(sum(p.timings.values()) for s in settings for m in s.methods for p in m.pairs)
         rows = tuple(row for row in table.published if row.setting in ("", *plan.settings))
@@ -463,11 +463,14 @@ def options_of(plan: EvaluationPlan, preset: PresetFolder) -> dict[str, str]:
     }  # fmt: skip
 
 
-def notes_of(plan: EvaluationPlan, count: int, judges: Judges, chosen: EvaluationSet) -> tuple[str, ...]:
+def notes_of(plan: EvaluationPlan, drawn: Sequence[Pair], judges: Judges, chosen: EvaluationSet) -> tuple[str, ...]:
     """What a reader must know before the figures."""
     notes = []
-    if count < plan.pairs:
-        notes.append(fewer(count, plan, chosen))
+    if len(drawn) < plan.pairs:
+        notes.append(fewer(len(drawn), plan, chosen))
+    if 0 < plan.limit < len(drawn):
+        notes.append(f"only the first {plan.limit} of the {len(drawn)} pairs that were drawn")
+    notes.append(f"ID Retrieve chooses among {len({pair.source_name for pair in drawn})} sources")
     if plan.split != "val":
         notes.append(f"Clips are of split {plan.split}: that nothing was trained on them is the user's word")
     notes += [f"{judge.name}: {judge.note}" for judge in judges.named() if judge.note]

@@ -136,7 +136,9 @@ def _cascade(key: str) -> Method:
 
     def lacking(setup: Setup) -> str:
         parts = missing_parts(key)
-        return f"part {', '.join(parts)} is missing" if parts else ""
+        if len(parts) < 2:
+            return f"part {parts[0]} is missing" if parts else ""
+        return f"parts {', '.join(parts[:-1])} and {parts[-1]} are missing"
 
     def make(task: Task, setup: Setup) -> Made:
         return run_plan(replace(plan_of(task, setup, swap=swaps), system=key))
