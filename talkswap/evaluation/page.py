@@ -31,6 +31,7 @@ from talkswap.evaluation.tables import (
     duration,
     failures,
     figure,
+    method_weights,
     pair_name,
     published_table,
     result_tables,
@@ -320,28 +321,27 @@ def _provenance(evaluation: Evaluation) -> Iterator[str]:
         "Commit": facts.commit or "not run from a checkout",
     }
     yield _facts("What was run", plainly)
-    for caption, listed in (
-        ("Options", facts.options), ("Versions", facts.versions), ("Machine", facts.machine),
-        ("Weights, sha256", facts.weights),
-    ):  # fmt: skip
+    for caption, listed in (("Options", facts.options), ("Versions", facts.versions), ("Machine", facts.machine)):
         yield _facts(caption, listed)
-    for setting in evaluation.settings:
-        for method in setting.methods:
-            yield _facts(f"Weights of {method.label}, sha256", method.weights)
     refused = {clip.name: clip.reason for clip in facts.refused}
-    yield _facts(f"Could not be had: {len(refused)} clips", refused)
+    yield _facts(f"Clips that could not be had: {len(refused)}", refused)
     clips = "\n".join(
         f'<tr><th scope="row">{plain(clip.name)}</th><td>{plain(clip.speaker)}</td><td>{clip.frames}</td>'
         f'<td>{clip.seconds:.2f}</td><td class="words">{plain_hashes(clip.files)}</td></tr>'
         for clip in facts.clips
     )
     pairs = "".join(f"<li>{plain(source)} → {plain(target)}</li>" for source, target in facts.pairs)
+    weights = _facts("Weights, sha256", facts.weights)
+    for label, listed in method_weights(evaluation).items():
+        weights += _facts(f"Only in {label}, sha256", listed)
+    if weights:
+        yield f"<details><summary>Weights</summary>{weights}</details>\n"
     yield (
-        f"<details><summary>{len(facts.clips)} clips</summary>"
+        f"<details><summary>Clips: {len(facts.clips)}</summary>"
         '<div class="wide" tabindex="0" role="region" aria-label="Clips"><table><thead><tr>'
         '<th scope="col">Clip</th><th scope="col">Speaker</th><th scope="col">Frames</th><th scope="col">Seconds</th>'
         f'<th scope="col">Files, sha256</th></tr></thead>\n<tbody>\n{clips}\n</tbody></table></div></details>\n'
-        f"<details><summary>{len(facts.pairs)} pairs (source → target)</summary><ol>{pairs}</ol></details></section>\n"
+        f"<details><summary>Pairs, source → target: {len(facts.pairs)}</summary><ol>{pairs}</ol></details></section>\n"
     )
 
 

@@ -17,6 +17,7 @@ from talkswap.evaluation.tables import (
     Table,
     duration,
     failures,
+    method_weights,
     published_table,
     result_tables,
     timing_table,
@@ -106,6 +107,10 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
         ("option", facts.options), ("version", facts.versions), ("machine", facts.machine), ("weights", facts.weights),
     ):  # fmt: skip
         yield from (f"- {name} {markdown(key)}: {markdown(value)}" for key, value in listed.items())
+    for label, listed in method_weights(evaluation).items():
+        yield from (
+            f"- weights of {markdown(label)}, {markdown(key)}: {markdown(value)}" for key, value in listed.items()
+        )
     yield from (f"- could not be had: {markdown(clip.name)}: {markdown(clip.reason)}" for clip in facts.refused)
     yield f"- pairs: {', '.join(f'{markdown(source)} → {markdown(target)}' for source, target in facts.pairs)}"
 

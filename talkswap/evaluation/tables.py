@@ -122,7 +122,7 @@ def published_table(evaluation: Evaluation, setting: str) -> Table | None:
     head = [Heading("Method"), *[Heading(name.replace("_", " ")) for name in names]]
     head += [_heading(known[key], judged=False) if key in known else Heading(key) for key in keys]
     cells = [
-        tuple([Cell(row.choices.get(name, NOTHING)) for name in names] + [_published(row, key) for key in keys])
+        tuple([Cell(row.choices.get(name, NOTHING)) for name in names] + [_published(row, key, rows) for key in keys])
         for row in rows
     ]
     tables = dict.fromkeys(f"{row.paper} table {row.table}" for row in rows)
@@ -161,6 +161,18 @@ def failures(evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
     )
 
 
+def method_weights(evaluation: Evaluation) -> dict[str, dict[str, str]]:
+    """Weights by method, as far as they are not those of the whole evaluation; methods without any are left out."""
+    common = evaluation.provenance.weights
+    found: dict[str, dict[str, str]] = {}
+    for setting in evaluation.settings:
+        for method in setting.methods:
+            own = {name: value for name, value in method.weights.items() if common.get(name) != value}
+            if own:
+                found.setdefault(method.label, {}).update(own)
+    return found
+
+
 def _rows(
     methods: Sequence[MethodResult], published: Sequence[PublishedRow], columns: Sequence[Column]
 ) -> tuple[Row, ...]:
@@ -178,22 +190,28 @@ def _rows(
                 Row(method.label, "truth" if method.key == GROUND_TRUTH else "ours", (*choices, *cells), method.about)
             )
         for row in [row for row in waiting if row.key == method.key]:
-            rows.append(_paper_row(row, names, columns))
+            rows.append(_paper_row(row, names, columns, published))
             waiting.remove(row)
-    rows += [_paper_row(row, names, columns) for row in waiting]
+    rows += [_paper_row(row, names, columns, published) for row in waiting]
     return tuple(row for row in rows if row.kind != "paper" or any(cell.text != NOTHING for cell in row.cells))
 
 
-def _paper_row(row: PublishedRow, names: Sequence[str], columns: Sequence[Column]) -> Row:
+def _paper_row(
+    row: PublishedRow, names: Sequence[str], columns: Sequence[Column], published: Sequence[PublishedRow]
+) -> Row:
     cells = [Cell(row.choices.get(name, NOTHING)) for name in names]
-    cells += [_published(row, column.metric.key) for column in columns]
+    cells += [_published(row, column.metric.key, published) for column in columns]
     if all(cell.text == NOTHING for cell in cells[len(names) :]):
         cells = [Cell(NOTHING)]  # nothing of this row can stand beside ours: it is left out
     return Row(f"{row.label}, in the {row.paper} paper", "paper", tuple(cells), row.note)
 
 
-def _published(row: PublishedRow, key: str) -> Cell:
-    return Cell(f"{row.values[key]:g}" if key in row.values else NOTHING)
+def _published(row: PublishedRow, key: str, published: Sequence[PublishedRow]) -> Cell:
+    """A paper's figure with as many digits as its column has there: 0.89 stands as 0.890 beside 0.904."""
+    if key not in row.values:
+        return Cell(NOTHING)
+    digits = max(len(f"{other.values[key]:g}".partition(".")[2]) for other in published if key in other.values)
+    return Cell(f"{row.values[key]:.{digits}f}")
 
 
 def _cell(method: MethodResult, column: Column, best: bool) -> Cell:
@@ -219,7 +237,8 @@ def _best(methods: Sequence[MethodResult], columns: Sequence[Column]) -> set[tup
         if better == "neither" or len(values) < 2:
             continue
         top = max(values.values()) if better == "higher" else min(values.values())
-        found |= {(name, key) for name, value in values.items() if value == top}
+        # what reads the same is equally good
+        found |= {(name, key) for name, value in values.items() if figure(value) == figure(top)}
     return found
 
 

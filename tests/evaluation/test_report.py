@@ -75,6 +75,15 @@ def test_the_papers_row_stands_under_ours(evaluation_folder: Sample) -> None:
     assert published_table(evaluation, "cross") is None
 
 
+def test_published_figures_keep_their_columns_digits(evaluation_folder: Sample) -> None:
+    evaluation = evaluation_folder[1]
+    first = evaluation.published[0]
+    rows = (first, replace(first, key="wav2lip", label="Wav2Lip", values={"ssim": 0.89, "fid": 11.0}))
+    whole = published_table(replace(evaluation, published=rows), "self")
+    assert whole is not None
+    assert [cell.text for cell in whole.rows[1].cells] == ["0.890", "–", "11.0"]
+
+
 def test_best_is_marked_by_the_metrics_side_and_the_truth_does_not_compete(evaluation_folder: Sample) -> None:
     evaluation = evaluation_folder[1]
     for table in result_tables(evaluation, evaluation.settings[0]):
@@ -84,10 +93,13 @@ def test_best_is_marked_by_the_metrics_side_and_the_truth_does_not_compete(evalu
 
 def test_equal_values_are_best_together_and_a_side_is_needed() -> None:
     columns = tuple(Column(Metric(key, key, better)) for key, better in (("a", "lower"), ("b", "neither")))
-    methods = tuple(MethodResult(name, name, figures={"a": Figure(1.0, 1), "b": Figure(2.0, 1)}) for name in "xy")
+    methods = tuple(
+        MethodResult(name, name, figures={"a": Figure(value, 1), "b": Figure(2.0, 1)})
+        for name, value in (("x", 1.0), ("y", 1.0001), ("z", 1.1))
+    )
     setting = SettingResult("self", methods)
     rows = result_tables(_evaluation(columns, setting), setting)[0].rows
-    assert [[cell.best for cell in row.cells] for row in rows] == [[True, False], [True, False]]
+    assert [[cell.best for cell in row.cells] for row in rows] == [[True, False], [True, False], [False, False]]
 
 
 def test_what_did_not_run_says_why(evaluation_folder: Sample, page: str) -> None:
@@ -143,6 +155,22 @@ def test_provenance_is_complete(evaluation_folder: Sample, page: str) -> None:
         assert html.escape(part) in page, part
     for part in (facts.command, facts.commit, "1" * 64, "2.13.0", "dan", "ann → "):
         assert part in build_markdown(evaluation_folder[1]), part
+
+
+def test_weights_of_a_method_are_named_once_and_only_where_they_are_its_own(evaluation_folder: Sample) -> None:
+    folder, evaluation = evaluation_folder
+    settings = tuple(
+        replace(
+            s,
+            methods=tuple(
+                replace(m, weights={"vqgan.safetensors": "1" * 64, "own.onnx": "2" * 64}) for m in s.methods[1:2]
+            ),
+        )
+        for s in evaluation.settings
+    )
+    other = replace(evaluation, settings=settings)
+    for text in (build_page(other, folder), build_markdown(other)):
+        assert text.count("1" * 64) == 1 and text.count("2" * 64) == 1
 
 
 def test_names_are_text_and_never_markup(evaluation_folder: Sample, page: str) -> None:
