@@ -20,6 +20,7 @@ from talkswap.evaluation.methods import Setup
 from talkswap.evaluation.observe import Observation, look, matched_truth, observe_result, observe_truth, sound_of
 from talkswap.evaluation.results import Column
 from talkswap.faces.analyze import FaceAnalyser, load_analyser
+from talkswap.media.probe import probe
 from talkswap.types import Voice
 from talkswap.voice.load import load_voice
 
@@ -59,12 +60,14 @@ def score_clip(plan: ClipPlan) -> ClipScore:
         NoSourceFaceError, NoTargetFaceError: nobody is seen in the photo, in the target, or in the result.
         WeightsMissingError, WeightsCorruptError: of the analyser or of a judge.
     """
+    for path in (plan.result, plan.target):
+        probe(path)  # the cheap checks come first
     preset = find_preset(plan.setup.preset, plan.setup.weights)
     analyser = load_analyser(preset.analyser, preset)
     photo = None
     if plan.source is not None:
         photo = open_photo(plan.source.name, plan.source.stem, plan.source, analyser, plan.size)
-    heard = sound_of(plan.result)  # before anything slow
+    heard = sound_of(plan.result)
     if not len(heard.samples):
         raise NoAudioError(f"{plan.result} has no sound", "the metrics of lip-sync need it")
     with tempfile.TemporaryDirectory(prefix="talkswap-eval-") as place:
