@@ -56,6 +56,7 @@ class Codec:
     formats: dict[str, str]  # pixel formats it can write, the default first -> its own names for them
     presets: tuple[str, ...] = PRESETS
     preset: str = "veryfast"  # the default
+    full_range: bool = True  # whether it can say that its pictures use the full range
 
 
 def _x264(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
@@ -99,7 +100,7 @@ def _prores(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
 
 
 def _lossless(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
-    return {"level": "3", "slices": "4"}  # one effort only
+    return {"level": "3"}  # one effort only; how many slices fit an odd size, FFmpeg knows best
 
 
 def _same(*formats: str) -> dict[str, str]:
@@ -118,7 +119,7 @@ CODECS = {
     "libsvtav1": Codec(_OPEN_FAMILY, 24, 63, False, _svt_av1, _same("yuv420p", "yuv420p10le")),
     "prores_ks": Codec(
         frozenset({".mov", ".mkv"}), None, 0, True, _prores, _same("yuv422p10le", "yuv444p10le"),
-        (AUTO, *PRORES_PROFILES), AUTO,
+        (AUTO, *PRORES_PROFILES), AUTO, False,
     ),
     "h264_nvenc": Codec(_MP4_FAMILY, 19, 51, False, _nvenc, _same("yuv420p", "yuv444p")),
     "hevc_nvenc": Codec(

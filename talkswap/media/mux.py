@@ -20,6 +20,7 @@ from talkswap.errors import EncoderError, NoAudioError, OutputUnwritableError, U
 from talkswap.media.codecs import CONTAINERS
 from talkswap.media.containers import local_url, open_clip, video_stream
 from talkswap.media.index import FrameIndex
+from talkswap.media.probe import probe
 from talkswap.media.program import find_ffmpeg, run_ffmpeg
 from talkswap.media.staging import check_output, staging_folder
 from talkswap.media.streams import COPY, MIXES, Besides, Track, chapter_file, lost_tags, survey
@@ -253,6 +254,10 @@ def _command(
     if ending in (".mp4", ".mov"):
         details += ["-movflags", "+faststart", "-video_track_timescale", str(_timescale(video))]
         details += ["-tag:v:0", "hvc1"] if _codec_of(video) == "hevc" else []  # Apple's players take no other name
+    if video.suffix == ".mkv" and (info := probe(target)).sample_aspect_ratio != 1:
+        # PyAV leaves the shape of pixels out of Matroska.
+        shape = info.sample_aspect_ratio * info.width / info.height
+        details += ["-aspect:v:0", f"{shape.numerator}:{shape.denominator}"]
     if besides.chapters:
         chapters = finished.with_name("chapters.txt")
         chapters.write_text(chapter_file(besides.chapters), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +25,7 @@ from talkswap.media.codecs import (
     is_deep,
     pixel_format_for,
 )
-from talkswap.media.colour import PixelConverter, tagged_matrix
+from talkswap.media.colour import LIMITED_RANGE, PixelConverter, tagged_matrix
 from talkswap.media.containers import local_url, output_error
 from talkswap.media.index import nominal_ticks
 from talkswap.media.priority import ordinary_priority
@@ -56,6 +57,9 @@ class VideoWriter:
 
     def __init__(self, path: Path, info: ClipInfo, settings: EncoderSettings, duration: Fraction | None = None) -> None:
         self.path = Path(path)
+        if not codec_named(settings.encoder).full_range:
+            # Nobody would know that these pictures are full: their levels are written limited.
+            info = replace(info, colour=replace(info.colour, range=LIMITED_RANGE))
         self.info = info
         self.frames = 0
         self.pixel_format = pixel_format_for(settings, info.width, info.height, info.bits)
