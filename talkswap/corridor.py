@@ -207,7 +207,9 @@ class Corridor:
 
     def _lay(self, frame: Frame, cut: Cut) -> None:
         """One answer into the frame."""
-        if cut.crop is None:
+        if cut.crop is None:  # before the frame with which the work goes on
+            if self.stamp is not None:
+                self.stamp.remember(cut.face)
             return
         mask: FloatArray = self.ready.system.mask(cut.face)
         crop = cut.crop if self.stamp is None else self.stamp.mark(cut.crop, mask, cut.face)

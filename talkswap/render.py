@@ -26,8 +26,8 @@ from talkswap.media.writer import VideoWriter
 from talkswap.people import face_width
 from talkswap.pipeline import Stopwatch, closing_source
 from talkswap.plan import deciding, plan_to_json
-from talkswap.preparation import Prepared, Report, encoder_settings, output_sound, prepare
-from talkswap.provenance.stamp import Stamp
+from talkswap.preparation import Prepared, Report, encoder_settings, once_heard, output_sound, prepare
+from talkswap.provenance.stamp import Places, Stamp
 from talkswap.segments import Span, WorkFolder, cut_spans, digest, finished_frames, unfinished_work
 from talkswap.types import ProgressEvent, RenderPlan, RenderReport
 
@@ -59,7 +59,7 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
     stopwatch = Stopwatch()
     with WorkFolder(plan.output, plan.overwrite, lambda line: tell(ProgressEvent("prepare", 0, 0, line))) as folder:
         with stopwatch.measure("prepare"):
-            ready = prepare(plan, tell)
+            ready = once_heard(prepare(plan, tell))
             ingredients = deciding_all(ready)
             size = folder.begin(ingredients, plan.batch_size or batch_size(ready.device, ready.info), plan.fresh)
         between = picture_ending(encoder_settings(plan).encoder)
@@ -70,6 +70,7 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
         before = list(folder.finished)
         if first == len(ready.timeline):
             corridor.tally = Tally(**before[-1]["tally"])
+            stamp.places = Places.from_json(before[-1]["places"])
         else:
             corridor.tally.similarities += [one for facts in before for one in facts["similarities"]]
             corridor.tally.warnings += before[-1]["warnings"] if before else []
@@ -158,6 +159,7 @@ def _make_segments(corridor: Corridor, folder: WorkFolder, spans: list[Span], te
                     "similarities": similarities,
                     "warnings": list(corridor.tally.warnings),
                     "tally": dataclasses.asdict(corridor.tally) if complete else None,
+                    "places": corridor.stamp.places.to_json() if complete and corridor.stamp is not None else None,
                 },
             )
             began, before = now, timings

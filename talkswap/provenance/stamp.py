@@ -46,6 +46,17 @@ class Places:
         if len(self.affines) < CHECKED_FRAMES:
             self.affines.setdefault(index, affine)
 
+    def to_json(self) -> dict[str, Any]:
+        """For a render that is interrupted before its last pass."""
+        affines = {str(index): np.asarray(affine, np.float64).tolist() for index, affine in self.affines.items()}
+        return {"frames": self.frames, "small": self.small, "affines": affines}
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Places:
+        """What :meth:`to_json` wrote."""
+        affines = {int(index): np.asarray(affine, np.float32) for index, affine in record["affines"].items()}
+        return cls(record["frames"], record["small"], affines)
+
 
 class Stamp:
     """The marks of one render.
@@ -104,8 +115,13 @@ class Stamp:
         """A system's answer (S S 3) with the invisible mark; as it is where none is wanted."""
         if self.watermark is None:
             return crop
-        self.places.add(face.index, face.affine, crop.shape[0])
+        self.remember(face)
         return self.watermark(crop, mask, face.crop)
+
+    def remember(self, face: AlignedFace) -> None:
+        """Note where a mark is, also one that an interrupted run has made."""
+        if self.watermark is not None:
+            self.places.add(face.index, face.affine, face.crop.shape[0])
 
     def __call__(self, finished: Path) -> None:
         """Mark a finished file that is not in its place yet.
