@@ -170,7 +170,7 @@ def observe_result(
     """Look at a finished clip, cut by the truth's squares.
 
     A result as long as the truth is compared frame by frame; of any other each frame goes with the truth's nearest in
-    time, and what lies more than a frame beyond the truth's end is left out.
+    time, and what lies beyond the truth's end is left out.
 
     Args:
         folder: for the file of crops, which is replaced; the caller removes it.
@@ -224,7 +224,7 @@ def matching_rows(times: NDArray[np.float64], truth: NDArray[np.float64]) -> NDA
     if len(times) == len(truth):
         return np.arange(len(times))
     step = float(np.median(np.diff(truth))) if len(truth) > 1 else 1.0
-    inside = times <= truth[-1] + step
+    inside = times < truth[-1] + step - 1e-6  # its last frame is shown for as long as the others
     edges = (truth[1:] + truth[:-1]) / 2
     return np.searchsorted(edges, times[inside]).astype(np.intp)
 
