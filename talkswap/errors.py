@@ -144,12 +144,6 @@ class PartialError(TalkswapError):
     exit_code = 21
 
 
-class PartialResultError(TalkswapError):
-    """Some of many pieces of work failed; what succeeded is written, and each failure is named."""
-
-    exit_code = 21
-
-
 class NoMarkError(TalkswapError):
     """`talkswap verify` found no mark of synthetic media in a file."""
 

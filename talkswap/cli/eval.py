@@ -13,7 +13,7 @@ import typer
 from talkswap.cli import eval_study
 from talkswap.cli.output import note, to_json
 from talkswap.cli.progress import choose_progress
-from talkswap.errors import PartialResultError
+from talkswap.errors import PartialError
 
 if TYPE_CHECKING:
     from talkswap.evaluation.judges import JudgeFiles
@@ -77,14 +77,14 @@ def _finish(found: Evaluation, out: Path) -> None:
     """Print the summary; leave with the code of partial work where a pair failed or a clip could not be had.
 
     Raises:
-        PartialResultError.
+        PartialError.
     """
     typer.echo(to_json(_summary(found, out)))
     failed = [(s.setting, m.label, pair) for s in found.settings for m in s.methods for pair in m.failed]
     if failed:
         setting, label, pair = failed[0]
         total = sum(len(m.pairs) for s in found.settings for m in s.methods)
-        raise PartialResultError(
+        raise PartialError(
             f"{len(failed)} of {total} results failed, first {label} on pair {pair.number + 1} ({setting}): {pair.error}",
             f"everything else is in {out / 'report.html'}; --resume tries the failed ones again",
         )

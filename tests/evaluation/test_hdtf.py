@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from talkswap.errors import NoTargetFaceError, OutputExistsError, PartialResultError, TrainingDataError, UsageError
+from talkswap.errors import NoTargetFaceError, OutputExistsError, PartialError, TrainingDataError, UsageError
 from talkswap.evaluation.hdtf import EvaluationPlan, evaluate
 from talkswap.evaluation.methods import METHODS, Made, Setup, Task, choose_methods
 from talkswap.evaluation.results import Evaluation, MethodResult, read_evaluation
@@ -163,7 +163,7 @@ def test_a_method_that_fails_on_one_pair_is_named_and_the_rest_is_done(
     arguments = ("eval", "hdtf", "--data", small_set, "--split", "all", "--out", tmp_path / "out", "--pairs", "2")
     arguments += ("--methods", "swaptalk", "--setting", "self", "--preset", "compact")
     said = command(*arguments)
-    assert said.code == PartialResultError.exit_code == 21
+    assert said.code == PartialError.exit_code == 21
     assert "failed: self, pair 2, SwapTalk: nobody is there" in said.err
     assert "error: 1 of 4 results failed, first SwapTalk on pair 2 (self): nobody is there" in said.err
     assert said.data["settings"]["self"]["swaptalk"]["failed"] == 1
