@@ -7,6 +7,7 @@ left out: speech stays where the pictures expect it.  :mod:`talkswap.media.mux` 
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -67,21 +68,23 @@ def shift_voice(voice: Voice, seconds: Fraction) -> Voice:
 
 @dataclass
 class _Collected:
-    """Resampled pieces in order, and how many samples were read, were bad, and came out."""
+    """Resampled samples in order, and how many samples were read, were bad, and came out."""
 
     hz: int
     start: Fraction  # seconds: the container's first time stamp
-    pieces: list[FloatArray] = field(default_factory=list)
-    length: int = 0  # samples collected at `hz`
+    samples: array[float] = field(default_factory=lambda: array("f"))  # one that grows: pieces would be held twice
     read: int = 0  # samples decoded, all channels
     bad: int = 0  # of these, not finite
     frames: int = 0
     failures: int = 0
 
+    @property
+    def length(self) -> int:
+        """Samples collected at :attr:`hz`."""
+        return len(self.samples)
+
     def append(self, samples: FloatArray) -> None:
-        if samples.size:
-            self.pieces.append(samples)
-            self.length += samples.size
+        self.samples.frombytes(samples.tobytes())
 
     def append_silence(self, count: int) -> None:
         self.append(np.zeros(count, np.float32))
@@ -292,11 +295,11 @@ def _finish(collected: _Collected, path: Path) -> FloatArray:
         raise NoAudioError(f"the audio stream of {path} has no samples", "give a file with at least a moment of sound")
     if collected.bad == collected.read:
         raise UnreadableMediaError(f"no sample in the sound of {path} is a number", hint)
-    samples = np.concatenate(collected.pieces)
-    collected.pieces.clear()
+    samples = np.frombuffer(collected.samples, np.float32)
     samples[~np.isfinite(samples)] = 0
     # Floats may be recorded beyond full scale: a few peaks are clipped, a whole track is turned down.
-    typical_peak = float(np.quantile(np.abs(samples), 0.999))
-    if typical_peak > 1:
-        samples /= typical_peak
+    if max(samples.max(), -samples.min()) > 1:
+        typical_peak = float(np.quantile(np.abs(samples), 0.999))
+        if typical_peak > 1:
+            samples /= typical_peak
     return np.clip(samples, -1, 1, out=samples)
