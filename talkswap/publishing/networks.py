@@ -54,6 +54,10 @@ NETWORKS = {
         NetworkKind(
             "identity", f"{_FACES}.identity", "IdentityNetwork", "IdentityConfig", "who a face is, as a vector", True
         ),
+        NetworkKind(
+            "occlusion", f"{_FACES}.occlusion", "OcclusionNetwork", "OcclusionConfig",
+            "what is in front of a face; without it a render paints over that", False,
+        ),
         NetworkKind("vqgan", f"{_SWAPTALK}.vqgan", "VQGAN", "VQGANConfig", "the latent space of faces", False),
         NetworkKind(
             "face_swap", f"{_SWAPTALK}.face_swap", "FaceSwap", "FaceSwapConfig", "gives the target the source's face", False
