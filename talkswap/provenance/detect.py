@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 
 from talkswap.provenance.code import CHECK_BITS, CODED_BITS, KNOWN_BITS, Message, decode, encode, read
 from talkswap.provenance.watermark import GRID, WatermarkConfig, blurred, carriers, cells_of, residual, window_box
@@ -85,10 +86,8 @@ def best_statements(total: FloatArray, config: WatermarkConfig, search: SearchCo
     for zoom in search.zooms:
         for turn in search.turns:
             matrix = cv2.getRotationMatrix2D((middle, middle), turn, zoom)
-            moved = [
-                seen(field, matrix, across, down)[box].ravel() for across in search.shifts for down in search.shifts
-            ]
-            for soft in np.stack(moved) @ patterns.T / noise:
+            moved = np.stack([seen(field, matrix, x, y)[box] for x in search.shifts for y in search.shifts])
+            for soft in patterns.statements(moved) / noise:
                 agreement = float((soft[:KNOWN_BITS] @ known) / np.sqrt(KNOWN_BITS))
                 loudness = float(((soft**2).mean() - 1) * np.sqrt(CODED_BITS / 2))
                 found.append((agreement + loudness, soft))
@@ -96,7 +95,7 @@ def best_statements(total: FloatArray, config: WatermarkConfig, search: SearchCo
     return np.stack([soft for _, soft in found[: search.tries]])
 
 
-def seen(field: FloatArray, matrix: FloatArray, across: float, down: float) -> FloatArray:
+def seen(field: FloatArray, matrix: MatLike, across: float, down: float) -> FloatArray:
     """A field (GRID GRID) through a similarity (2 3) and a shift in cells."""
     here = matrix.copy()
     here[:, 2] += (across, down)

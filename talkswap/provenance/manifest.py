@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from c2pa import Builder, C2paError, C2paSignerInfo, Context, Reader
+from c2pa import Builder, C2paError, C2paSignerInfo, Context, Reader  # type: ignore[import-untyped]
 from c2pa import Signer as C2paSigner
 
 import talkswap

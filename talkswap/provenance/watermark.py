@@ -17,11 +17,13 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from talkswap.provenance.code import CODED_BITS, Message, encode
 from talkswap.types import FloatArray, UInt8Image
 
 GRID = 160  # cells along the crop's side
+TILE, KINDS = 16, 4  # cells along a tile's side, and kinds of tiles
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -39,10 +41,10 @@ class WatermarkConfig:
     reach: float = 1.5  # cells: sigma of the neighbourhood whose texture counts
     floor: float = 2.0  # levels of texture that even skin is taken for
     limit: float = 1.5  # textures up to which a cell is heard: eyes and teeth must not outshout the skin
-    texture: float = -0.5  # power of the texture that the amplitude follows
-    most_noise: float = 5.6  # mean squared change of the luma inside the mask: 40.6 dB
-    most_level: float = 8.0  # levels by which a cell changes at most
-    rounds: int = 2  # of correction, since texture makes the carriers see each other
+    texture: float = -0.25  # power of the texture that the amplitude follows
+    most_noise: float = 3.6  # mean squared change of the luma inside the mask: 42.6 dB
+    most_level: float = 6.0  # levels by which a cell changes at most
+    rounds: int = 4  # of correction, since texture makes the carriers see each other
 
 
 @functools.lru_cache(maxsize=1)
@@ -72,31 +74,63 @@ def band(field: FloatArray, config: WatermarkConfig) -> FloatArray:
     return blurred(field, config.fine) - blurred(field, config.coarse)
 
 
-@functools.lru_cache(maxsize=2)
-def carriers(config: WatermarkConfig) -> FloatArray:
-    """One pattern per coded bit over the window's box (CODED_BITS, rows * columns), orthonormal.
+class Carriers:
+    """One pattern per coded bit in the window's box, orthonormal.
 
-    Signs come from a bit generator whose stream numpy keeps for good; the symmetric root makes the result free of
-    the linear algebra library's choices.
+    The box is laid with tiles of four kinds, and each bit speaks on one kind alone: a quarter of the work, all over
+    the face.  Signs come from a bit generator whose stream numpy keeps for good; the symmetric root makes the result
+    free of the linear algebra library's choices.
     """
-    raw = np.random.PCG64(config.seed).random_raw(CODED_BITS * GRID * GRID // 64)
-    signs = np.unpackbits(np.asarray(raw, "<u8").view(np.uint8)).astype(np.float32) * 2 - 1
-    box = window_box()
-    fields = [(band(field, config) * window())[box].ravel() for field in signs.reshape(CODED_BITS, GRID, GRID)]
-    flat = np.stack(fields).astype(np.float64)
-    values, vectors = np.linalg.eigh(flat @ flat.T)
-    return np.ascontiguousarray(((vectors / np.sqrt(values)) @ vectors.T @ flat).astype(np.float32))
+
+    def __init__(self, config: WatermarkConfig) -> None:
+        box, inside = window_box(), window()
+        raw = np.random.PCG64(config.seed).random_raw(CODED_BITS * GRID * GRID // 64)
+        signs = np.unpackbits(np.asarray(raw, "<u8").view(np.uint8)).astype(np.float32) * 2 - 1
+        fields = np.stack([band(field, config) * inside for field in signs.reshape(CODED_BITS, GRID, GRID)])
+        fields = fields[:, box[0], box[1]].reshape(CODED_BITS, -1).astype(np.float64)
+        rows, columns = np.mgrid[0:GRID, 0:GRID] // TILE
+        kinds = ((rows % 2) * 2 + columns % 2)[box].ravel()
+        self.shape = inside[box].shape
+        self.groups: list[tuple[NDArray[np.intp], FloatArray]] = []  # cells, and the patterns on them
+        for kind in range(KINDS):
+            cells = np.flatnonzero((kinds == kind) & (inside[box].ravel() > 0))
+            flat = fields[kind::KINDS, cells]
+            values, vectors = np.linalg.eigh(flat @ flat.T)
+            root = ((vectors / np.sqrt(values)) @ vectors.T @ flat).astype(np.float32)
+            self.groups.append((cells, np.ascontiguousarray(root)))
+        self.gain = self._gain(config)
+
+    def _gain(self, config: WatermarkConfig) -> float:
+        """Share of a carrier that is left in its own direction by the band that a detector looks through."""
+        shares = []
+        for bit in range(0, CODED_BITS, 8):
+            units = np.zeros(CODED_BITS, np.float32)
+            units[bit] = 1
+            field = np.zeros((GRID, GRID), np.float32)
+            field[window_box()] = self.pattern(units)
+            shares.append(float(self.statements(band(field, config)[window_box()])[bit]))
+        return float(np.mean(shares))
+
+    def statements(self, fields: FloatArray) -> FloatArray:
+        """How much of each carrier is in fields over the box (... rows columns): ... CODED_BITS."""
+        flat = fields.reshape(*fields.shape[:-2], -1)
+        said = np.empty((*flat.shape[:-1], CODED_BITS), np.float32)
+        for kind, (cells, patterns) in enumerate(self.groups):
+            said[..., kind::KINDS] = flat[..., cells] @ patterns.T
+        return said
+
+    def pattern(self, units: FloatArray) -> FloatArray:
+        """The sum of the carriers, each ``units`` (CODED_BITS) times, over the box (rows columns)."""
+        flat = np.zeros(self.shape[0] * self.shape[1], np.float32)
+        for kind, (cells, patterns) in enumerate(self.groups):
+            flat[cells] = units[kind::KINDS].astype(np.float32) @ patterns
+        return flat.reshape(self.shape)
 
 
 @functools.lru_cache(maxsize=2)
-def band_gain(config: WatermarkConfig) -> float:
-    """Share of a carrier that is left in its own direction by the band that a detector looks through."""
-    box, shares = window_box(), []
-    for carrier in carriers(config)[::8]:
-        field = np.zeros((GRID, GRID), np.float32)
-        field[box] = carrier.reshape(field[box].shape)
-        shares.append(float(band(field, config)[box].ravel() @ carrier))
-    return float(np.mean(shares))
+def carriers(config: WatermarkConfig) -> Carriers:
+    """The carriers of a configuration; made once."""
+    return Carriers(config)
 
 
 def cells_of(crop: UInt8Image) -> FloatArray:
@@ -132,7 +166,7 @@ class Watermark:
         self.config = config or WatermarkConfig()
         self.signs = encode(message).astype(np.float32) * 2 - 1
         self.carriers = carriers(self.config)
-        self.gain = band_gain(self.config)
+        self.gain = self.carriers.gain
 
     def pattern(self, crop: UInt8Image, mask: FloatArray, target_crop: UInt8Image) -> FloatArray:
         """What is to be added to the luma of ``crop`` in the window's box (levels); arguments as of a call."""
@@ -148,21 +182,21 @@ class Watermark:
         # A carrier's unit raises its statement by gain, and costs cost of the mean squared change.
         gain = self.gain * float((inner ** (config.texture - 2) * near).sum()) / float(window().sum())
         cost = float((amplitude**2 * near).sum() / window().sum() / share.sum())
-        said = (self.carriers @ residual(luma, config, texture).ravel()) * self.signs
+        said = self.carriers.statements(residual(luma, config, texture)) * self.signs
         margin = affordable(said, config.most_noise * gain**2 / cost)
         units = np.maximum(0, margin - said) / gain
         change = self._change(units, amplitude)
         for _ in range(config.rounds - 1):
             shown = luma.copy()
             shown[box] += change * share[box]
-            said = (self.carriers @ residual(shown, config, texture).ravel()) * self.signs
+            said = self.carriers.statements(residual(shown, config, texture)) * self.signs
             units = np.maximum(0, units + 0.7 * (margin - said) / gain)
             units *= min(1.0, float(np.sqrt(config.most_noise / max(cost * float((units**2).sum()), 1e-9))))
             change = self._change(units, amplitude)
         return change
 
     def _change(self, units: FloatArray, amplitude: FloatArray) -> FloatArray:
-        change = ((units * self.signs).astype(np.float32) @ self.carriers).reshape(amplitude.shape) * amplitude
+        change = self.carriers.pattern(units * self.signs) * amplitude
         return np.asarray(np.clip(change, -self.config.most_level, self.config.most_level), np.float32)
 
     def __call__(self, crop: UInt8Image, mask: FloatArray, target_crop: UInt8Image) -> UInt8Image:
