@@ -147,7 +147,10 @@ def mux(
             os.replace(finished, output)
         except OSError as error:
             raise OutputUnwritableError(f"{output} cannot be written ({error.strerror})", "check its rights") from error
-    return replace(found, streams=besides.fates, warnings=(*besides.lost, *lost))
+    fates = besides.fates
+    if any((time / found.time_base).denominator != 1 for time in times):
+        fates = (*fates, f"times: each to the nearest {float(found.time_base)} s, which is the clock of {ending} files")
+    return replace(found, streams=fates, warnings=(*besides.lost, *lost))
 
 
 def _less(besides: Besides, ending: str) -> tuple[Besides | None, str]:
