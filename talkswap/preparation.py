@@ -87,8 +87,11 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     asked = wishes(plan)
     photos, voices = read_photos(asked), read_voices(asked)
     voice = choose_voice(plan, info, index, voices)
-    timeline = plan_timeline(index.times, index.last_duration, voice.seconds, plan.fit)
+    own_sound = plan.audio is None and not voices
+    timeline = plan_timeline(index.times, index.last_duration, voice.seconds, plan.fit, own_sound)
     warnings += timeline.warnings
+    if timeline.note:
+        tell(ProgressEvent("prepare", 0, 0, f"fit {plan.fit}: {timeline.note}"))
     device = choose_device(plan.device)
     if plan.weights is not None:
         preset = find_preset(plan.preset, plan.weights)

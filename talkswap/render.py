@@ -198,7 +198,7 @@ def plan_summary(plan: RenderPlan) -> dict[str, Any]:
         "rate": {"frames_per_second": float(info.rate), "exact": str(info.rate), "varies": _varies(ready)},
         "clip_seconds": float(ready.index.duration),
         "voice_seconds": float(ready.voice.seconds),
-        "fit": ready.timeline.note or (ready.timeline.warnings[0] if ready.timeline.warnings else "equal lengths"),
+        "fit": ready.timeline.told,
         "preset": ready.preset.name,
         "device": f"{ready.device.name} ({ready.device.reason})",
         "people": [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from talkswap.errors import UsageError
@@ -26,9 +26,20 @@ class Timeline:
     duration: Fraction  # seconds: end of the last frame, and where the sound has to end
     warnings: tuple[str, ...] = ()  # what the user loses, one sentence each
     note: str = ""  # what was decided without loss; empty where there was nothing to decide
+    difference: Fraction = Fraction(0)  # seconds by which the voice is longer than the clip, where no more than a frame
 
     def __len__(self) -> int:
         return len(self.picture)
+
+    @property
+    def told(self) -> str:
+        """What ``fit`` does to voice and clip, in words for the plan: never empty."""
+        if self.note or self.warnings:
+            return self.note or "; ".join(self.warnings)
+        if not self.difference:
+            return "equal lengths"
+        than = "longer" if self.difference > 0 else "shorter"
+        return f"equal lengths within one frame: the voice is {float(abs(self.difference)):.4f} s {than}"
 
 
 def frame_durations(times: Sequence[Fraction], last_duration: Fraction) -> list[Fraction]:
@@ -43,7 +54,11 @@ def typical_step(times: Sequence[Fraction], last_duration: Fraction) -> Fraction
 
 
 def plan_timeline(
-    times: Sequence[Fraction], last_duration: Fraction, voice_seconds: Fraction, fit: str = "clip"
+    times: Sequence[Fraction],
+    last_duration: Fraction,
+    voice_seconds: Fraction,
+    fit: str = "clip",
+    own_sound: bool = False,
 ) -> Timeline:
     """Decide which picture is shown when.
 
@@ -54,6 +69,7 @@ def plan_timeline(
         fit: ``clip`` keeps exactly the target's frames; ``voice`` also ends with a shorter voice; ``loop``,
             ``bounce`` and ``freeze`` stretch the clip to a longer voice by starting again, by playing
             back and forth, or by holding the last picture (at the clip's own rate, so that lips still move).
+        own_sound: whether the voice is the target's own sound, which is copied and never cut.
 
     Returns:
         The timeline.  Voice and clip that differ by no more than one frame count as equal, and then every
@@ -70,11 +86,14 @@ def plan_timeline(
     clip_seconds = times[-1] + last_duration
     excess = Fraction(voice_seconds) - clip_seconds  # positive where the voice is the longer
     if abs(excess) <= step:
-        return _whole_clip(times, clip_seconds)
+        return replace(_whole_clip(times, clip_seconds), difference=excess)
     if excess < 0:
         if fit == "voice":
             return _ends_with_voice(times, clip_seconds, Fraction(voice_seconds), step)
         note = f"the voice ends {_seconds(-excess)} before the clip, silence follows it"
+        return _whole_clip(times, clip_seconds, note=note)
+    if fit in ("clip", "voice") and own_sound:
+        note = f"the target's own sound goes on {_seconds(excess)} after its last picture, as it did"
         return _whole_clip(times, clip_seconds, note=note)
     if fit in ("clip", "voice"):
         warning = (
@@ -114,8 +133,7 @@ def _ends_with_voice(
     count = max(1, bisect_left(times, voice_seconds))  # frames that start before the voice ends
     natural = times[count] if count < len(times) else clip_seconds
     duration = max(_end(natural, voice_seconds, step), times[count - 1] + min(step, natural - times[count - 1]))
-    dropped = clip_seconds - duration
-    note = f"the clip ends with the voice, its last {_seconds(dropped)} are left out" if dropped > 0 else ""
+    note = f"the clip ends with the voice, its last {_seconds(clip_seconds - duration)} are left out"
     return Timeline(tuple(range(count)), tuple(times[:count]), duration, (), note)
 
 
