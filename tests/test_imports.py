@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS = [
     {"types", "errors", "packing", "exclusive"},
-    {"checkpoints", "device", "environment", "pipeline"},
+    {"checkpoints", "device", "environment", "pipeline", "untrusted"},
     {"download"},
     {"faces", "voice", "media"},
     {"people", "source"},  # who is in a clip or a photo: faces and media together

@@ -11,7 +11,8 @@ from av.error import FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from talkswap.errors import InputMissingError, NoVideoError, OutputUnwritableError, TalkswapError, UnreadableMediaError
+from talkswap.errors import NoVideoError, OutputUnwritableError, TalkswapError, UnreadableMediaError
+from talkswap.untrusted import check_plain, container_options
 
 # Demuxers that make one picture of one file, or a picture of text.
 _STILL_FORMATS = ("image2", "_pipe")
@@ -26,24 +27,21 @@ def local_url(path: Path) -> str:
 
 
 def open_clip(path: Path) -> InputContainer:
-    """Open a local media file; playlists in it cannot reach the network.
+    """Open a local media file; nothing in it can open another file, or reach the network.
 
     Raises:
-        InputMissingError: the path does not exist or is a directory.
-        UnreadableMediaError: it cannot be opened, or is not a media file.
+        InputMissingError: the path does not exist, or is a directory, a pipe or a device.
+        UnreadableMediaError: it cannot be opened, is not a media file, or only names other files.
     """
-    if not path.exists():
-        raise InputMissingError(f"{path} does not exist", "check the path")
-    if path.is_dir():
-        raise InputMissingError(f"{path} is a directory", "give the path of one file")
+    check_plain(path)
     try:
-        return av.open(local_url(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
+        return av.open(local_url(path), options=container_options(), metadata_errors="replace")
     except PermissionError as error:
         raise UnreadableMediaError(f"{path} cannot be read: permission denied", "check the file's rights") from error
     except (FFmpegError, OSError) as error:
         raise UnreadableMediaError(
             f"{path} is not a media file that can be read ({_reason(error)})",
-            "the file may be damaged, truncated or of another kind than its name says; does it play elsewhere?",
+            "the file may be damaged, truncated, a playlist, or of another kind than its name says; does it play elsewhere?",
         ) from error
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from talkswap.errors import InputMissingError, NoAudioError, UnreadableMediaError
+from talkswap.errors import NoAudioError, UnreadableMediaError
 from talkswap.types import FloatArray, Voice
+from talkswap.untrusted import check_plain, container_options
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioResampler
@@ -95,18 +96,13 @@ class _Collected:
 
 
 def _open(path: Path) -> InputContainer:
-    if path.is_dir():
-        raise InputMissingError(f"voice {path} is a directory", "give one sound file or one video")
-    if not path.is_file():
-        raise InputMissingError(f"voice {path} does not exist", "check the path")
+    check_plain(path, "voice ")
     import av
     import av.error
 
     try:
-        # "file:" and the whitelist keep a name such as "concat:x", or a playlist, from opening anything else.
-        return av.open(
-            f"file:{path}", mode="r", metadata_errors="replace", options={"protocol_whitelist": "file,crypto,data"}
-        )
+        # "file:" and the options keep a name such as "concat:x", or a playlist, from opening anything else.
+        return av.open(f"file:{path}", mode="r", metadata_errors="replace", options=container_options())
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UnreadableMediaError(
             f"voice {path} cannot be read as sound or video",
