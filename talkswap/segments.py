@@ -154,11 +154,11 @@ class WorkFolder:
     ) -> None:
         if kind is None:
             self.forget()
-        self._leave()
-        if kind is not None and self.finished:
-            done = self._spans[len(self.finished) - 1].last
+        kept = self._leave()
+        if kind is not None and kept and self._spans:
+            done = self._spans[min(kept, len(self._spans)) - 1].last
             self.say(
-                f"stopped with {count(len(self.finished), 'segment')} finished: the same command goes on at frame {done} "
+                f"stopped with {count(kept, 'segment')} finished: the same command goes on at frame {done} "
                 f"of {self.total}, --fresh starts anew"
             )
 
@@ -271,8 +271,12 @@ class WorkFolder:
                     with suppress(OSError):
                         path.unlink()
 
-    def _leave(self) -> None:
-        """Remove what is not finished, and the folder where nothing is; give the lock back."""
+    def _leave(self) -> int:
+        """Remove what is not finished, and the folder where nothing is; give the lock back.
+
+        Returns:
+            Finished segments that are kept.
+        """
         records = [path for path in self._here() if re.fullmatch(r"segment-\d+\.json", path.name)]
         if records:
             stems = {path.stem for path in records}
@@ -281,6 +285,7 @@ class WorkFolder:
         else:
             self._clear(())
         self._lock.release(remove=not records)
+        return len(records)
 
     def _write(self, name: str, record: Mapping[str, Any]) -> None:
         part = self.path / f"{name}.part"

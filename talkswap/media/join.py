@@ -73,6 +73,7 @@ def join(
                     if stream is None:
                         stream = container.add_stream_from_template(given, opaque=True)  # parameters as they are
                         stream.time_base = unit
+                        stream.codec_context.sample_aspect_ratio = given.sample_aspect_ratio or Fraction(1)
                         kind = _kind(given)
                     elif _kind(given) != kind:
                         raise EncoderError(f"the segment {piece.path.name} is of another kind than the first", _BROKEN)
@@ -107,12 +108,16 @@ def _ranks(piece: Piece) -> list[int]:
     """For each packet as it is stored, which frame of the segment it holds."""
     with open_clip(piece.path) as source:
         stamps = [packet.pts or 0 for packet in _packets(source, video_stream(source, piece.path))]
-    order = {pts: rank for rank, pts in enumerate(sorted(stamps))}
-    if not len(order) == len(stamps) == piece.last - piece.first:
+    if len(stamps) != piece.last - piece.first:
         raise EncoderError(
-            f"the segment {piece.path.name} holds {len(order)} frames instead of {piece.last - piece.first}", _BROKEN
+            f"the segment {piece.path.name} holds {len(stamps)} frames instead of {piece.last - piece.first}", _BROKEN
         )
-    return [order[pts] for pts in stamps]
+    # Frames whose times Matroska has rounded to one are in their order: what it holds here reorders nothing.
+    order = sorted(range(len(stamps)), key=lambda place: (stamps[place], place))
+    ranks = [0] * len(order)
+    for rank, place in enumerate(order):
+        ranks[place] = rank
+    return ranks
 
 
 def _kind(stream: VideoStream) -> tuple[str, int, int, str | None, bytes]:
