@@ -65,7 +65,7 @@ def test_a_stopped_render_leaves_nothing(here: Path, number: signal.Signals, cod
     with open(said, "w") as stream:
         child = subprocess.Popen([sys.executable, "-m", "talkswap", *arguments], stderr=stream)
     deadline = time.monotonic() + 120
-    while child.poll() is None and not list(here.glob(".talkswap-*/*")) and time.monotonic() < deadline:
+    while child.poll() is None and not list(here.glob(".talkswap-*/segment-*")) and time.monotonic() < deadline:
         time.sleep(0.02)
     child.send_signal(number)
     assert child.wait(120) == code, said.read_text()
