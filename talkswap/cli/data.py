@@ -192,7 +192,7 @@ def hdtf(
         raise TrainingDataError(f"none of the listed videos is in {videos}", "name them NAME.mp4 as in the lists")
     config = _config(out, workers, seed, hubert, teachers, smallest, least_correlation)
     manifest = _prepare(sources, config, quiet)
-    protocol = write_protocol(out, manifest, pairs, seed)
+    protocol = write_protocol(out, manifest, pairs, seed, missing)
     typer.echo(to_json({**found, **_summary(manifest, out), "protocol": protocol}))
     _judge(manifest)
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -221,10 +221,15 @@ def find_listed(listing: Listing, videos: Path) -> tuple[list[Source], list[List
     return sources, missing
 
 
-def write_protocol(out: Path, manifest: dict[str, Any], count: int, seed: int) -> dict[str, Any]:
+def write_protocol(
+    out: Path, manifest: dict[str, Any], count: int, seed: int, missing: Sequence[ListedVideo] = ()
+) -> dict[str, Any]:
     """Write ``protocol.json``: the split, and the (source clip, target clip) pairs of the paper's evaluation.
 
     Pairs join held-out clips of two speakers; the paper takes 112.
+
+    Args:
+        missing: listed videos that could not be had, for an evaluation's report.
     """
     clips = {split: [c["name"] for c in manifest["clips"] if c["split"] == split] for split in ("train", "val")}
     held_out = [(c["name"], c["speaker"]) for c in manifest["clips"] if c["split"] == "val"]
@@ -232,6 +237,7 @@ def write_protocol(out: Path, manifest: dict[str, Any], count: int, seed: int) -
     protocol = {
         "rate": 25, "seconds": 10, "seed": seed, "speakers": manifest["speakers"], "clips": clips,
         "pairs": [{"source": source, "target": target} for source, target in pairs],
+        "missing": [{"subset": v.subset, "name": v.name, "address": v.address} for v in missing],
     }  # fmt: skip
     put(out / "protocol.json", (json.dumps(protocol, indent=1, ensure_ascii=False) + "\n").encode())
     return {"file": out / "protocol.json", "pairs": len(pairs), "wanted": count}

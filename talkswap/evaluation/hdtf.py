@@ -32,6 +32,7 @@ import numpy as np
 from talkswap.checkpoints import PresetFolder, find_preset, weight_hashes
 from talkswap.data.clip import put
 from talkswap.data.workers import locked
+from talkswap.device import choose_device
 from talkswap.errors import (
     NoSourceFaceError,
     OutputExistsError,
@@ -209,7 +210,8 @@ class Run:
         self._remember()
         for folder in ("clips", "pictures", "work/photos", "work/seen", "work/made", "work/features"):
             self._folder(plan.out / folder)
-        self.analyser: FaceAnalyser = load_analyser(self.preset.analyser, self.preset)
+        place = choose_device(plan.setup.device).name
+        self.analyser: FaceAnalyser = load_analyser(self.preset.analyser, self.preset, place)
         self.journal = Journal(self.work / "results.jsonl")
         self.done = self.journal.read()
         self.troubles: dict[str, str] = {}

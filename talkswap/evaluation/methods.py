@@ -14,11 +14,12 @@ from fractions import Fraction
 from pathlib import Path
 
 from talkswap.checkpoints import find_preset, weight_hashes
+from talkswap.checkpoints.manifest import file_sha256
 from talkswap.errors import NoAudioError, UsageError
 from talkswap.media.index import index_frames
 from talkswap.media.mux import mux
 from talkswap.media.probe import probe
-from talkswap.systems.cascade.parts import missing_parts, steps_of
+from talkswap.systems.cascade.parts import PARTS, STEPS, missing_parts, part_path, steps_of
 from talkswap.types import RenderPlan
 from talkswap.voice.load import load_voice
 
@@ -143,7 +144,11 @@ def _cascade(key: str) -> Method:
     def make(task: Task, setup: Setup) -> Made:
         return run_plan(replace(plan_of(task, setup, swap=swaps), system=key))
 
-    return Method(key, label, about, make, lacking, swaps=swaps)
+    def hashes(setup: Setup) -> dict[str, str]:
+        kinds = dict.fromkeys(kind for step in steps_of(key) for kind in STEPS[step])
+        return {PARTS[kind].file: file_sha256(part_path(kind)) for kind in kinds}
+
+    return Method(key, label, about, make, lacking, swaps=swaps, hashes=hashes)
 
 
 METHODS: dict[str, Method] = {

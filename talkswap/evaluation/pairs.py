@@ -103,6 +103,7 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
             ClipRefused(r["clip"] or Path(r["source"]).name, f"{r['reason']}: {r['detail']}")
             for r in manifest["refused"]
         )
+        refused += _never_had(folder / "protocol.json")
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingDataError(f"{path} is damaged or of another version: {error}", hint) from error
     if not clips:
@@ -112,6 +113,14 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
             "prepare videos of more speakers, or take --split all where nothing in the folder was ever trained on",
         )
     return EvaluationSet(folder, split, tuple(sorted(clips, key=lambda c: c.name)), refused, sha256_of(path))
+
+
+def _never_had(path: Path) -> tuple[ClipRefused, ...]:
+    """Videos of HDTF's lists that `talkswap data hdtf` did not find; nothing for other data sets."""
+    if not path.is_file():
+        return ()
+    listed = json.loads(path.read_text(encoding="utf-8")).get("missing", [])
+    return tuple(ClipRefused(f"{v['subset']}_{v['name']}", f"not among the videos: {v['address']}") for v in listed)
 
 
 def _clip(folder: Path, record: dict[str, Any], rate: int) -> EvaluationClip:

@@ -67,9 +67,7 @@ class PairResult:
     missing: dict[str, str] = field(default_factory=dict)  # metric key -> why there is no value
     error: str = ""  # why the method failed on this pair; "" = it did not
     warnings: tuple[str, ...] = ()
-    timings: dict[str, float] = field(
-        default_factory=dict
-    )  # seconds: "render", "observe", "score", and the render's stages
+    timings: dict[str, float] = field(default_factory=dict)  # seconds: "render", "observe", "score"
     video: str = ""  # the finished clip with its sound, relative to the report's folder; "" = none was made
     pictures: Pictures | None = None
 

@@ -125,3 +125,4 @@ def test_the_command_says_what_is_missing_and_prepares_the_rest(
     assert x + width <= 250 and y + height <= 250  # inside the listed crop
     protocol = json.loads((tmp_path / "set" / "protocol.json").read_text())
     assert protocol["clips"] == {"train": [clip["name"]], "val": []} and protocol["pairs"] == []
+    assert len(protocol["missing"]) == 5 and "Nancy0" not in {entry["name"] for entry in protocol["missing"]}

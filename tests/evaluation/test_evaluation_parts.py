@@ -61,6 +61,14 @@ def test_fewer_clips_give_fewer_pairs(tmp_path: Path) -> None:
     assert "is missing" in chosen.clips[0].trouble()
 
 
+def test_what_hdtf_lists_and_nobody_has_is_told(tmp_path: Path) -> None:
+    data = prepared(tmp_path / "data", MANY)
+    missing = [{"subset": "RD", "name": "Radio1", "address": "somewhere"}]
+    (data / "protocol.json").write_text(json.dumps({"missing": missing}))
+    named = [(clip.name, clip.reason) for clip in open_evaluation_set(data).refused]
+    assert named == [("dan.mp4", "no sound: none"), ("RD_Radio1", "not among the videos: somewhere")]
+
+
 def test_a_split_holds_what_it_says(tmp_path: Path) -> None:
     data = prepared(tmp_path / "data", MANY, split="train")
     with pytest.raises(TrainingDataError, match="no clip in its split val"):
