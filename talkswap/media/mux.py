@@ -23,7 +23,7 @@ from talkswap.media.index import FrameIndex
 from talkswap.media.probe import probe
 from talkswap.media.program import find_ffmpeg, run_ffmpeg
 from talkswap.media.staging import check_output, staging_folder
-from talkswap.media.streams import COPY, MIXES, Besides, Track, chapter_file, lost_tags, survey
+from talkswap.media.streams import COPY, MIXES, Besides, Track, chapter_file, cover_file, lost_tags, survey
 from talkswap.media.verify import FinishedClip, verify
 from talkswap.types import Voice
 
@@ -220,7 +220,7 @@ def _command(
     source = ffmpeg.input(local_url(target), protocol_whitelist="file", **shift)
     mapped = [picture["v:0"]]
     details = ["-c:v", "copy", *_marked("v:0", besides.picture_marks, besides.picture_tags)]
-    place = 0
+    before = 0
     if sound is not None:
         under = besides.own if mix == "duck" else None
         heard, coded = _heard(
@@ -229,8 +229,8 @@ def _command(
         mapped.append(heard)
         details += [*_numbered("a:0", coded), "-disposition:a:0", "default"]
         details += ["-metadata:s:a:0", "title=dubbed"] if mix == "keep" and besides.own else []
-        place = 1
-    for number, track in enumerate(besides.sounds, place):
+        before = 1
+    for number, track in enumerate(besides.sounds, before):
         if track.codec == COPY:
             mapped.append(source[str(track.index)])
             details += [f"-c:a:{number}", "copy", *_cut_sound(f"a:{number}", besides, ending, duration)]
@@ -246,13 +246,20 @@ def _command(
         details += [f"-c:s:{number}", track.codec, f"-bsf:s:{number}", _cut_subtitle(besides, duration)]
         details += _named(f"s:{number}", track, ending)
     for number, track in enumerate(besides.covers, 1):
-        mapped.append(source[str(track.index)])
-        details += [f"-c:v:{number}", "copy", f"-disposition:v:{number}", "attached_pic"]
+        if ending == ".mkv":
+            cover, media_type = cover_file(target, track, finished.parent, number)
+            place = f"s:t:{len(besides.attachments) + number - 1}"
+            details += ["-attach", local_url(cover), f"-metadata:{place}", f"mimetype={media_type}"]
+            details += [f"-metadata:{place}", f"filename={cover.name}"]
+        else:
+            mapped.append(source[str(track.index)])
+            details += [f"-c:v:{number}", "copy", f"-disposition:v:{number}", "attached_pic"]
     for number, track in enumerate(besides.attachments):
         mapped.append(source[str(track.index)])
         details += [f"-c:t:{number}", "copy"]
     for name, value in _tags(ending, metadata).items():
         details += ["-metadata:g", f"{name}={value}"]
+    details += ["-metadata:g", "timecode="] if besides.cut else []  # the first frame may be another
     options: dict[str, Any] = {"format": CONTAINERS[ending]}
     if ending in (".mp4", ".mov"):
         details += ["-movflags", "+faststart", "-video_track_timescale", str(_timescale(video))]

@@ -26,11 +26,14 @@ from talkswap.media.index import FrameIndex
 
 MIXES = ("replace", "keep", "duck")
 COPY = "copy"
+COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+"""Codecs of cover pictures: the file name that players look for, and the media type."""
 _TEXT_SUBTITLES = {"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"}
 _TEXT_OF = {".mp4": "mov_text", ".mov": "mov_text", ".mkv": "subrip", ".webm": "webvtt"}
 _STALE_TAGS = ("encoder", "duration", "bps", "number_of_", "_statistics", "rotate", "vendor_id")
 """Beginnings of what was true of the target's encode only."""
-_BRAND_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
+_BRAND_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
+"""Tags of the container itself, and the time code, which the picture has."""
 _NO_SHIFT = Fraction(1, 1000)  # seconds that rounding may make of nothing
 
 
@@ -180,8 +183,8 @@ class _Surveyor:
         kind = kinds.get(stream.type, "data")
         if kind == "data" and self.chapter_count and stream.frames == self.chapter_count:
             return  # mp4 and mov write chapters a second time, as a track of text
-        if kind == "data" and stream.metadata.get("timecode") and whole and self.ending in (".mp4", ".mov"):
-            return  # ffmpeg makes this track of the picture's tag of that name
+        if kind == "data" and stream.metadata.get("timecode") and whole:
+            return  # the picture's tag of that name says it too; mp4 and mov get their track of it
         name, codec = self.name(stream, kind), _codec(stream)
         how = ""
         if kind == "subtitle":
@@ -192,7 +195,8 @@ class _Surveyor:
         elif kind == "attachment":
             how = COPY if self.ending == ".mkv" else ""
         elif kind == "cover":
-            how = COPY if self.ending != ".webm" and codec in ("mjpeg", "png") else ""
+            # Matroska has covers as attachments; FFmpeg leaves them out of mov.
+            how = COPY if self.ending in (".mp4", ".mkv") and codec in COVERS else ""
         if not how:
             self.fates.append(f"{name}: left out")
             where = "a dubbed clip has one picture" if kind == "picture" else f"{self.ending} files cannot hold it"
@@ -270,6 +274,17 @@ def chapter_file(chapters: tuple[Chapter, ...]) -> str:
         lines += [f"START={round(chapter.start * 1_000_000)}", f"END={round(chapter.end * 1_000_000)}"]
         lines += [f"{_escaped(name)}={_escaped(value)}" for name, value in chapter.tags.items()]
     return "\n".join(lines) + "\n"
+
+
+def cover_file(target: Path, cover: Track, folder: Path, number: int) -> tuple[Path, str]:
+    """A cover picture as a file of its own, and its media type; ``number`` counts from 1."""
+    with open_clip(target) as container:
+        stream = container.streams[cover.index]
+        name, media_type = COVERS[_codec(stream)]
+        packet = next(packet for packet in container.demux(stream) if packet.size)
+        path = folder / (name if number == 1 else name.replace(".", f"-{number}."))
+        path.write_bytes(bytes(packet))
+    return path, media_type
 
 
 def _escaped(text: str) -> str:

@@ -89,7 +89,7 @@ def payloads(path: Path) -> list[Payload]:
         found: list[list[tuple[Any, bytes]]] = [[] for _ in container.streams]
         for packet in container.demux():
             if packet.size:
-                found[packet.stream_index].append((packet.pts * packet.time_base, bytes(packet)))
+                found[packet.stream_index].append(((packet.pts or 0) * packet.time_base, bytes(packet)))
         first = min(seconds for seconds, _ in found[0])
         return [
             Payload(
@@ -318,6 +318,28 @@ def test_bitmap_subtitles_stay_in_mkv_and_are_named_elsewhere(tmp_path: Path, du
     found, output = dub(tmp_path / "subs.mkv", ".webm")
     assert not of("subtitle", output)
     assert any("subtitle 1 (dvd_subtitle)" in line for line in found.warnings)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+def test_cover_pictures_and_time_codes_travel(tmp_path: Path, dub: Dub, ending: str) -> None:
+    plain = rich(tmp_path, ".mp4")
+    ffmpeg("-f", "lavfi", "-i", "testsrc=s=32x32:d=1:r=1", "-frames:v", 1, tmp_path / "cover.jpg")
+    joined = tmp_path / "covered.mp4"
+    ffmpeg(
+        *("-i", plain, "-i", tmp_path / "cover.jpg", "-map", "0:v", "-map", "0:a", "-map", 1, "-c", "copy"),
+        *("-disposition:v:1", "attached_pic", "-timecode", "01:02:03:04", joined),
+    )
+    found, output = dub(joined, ending)
+    assert found.warnings == () and "cover 1 (mjpeg): copied" in found.streams
+    _, cover = of("video", output)
+    assert contents(cover) == [(tmp_path / "cover.jpg").read_bytes()]
+    assert cover.marks == int(av.stream.Disposition.attached_pic)
+    tags = {name.lower(): value for name, value in of("video", output)[0].tags.items()}
+    assert tags["timecode"] == "01:02:03:04"
+    found, output = dub(joined, ".mov", None, "replace", "0.4")
+    assert any("cover 1" in line for line in found.warnings)
+    assert any("data 1" in line for line in found.warnings)  # the first frame is another: so would the time be
+    assert "timecode" not in of("video", output)[0].tags
 
 
 def test_a_target_without_sound_stays_without(tmp_path: Path, dub: Dub) -> None:
