@@ -78,6 +78,8 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         OutputUnwritableError: the folder is missing or read-only.
     """
+    if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
+        raise OutputUnwritableError(f"cannot write {path}: it is no file", "name a file")
     part = path.with_name(path.name + ".part")
     try:
         part.write_text(to_json(value) + "\n", encoding="utf-8")

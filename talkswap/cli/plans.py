@@ -51,8 +51,10 @@ def save_plan(file: Path, plan: RenderPlan, overwrite: bool) -> None:
     """
     from talkswap.plan import write_plans
 
-    if file.is_dir():
-        raise OutputUnwritableError(f"{file} is a directory", "name a file with --save-plan")
+    if file.exists() and not file.is_file():
+        raise OutputUnwritableError(
+            f"{file} is a {'directory' if file.is_dir() else 'device'}", "name a file with --save-plan"
+        )
     if file.exists() and not overwrite:
         raise OutputExistsError(f"{file} already exists", "choose another name, or allow it with --overwrite")
     write_plans(file, [plan])

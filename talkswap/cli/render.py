@@ -47,6 +47,8 @@ def check_report(report: Path, plan: RenderPlan) -> None:
     hint = "choose a folder that can be written with --report"
     if report.is_dir():
         raise OutputUnwritableError(f"the report {report} is a folder", hint)
+    if report.exists() and not report.is_file():
+        raise OutputUnwritableError(f"the report {report} is a pipe or a device, not a file", hint)
     if not report.parent.is_dir():
         raise OutputUnwritableError(f"there is no folder {report.parent} for the report", hint)
     if not os.access(report.parent, os.W_OK | os.X_OK):

@@ -26,6 +26,8 @@ def check_output(output: Path, overwrite: bool = False) -> None:
         raise OutputUnwritableError(f"the folder {folder} does not exist", "make it first")
     if output.is_dir():
         raise OutputUnwritableError(f"{output} is a directory", "name a file")
+    if output.exists() and not output.is_file():
+        raise OutputUnwritableError(f"{output} is a pipe or a device, not a file", "name a file")
     if output.exists() and not overwrite:
         raise OutputExistsError(f"{output} already exists", "choose another name, or allow it with --overwrite")
     if not os.access(folder, os.W_OK | os.X_OK):
