@@ -260,7 +260,10 @@ class WorkFolder:
         return dict(facts)
 
     def _here(self) -> list[Path]:
-        return [path for path in self.path.iterdir() if path.name != Lock.NAME]
+        try:
+            return [path for path in self.path.iterdir() if path.name != Lock.NAME]
+        except FileNotFoundError:  # somebody has removed the folder
+            return []
 
     def _clear(self, kept: tuple[str, ...]) -> None:
         for path in self._here():
