@@ -18,6 +18,7 @@ import contextlib
 import io
 import json
 import math
+import shutil
 import tempfile
 import time
 import traceback
@@ -72,6 +73,7 @@ from talkswap.voice.load import load_voice
 
 Report = Callable[[ProgressEvent], None]
 SETTINGS: tuple[Setting, ...] = ("self", "cross")
+CROPS = "crops-"  # of one pair at a time, tens of MB
 FATAL = (OutputUnwritableError, WeightsMissingError, WeightsCorruptError)
 """What would fail on every other pair as well."""
 
@@ -210,6 +212,8 @@ class Run:
         self._remember()
         for folder in ("clips", "pictures", "work/photos", "work/seen", "work/made", "work/features"):
             self._folder(plan.out / folder)
+        for left in self.work.glob(f"{CROPS}*"):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         place = choose_device(plan.setup.device).name
         self.analyser: FaceAnalyser = load_analyser(self.preset.analyser, self.preset, place)
         self.journal = Journal(self.work / "results.jsonl")
@@ -288,7 +292,7 @@ class Run:
     def _pair(self, setting: Setting, pair: Pair, methods: list[Method]) -> Iterator[tuple[Method, PairResult]]:
         """All methods on one pair; what they share is looked at once."""
         blank = PairResult(pair.number, pair.source_name, pair.target.name, voice_of(setting, pair).name)
-        with tempfile.TemporaryDirectory(prefix="crops-", dir=self.work) as place:
+        with tempfile.TemporaryDirectory(prefix=CROPS, dir=self.work) as place:
             try:
                 scene = self._scene(setting, pair, Path(place))
             except FATAL:
