@@ -143,8 +143,9 @@ def hdtf(
     The folder gets report.html, report.md and report.json, with the clips and pictures they show.  A method whose parts
     are not on this machine is named and not run.
     """
-    from talkswap.evaluation.hdtf import EvaluationPlan, evaluate
+    from talkswap.evaluation.hdtf import evaluate
     from talkswap.evaluation.methods import Setup
+    from talkswap.evaluation.plan import EvaluationPlan
 
     plan = EvaluationPlan(
         data, out, setting, pairs, seed, tuple(name.strip() for name in methods.split(",") if name.strip()), limit,
@@ -240,8 +241,8 @@ def ablation(
     --preset names the networks that look at the results, the same for all rows.
     """
     from talkswap.evaluation.ablation import ablate, parse_runs
-    from talkswap.evaluation.hdtf import EvaluationPlan
     from talkswap.evaluation.methods import Setup
+    from talkswap.evaluation.plan import EvaluationPlan
 
     plan = EvaluationPlan(
         data, out, "both", pairs, seed, (), limit, resume, split, None, _length(seconds),

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from talkswap.checkpoints import PresetFolder, find_preset, load_config, weight_hashes
 from talkswap.errors import TalkswapError, UsageError
-from talkswap.evaluation.hdtf import EvaluationPlan, Report, Table, evaluate
+from talkswap.evaluation.hdtf import evaluate
 from talkswap.evaluation.methods import Made, Method, Setup, Task, plan_of, run_plan
+from talkswap.evaluation.plan import EvaluationPlan, Report, Table
 from talkswap.evaluation.published import ABLATIONS
 from talkswap.evaluation.results import Evaluation, Setting
 

@@ -17,16 +17,14 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import shutil
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from fractions import Fraction
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +34,6 @@ from talkswap.data.workers import locked
 from talkswap.device import choose_device
 from talkswap.errors import (
     NoSourceFaceError,
-    OutputExistsError,
     OutputUnwritableError,
     TalkswapError,
     UnreadableMediaError,
@@ -47,19 +44,26 @@ from talkswap.errors import (
 from talkswap.evaluation.case import Case, Gallery, Photo, draw_sheets, open_photo, photo_of_clip
 from talkswap.evaluation.columns import columns, features, measure
 from talkswap.evaluation.journal import Entry, Journal
-from talkswap.evaluation.judges import JudgeFiles, Judges, load_judges
-from talkswap.evaluation.methods import Made, Method, Setup, Task, choose_methods
+from talkswap.evaluation.judges import Judges, load_judges
+from talkswap.evaluation.methods import Made, Method, Task, choose_methods
 from talkswap.evaluation.observe import Observation, Seen, look, matched_truth, observe_result, observe_truth
 from talkswap.evaluation.pairs import EvaluationClip, EvaluationSet, Pair, draw, open_evaluation_set
-from talkswap.evaluation.published import TABLE_ONE
+from talkswap.evaluation.plan import (
+    TABLE_I,
+    EvaluationPlan,
+    Report,
+    Table,
+    check_folder,
+    fewer,
+    notes_of,
+    options_of,
+)
 from talkswap.evaluation.report import write_report
 from talkswap.evaluation.results import (
     Evaluation,
-    Kind,
     MethodResult,
     PairResult,
     Pictures,
-    PublishedRow,
     Setting,
     SettingResult,
     from_plain,
@@ -71,54 +75,9 @@ from talkswap.faces.analyze import FaceAnalyser, load_analyser
 from talkswap.types import FloatArray, ProgressEvent
 from talkswap.voice.load import load_voice
 
-Report = Callable[[ProgressEvent], None]
-SETTINGS: tuple[Setting, ...] = ("self", "cross")
 CROPS = "crops-"  # of one pair at a time, tens of MB
 FATAL = (OutputUnwritableError, WeightsMissingError, WeightsCorruptError)
 """What would fail on every other pair as well."""
-
-
-@dataclass(frozen=True)
-class EvaluationPlan:
-    """What to evaluate, and how."""
-
-    data: Path
-    out: Path
-    setting: Literal["self", "cross", "both"] = "both"
-    pairs: int = 112  # the paper's number
-    seed: int = 0
-    methods: tuple[str, ...] = ()  # none: all
-    limit: int = 0  # only the first so many pairs; 0 = all
-    resume: bool = False
-    split: str = "val"
-    portraits: Path | None = None  # pictures that give the faces instead of the source clips
-    seconds: Fraction | None = None  # only the beginning of each clip
-    size: int = 320  # px of the crops, as in the paper
-    setup: Setup = field(default_factory=Setup)
-    judges: JudgeFiles = field(default_factory=JudgeFiles)
-
-    @property
-    def settings(self) -> tuple[Setting, ...]:
-        return tuple(s for s in SETTINGS if self.setting in (s, "both"))
-
-    @property
-    def end(self) -> float:
-        """Seconds from which frames are left out."""
-        return math.inf if self.seconds is None else float(self.seconds)
-
-
-@dataclass(frozen=True)
-class Table:
-    """The table that an evaluation fills."""
-
-    kind: Kind
-    number: str  # the paper's
-    title: str
-    published: tuple[PublishedRow, ...]
-    metrics: tuple[str, ...] = ()  # keys of the columns shown; none: all
-
-
-TABLE_I = Table("hdtf", "I", "Table I", TABLE_ONE)
 
 
 def evaluate(
@@ -158,31 +117,6 @@ def evaluate(
         found = run.evaluation(possible, command, table)
         write_report(plan.out, found)
     return found
-
-
-def fewer(count: int, plan: EvaluationPlan, chosen: EvaluationSet) -> str:
-    """One line for a data set that does not give as many pairs as were wanted."""
-    return f"only {count} of {plan.pairs} pairs: the {len(chosen.clips)} clips of split {plan.split} give no more"
-
-
-def check_folder(plan: EvaluationPlan) -> None:
-    """See that the folder is free, or belongs to this evaluation.
-
-    Raises:
-        OutputExistsError, OutputUnwritableError.
-    """
-    if plan.out.exists() and not plan.out.is_dir():
-        raise OutputUnwritableError(f"{plan.out} is a file", "name a folder with --out")
-    if not plan.out.is_dir():
-        return
-    begun = (plan.out / "work" / "plan.json").is_file()
-    others = [path for path in plan.out.iterdir() if path.name != ".lock"]
-    if begun and not plan.resume:
-        raise OutputExistsError(
-            f"{plan.out} holds an evaluation", "add --resume to go on with it, or name another --out"
-        )
-    if others and not begun:
-        raise OutputExistsError(f"{plan.out} is not empty", "name a new folder with --out")
 
 
 @dataclass(frozen=True)
@@ -458,26 +392,3 @@ def write_array(path: Path, array: FloatArray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array)
     put(path, buffer.getvalue())
-
-
-def options_of(plan: EvaluationPlan, preset: PresetFolder) -> dict[str, str]:
-    """What decides the figures besides data and weights."""
-    return {
-        "setting": plan.setting, "split": plan.split, "limit": str(plan.limit or "none"), "crop": f"{plan.size} px",
-        "seconds": "whole clips" if plan.seconds is None else f"{float(plan.seconds):g}", "preset": preset.name,
-        "device": plan.setup.device, "portraits": str(plan.portraits or "none"),
-    }  # fmt: skip
-
-
-def notes_of(plan: EvaluationPlan, drawn: Sequence[Pair], judges: Judges, chosen: EvaluationSet) -> tuple[str, ...]:
-    """What a reader must know before the figures."""
-    notes = []
-    if len(drawn) < plan.pairs:
-        notes.append(fewer(len(drawn), plan, chosen))
-    if 0 < plan.limit < len(drawn):
-        notes.append(f"only the first {plan.limit} of the {len(drawn)} pairs that were drawn")
-    notes.append(f"ID Retrieve chooses among {len({pair.source_name for pair in drawn})} sources")
-    if plan.split != "val":
-        notes.append(f"Clips are of split {plan.split}: that nothing was trained on them is the user's word")
-    notes += [f"{judge.name}: {judge.note}" for judge in judges.named() if judge.note]
-    return tuple(notes)

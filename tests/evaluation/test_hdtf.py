@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from talkswap.errors import NoTargetFaceError, OutputExistsError, PartialError, TrainingDataError, UsageError
-from talkswap.evaluation.hdtf import EvaluationPlan, evaluate
+from talkswap.evaluation.hdtf import evaluate
 from talkswap.evaluation.methods import METHODS, Made, Setup, Task, choose_methods
+from talkswap.evaluation.plan import EvaluationPlan
 from talkswap.evaluation.results import Evaluation, MethodResult, read_evaluation
 from talkswap.types import ProgressEvent
 
