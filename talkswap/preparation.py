@@ -167,7 +167,7 @@ def load_occlusion_reader(
         line = f"the {preset.name} preset has no occlusion network: what is in front of a face is painted over"
         tell(ProgressEvent("prepare", 0, 0, line))
         return None
-    return OcclusionReader(load_occlusion(folder, device.name))
+    return OcclusionReader(load_occlusion(folder, device.name), device.dtype)
 
 
 def output_sound(ready: Prepared) -> Path | Voice | None:
