@@ -20,9 +20,10 @@ from talkswap.faces.occlusion import CoverFollower
 from talkswap.faces.paste import paste
 from talkswap.faces.people import PeopleChooser
 from talkswap.faces.track import FaceTracker, TrackedFace
+from talkswap.media.codecs import pixel_format_for
 from talkswap.media.reader import ClipReader
 from talkswap.pipeline import Stopwatch, ahead, batched, closing_source, each, side_by_side
-from talkswap.preparation import Prepared
+from talkswap.preparation import Prepared, encoder_settings
 from talkswap.provenance.stamp import Stamp
 from talkswap.systems.contract import ClipState
 from talkswap.types import AlignedFace, ClipInfo, FloatArray, Frame, RenderReport, UInt8Image
@@ -92,7 +93,9 @@ class Corridor:
 
     def frames(self) -> Iterator[Work]:
         """Finished frames in order of time, those before ``first`` unfinished; each stage in its own thread."""
-        with ClipReader(self.ready.info, self.ready.index, deep=True) as reader:
+        info = self.ready.info
+        written = pixel_format_for(encoder_settings(self.ready.plan), info.width, info.height, info.bits)
+        with ClipReader(info, self.ready.index, deep=True, written=written) as reader:
             read = self.stopwatch.timed("read", reader.frames_for(self.ready.timeline))
             found = each(ahead(read, AHEAD, "read"), self._look)
             made = self._make(batched(ahead(found, max(AHEAD, self.size), "faces"), self.size))

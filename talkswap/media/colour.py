@@ -38,6 +38,9 @@ _GUESSED = (0, UNSPECIFIED, 3)
 # Bilinear chroma up and area-averaged chroma down come closest to each other's inverse among swscale's
 # filters at this cost (53 dB RGB -> 4:2:0 -> RGB on a 720p clip, no shift of the mean).
 _TO_RGB = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+# Chroma repeated, then averaged over the same pixels, is the same chroma: 4:2:0 -> RGB -> 4:2:0 is exact, where after
+# the bilinear filter chroma with hard edges comes back at 44 dB.
+_TO_RGB_AND_BACK = Interpolation.POINT | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 _FROM_RGB = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 _DEEPER = {
@@ -97,16 +100,30 @@ def stream_range(tags: ColourTags, pixel_format: str) -> int:
     return FULL_RANGE if pixel_format.startswith("yuvj") else LIMITED_RANGE
 
 
+def _subsampling(pixel_format: str) -> tuple[int, int]:
+    """Width and height of a picture's colour where that of its brightness is 16: (8, 8) for 4:2:0."""
+    components = VideoFormat(pixel_format, 16, 16).components
+    return (components[1].width, components[1].height) if len(components) > 2 else (16, 16)
+
+
 def _threads() -> int:
     # A second thread for one 540p picture costs more than it saves on two cores.
     return min(4, max(1, (os.cpu_count() or 1) // 4))
 
 
 class PixelConverter:
-    """RGB from a clip's decoded pictures and back, with one matrix and one range for the whole clip."""
+    """RGB from a clip's decoded pictures and back, with one matrix and one range for the whole clip.
 
-    def __init__(self, info: ClipInfo) -> None:
+    Args:
+        info: the clip.
+        written: the pixel format in which the pictures are written back; where its colour is as coarse as the clip's,
+            pixels that nobody touches then come back as they were.  Without it pictures are made to be looked at.
+    """
+
+    def __init__(self, info: ClipInfo, written: str = "") -> None:
         self.info = info
+        back = bool(written) and _subsampling(written) == _subsampling(info.pixel_format)
+        self._spread = _TO_RGB_AND_BACK if back else _TO_RGB
         self.range = stream_range(info.colour, info.pixel_format)
         self._size = (info.height, info.width) if info.rotation in (90, 270) else (info.width, info.height)
         # An untagged portrait clip changes its number of lines when it is turned upright, and with it
@@ -145,6 +162,7 @@ class PixelConverter:
 
     def _to_rgb(self, picture: VideoFrame, pixel_format: str) -> VideoFrame:
         is_rgb = picture.format.is_rgb
+        whole = (picture.width, picture.height) == self._size  # else the filter scales the picture as well
         return self._reader.reformat(
             picture,
             width=self._size[0],
@@ -153,7 +171,7 @@ class PixelConverter:
             src_colorspace=None if is_rgb else self._read_matrix,
             src_color_range=FULL_RANGE if is_rgb else self.range,
             dst_color_range=FULL_RANGE,
-            interpolation=_TO_RGB,
+            interpolation=self._spread if whole else _TO_RGB,
             threads=self._threads,
         )
 

@@ -35,13 +35,15 @@ class ClipReader:
         info: what :func:`talkswap.media.probe.probe` says of the clip.
         index: what :func:`index_frames` says, where it is already known.
         deep: whether frames of a clip of more than 8 bits bring along, as ``fine``, what rounding took.
+        written: the pixel format in which a :class:`talkswap.media.writer.VideoWriter` will write them, so that what
+            nobody touches comes back as it was.
     """
 
-    def __init__(self, info: ClipInfo, index: FrameIndex | None = None, deep: bool = False) -> None:
+    def __init__(self, info: ClipInfo, index: FrameIndex | None = None, deep: bool = False, written: str = "") -> None:
         self.info = info
         self._deep = deep and info.bits > 8
         self._index = index
-        self._converter = PixelConverter(info)
+        self._converter = PixelConverter(info, written)
         self._damage: set[int] = set()
         self._running: Generator[Frame, None, None] | None = None
 
