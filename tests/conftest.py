@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import wave
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -114,6 +114,16 @@ def face_crops() -> tuple[np.ndarray, np.ndarray]:
             if len(faces) == 12:
                 break
     return np.stack([face.crop for face in faces]), np.stack([face.landmarks for face in faces])
+
+
+@pytest.fixture(autouse=True, scope="session")
+def settings_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Renders keep their local certificate in a folder of the tests', never in the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        patch.delenv("TALKSWAP_SIGN_CERT", raising=False)
+        patch.delenv("TALKSWAP_SIGN_KEY", raising=False)
+        yield
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,7 +2,7 @@
 
 The mark keeps its place in the aligned face, so the residuals of many frames are summed per person.  The face is aligned
 anew and comes out a little differently than when it was marked, so the sum is held against the carriers at many
-small moves; where the known bits agree and all bits are loud, the message is read.
+small moves; where the known bits agree best, the message is read.
 """
 
 from __future__ import annotations
@@ -13,8 +13,16 @@ import cv2
 import numpy as np
 from cv2.typing import MatLike
 
-from talkswap.provenance.code import CHECK_BITS, CODED_BITS, KNOWN_BITS, Message, decode, encode, read
-from talkswap.provenance.watermark import GRID, WatermarkConfig, blurred, carriers, cells_of, residual, window_box
+from talkswap.provenance.code import CHECK_BITS, KNOWN_BITS, Message, decode, encode, read
+from talkswap.provenance.watermark import (
+    GRID,
+    WatermarkConfig,
+    blurred,
+    carriers,
+    cells_of,
+    residual,
+    window_box,
+)
 from talkswap.types import FloatArray, UInt8Image
 
 
@@ -25,6 +33,9 @@ class SearchConfig:
     zooms: tuple[float, ...] = (0.96, 0.97, 0.98, 0.99, 1.0, 1.01, 1.02, 1.03, 1.04)
     turns: tuple[float, ...] = (-1.0, 0.0, 1.0)  # degrees
     shifts: tuple[float, ...] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # cells, each way
+    zoom_spread: float = 0.02  # standard deviations of zoom, turn and shift, by which far places are less likely
+    turn_spread: float = 1.0
+    shift_spread: float = 1.5
     tries: int = 12  # best places at which the message is read
     blurs: tuple[float, ...] = (0.0, 0.9)  # cells: a small, hard encoded picture keeps the band's lower half alone
 
@@ -73,7 +84,7 @@ class Evidence:
 def best_statements(total: FloatArray, config: WatermarkConfig, search: SearchConfig) -> FloatArray:
     """What the carriers say at the likeliest places (tries CODED_BITS), in standard deviations, likeliest first.
 
-    A place is as likely as the known bits agree, and as all bits are louder than chance makes them.
+    A place is as likely as the known bits agree there, and as it is near.
     """
     patterns = carriers(config)
     known = encode(Message(0))[:KNOWN_BITS].astype(np.float32) * 2 - 1
@@ -81,16 +92,17 @@ def best_statements(total: FloatArray, config: WatermarkConfig, search: SearchCo
     field = np.zeros((GRID, GRID), np.float32)
     field[box] = total
     middle = (GRID - 1) / 2
-    noise = max(float(np.sqrt((total**2).mean())), 1e-9)
     found: list[tuple[float, FloatArray]] = []
     for zoom in search.zooms:
         for turn in search.turns:
             matrix = cv2.getRotationMatrix2D((middle, middle), turn, zoom)
             moved = np.stack([seen(field, matrix, x, y)[box] for x in search.shifts for y in search.shifts])
-            for soft in patterns.statements(moved) / noise:
-                agreement = float((soft[:KNOWN_BITS] @ known) / np.sqrt(KNOWN_BITS))
-                loudness = float(((soft**2).mean() - 1) * np.sqrt(CODED_BITS / 2))
-                found.append((agreement + loudness, soft))
+            far = ((zoom - 1) / search.zoom_spread) ** 2 + (turn / search.turn_spread) ** 2
+            distances = [x * x + y * y for x in search.shifts for y in search.shifts]
+            for soft, distance in zip(patterns.statements(moved), distances, strict=True):
+                soft /= max(float(np.sqrt((soft**2).mean())), 1e-9)
+                agreement = max(0.0, float(soft[:KNOWN_BITS] @ known)) / np.sqrt(KNOWN_BITS)
+                found.append((agreement**2 - far - distance / search.shift_spread**2, soft))
     found.sort(key=lambda one: -one[0])
     return np.stack([soft for _, soft in found[: search.tries]])
 

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from talkswap.provenance.code import CODED_BITS, Message, encode
 from talkswap.types import FloatArray, UInt8Image
 
 GRID = 160  # cells along the crop's side
-TILE, KINDS = 16, 4  # cells along a tile's side, and kinds of tiles
+ROWS = 32  # carriers at a time: more would wake the linear algebra library's threads, which costs ten times the work
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
@@ -41,10 +40,10 @@ class WatermarkConfig:
     reach: float = 1.5  # cells: sigma of the neighbourhood whose texture counts
     floor: float = 2.0  # levels of texture that even skin is taken for
     limit: float = 1.5  # textures up to which a cell is heard: eyes and teeth must not outshout the skin
-    texture: float = -0.25  # power of the texture that the amplitude follows
-    most_noise: float = 3.6  # mean squared change of the luma inside the mask: 42.6 dB
-    most_level: float = 6.0  # levels by which a cell changes at most
-    rounds: int = 4  # of correction, since texture makes the carriers see each other
+    texture: float = -0.6  # power of the texture that the amplitude follows
+    most_noise: float = 4.8  # mean squared change of the luma inside the mask: 41.3 dB
+    most_level: float = 7.0  # levels by which a cell changes at most
+    rounds: int = 2  # of correction, since texture makes the carriers see each other
 
 
 @functools.lru_cache(maxsize=1)
@@ -77,27 +76,20 @@ def band(field: FloatArray, config: WatermarkConfig) -> FloatArray:
 class Carriers:
     """One pattern per coded bit in the window's box, orthonormal.
 
-    The box is laid with tiles of four kinds, and each bit speaks on one kind alone: a quarter of the work, all over
-    the face.  Signs come from a bit generator whose stream numpy keeps for good; the symmetric root makes the result
-    free of the linear algebra library's choices.
+    Signs come from a bit generator whose stream numpy keeps for good; the symmetric root makes the result free of
+    the linear algebra library's choices.
     """
 
     def __init__(self, config: WatermarkConfig) -> None:
         box, inside = window_box(), window()
         raw = np.random.PCG64(config.seed).random_raw(CODED_BITS * GRID * GRID // 64)
         signs = np.unpackbits(np.asarray(raw, "<u8").view(np.uint8)).astype(np.float32) * 2 - 1
-        fields = np.stack([band(field, config) * inside for field in signs.reshape(CODED_BITS, GRID, GRID)])
-        fields = fields[:, box[0], box[1]].reshape(CODED_BITS, -1).astype(np.float64)
-        rows, columns = np.mgrid[0:GRID, 0:GRID] // TILE
-        kinds = ((rows % 2) * 2 + columns % 2)[box].ravel()
+        fields = [(band(field, config) * inside)[box].ravel() for field in signs.reshape(CODED_BITS, GRID, GRID)]
+        flat = np.stack(fields).astype(np.float64)
+        values, vectors = np.linalg.eigh(flat @ flat.T)
+        patterns = ((vectors / np.sqrt(values)) @ vectors.T @ flat).astype(np.float32)
         self.shape = inside[box].shape
-        self.groups: list[tuple[NDArray[np.intp], FloatArray]] = []  # cells, and the patterns on them
-        for kind in range(KINDS):
-            cells = np.flatnonzero((kinds == kind) & (inside[box].ravel() > 0))
-            flat = fields[kind::KINDS, cells]
-            values, vectors = np.linalg.eigh(flat @ flat.T)
-            root = ((vectors / np.sqrt(values)) @ vectors.T @ flat).astype(np.float32)
-            self.groups.append((cells, np.ascontiguousarray(root)))
+        self.blocks = [np.ascontiguousarray(block) for block in np.split(patterns, range(ROWS, CODED_BITS, ROWS))]
         self.gain = self._gain(config)
 
     def _gain(self, config: WatermarkConfig) -> float:
@@ -114,17 +106,15 @@ class Carriers:
     def statements(self, fields: FloatArray) -> FloatArray:
         """How much of each carrier is in fields over the box (... rows columns): ... CODED_BITS."""
         flat = fields.reshape(*fields.shape[:-2], -1)
-        said = np.empty((*flat.shape[:-1], CODED_BITS), np.float32)
-        for kind, (cells, patterns) in enumerate(self.groups):
-            said[..., kind::KINDS] = flat[..., cells] @ patterns.T
-        return said
+        return np.concatenate([flat @ block.T for block in self.blocks], -1)
 
     def pattern(self, units: FloatArray) -> FloatArray:
         """The sum of the carriers, each ``units`` (CODED_BITS) times, over the box (rows columns)."""
-        flat = np.zeros(self.shape[0] * self.shape[1], np.float32)
-        for kind, (cells, patterns) in enumerate(self.groups):
-            flat[cells] = units[kind::KINDS].astype(np.float32) @ patterns
-        return flat.reshape(self.shape)
+        parts = np.split(units.astype(np.float32), range(ROWS, CODED_BITS, ROWS))
+        total = np.zeros(self.shape[0] * self.shape[1], np.float32)
+        for part, block in zip(parts, self.blocks, strict=True):
+            total += part @ block
+        return total.reshape(self.shape)
 
 
 @functools.lru_cache(maxsize=2)

@@ -70,14 +70,6 @@ def analyser() -> CompactAnalyser:
     return CompactAnalyser(ROOT / "weights" / "compact")
 
 
-@pytest.fixture(autouse=True)
-def _own_settings(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Certificates are kept in a folder of the tests', the same for all that do not choose another."""
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.getbasetemp() / "settings"))
-    monkeypatch.delenv("TALKSWAP_SIGN_CERT", raising=False)
-    monkeypatch.delenv("TALKSWAP_SIGN_KEY", raising=False)
-
-
 class Authority:
     """A certificate authority that signs for a name."""
 
