@@ -110,6 +110,6 @@ def best_statements(total: FloatArray, config: WatermarkConfig, search: SearchCo
 def seen(field: FloatArray, matrix: MatLike, across: float, down: float) -> FloatArray:
     """A field (GRID GRID) through a similarity (2 3) and a shift in cells."""
     here = matrix.copy()
-    here[:, 2] += (across, down)
+    here[:, 2] += np.array([across, down])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(field, here, (GRID, GRID), flags=flags), np.float32)

@@ -30,7 +30,8 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 class WatermarkConfig:
     """The mark's place in the spectrum, and its strength; a detector needs the first six as they were.
 
-    Measured on held-out clips at crf 28: a lower band drowns in the face's own features, a higher one in the codec;
+    Measured on held-out clips (faces of 330 to 360 px, 75 frames): read after crf 28, after halving, and after a cut;
+    not after halving and crf 28 together.  A lower band drowns in the face's own features, a higher one in the codec;
     more change in rough skin than in even one wastes it, since rough skin speaks louder against it.
     """
 
