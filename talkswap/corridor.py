@@ -129,8 +129,7 @@ class Corridor:
         crop = warp_crop(frame.rgb, affine, size)
         free = None
         if self.ready.occlusion is not None:
-            with self.stopwatch.measure("occlusion"):
-                free = self._followers[role](self.ready.occlusion(crop), frame.time, tracked.fresh)
+            free = self._followers[role](self.ready.occlusion(crop), frame.time, tracked.fresh)
         return Cut(role, AlignedFace(crop, affine, points, frame.index), tracked.fade, free)
 
     def _make(self, batches: Iterator[list[Work]]) -> Iterator[list[Work]]:
