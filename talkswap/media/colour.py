@@ -41,6 +41,7 @@ _TO_RGB = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FU
 # Chroma repeated, then averaged over the same pixels, is the same chroma: 4:2:0 -> RGB -> 4:2:0 is exact, where after
 # the bilinear filter chroma with hard edges comes back at 44 dB.
 _TO_RGB_AND_BACK = Interpolation.POINT | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_RETURNING = ("yuv420p", "yuvj420p", "yuv422p", "yuv420p10le", "yuv422p10le")  # whose planes PyAV copies
 _FROM_RGB = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 _DEEPER = {
@@ -106,6 +107,15 @@ def _subsampling(pixel_format: str) -> tuple[int, int]:
     return (components[1].width, components[1].height) if len(components) > 2 else (16, 16)
 
 
+def _without_place(picture: VideoFrame) -> VideoFrame:
+    """A copy that does not say where between the pixels its colour lies.
+
+    The reader would move the colour from there, by a quarter of its pixels in most clips; the writer does not move it
+    back.
+    """
+    return VideoFrame.from_ndarray(picture.to_ndarray(), format=picture.format.name)
+
+
 def _threads() -> int:
     # A second thread for one 540p picture costs more than it saves on two cores.
     return min(4, max(1, (os.cpu_count() or 1) // 4))
@@ -122,8 +132,6 @@ class PixelConverter:
 
     def __init__(self, info: ClipInfo, written: str = "") -> None:
         self.info = info
-        back = bool(written) and _subsampling(written) == _subsampling(info.pixel_format)
-        self._spread = _TO_RGB_AND_BACK if back else _TO_RGB
         self.range = stream_range(info.colour, info.pixel_format)
         self._size = (info.height, info.width) if info.rotation in (90, 270) else (info.width, info.height)
         # An untagged portrait clip changes its number of lines when it is turned upright, and with it
@@ -134,6 +142,12 @@ class PixelConverter:
         self._writer = VideoReformatter()
         self._narrower = VideoReformatter()
         self._threads = _threads()
+        self._back = (
+            bool(written)
+            and info.pixel_format in _RETURNING
+            and _subsampling(written) == _subsampling(info.pixel_format)
+            and not (info.width % 2 or info.height % 2)
+        )
 
     def to_rgb(self, picture: VideoFrame) -> UInt8Image:
         """A decoded picture as it is to be shown: H x W x 3, uint8, upright; more than 8 bits are rounded to 8.
@@ -162,16 +176,20 @@ class PixelConverter:
 
     def _to_rgb(self, picture: VideoFrame, pixel_format: str) -> VideoFrame:
         is_rgb = picture.format.is_rgb
-        whole = (picture.width, picture.height) == self._size  # else the filter scales the picture as well
+        # In a picture of another size the filter scales more than the colour.
+        back = self._back and (picture.width, picture.height, picture.format.name) == (
+            *self._size,
+            self.info.pixel_format,
+        )
         return self._reader.reformat(
-            picture,
+            _without_place(picture) if back else picture,
             width=self._size[0],
             height=self._size[1],
             format=pixel_format,
             src_colorspace=None if is_rgb else self._read_matrix,
             src_color_range=FULL_RANGE if is_rgb else self.range,
             dst_color_range=FULL_RANGE,
-            interpolation=self._spread if whole else _TO_RGB,
+            interpolation=_TO_RGB_AND_BACK if back else _TO_RGB,
             threads=self._threads,
         )
 
