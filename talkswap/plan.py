@@ -200,7 +200,7 @@ def _typed(hint: Any, value: Any, folder: Path) -> Any:
             raise TypeError("an object is wanted")
         return {_typed(inner[0], key, folder): _typed(inner[1], item, folder) for key, item in value.items()}
     if hint is Path:
-        return folder / _checked(str, value)
+        return folder / _nameable(_checked(str, value))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint in (str, int, float, bool):
@@ -220,6 +220,16 @@ def _first_that_fits(hints: list[Any], value: Any, folder: Path) -> Any:
 
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _nameable(name: str) -> str:
+    if "\0" in name:
+        raise ValueError("no file can have this name")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:  # half a character, as JSON can write it
+        raise ValueError("no file can have this name") from error
+    return name
 
 
 def _checked(kind: type, value: Any) -> Any:

@@ -24,6 +24,7 @@ from talkswap.media.codecs import EncoderSettings, check_encoder, encoder_for, i
 from talkswap.media.index import FrameIndex, index_frames
 from talkswap.media.part import cut
 from talkswap.media.probe import probe
+from talkswap.media.program import find_ffmpeg
 from talkswap.media.streams import MIXES
 from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.people import face_width, people_in_clip
@@ -75,6 +76,7 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     """Check and open everything; the cheap checks come first, so that a wrong path is named at once."""
     settings = encoder_settings(plan)
     check_encoder(settings.encoder, plan.output, settings)
+    find_ffmpeg()  # the last step needs it
     warnings: list[str] = []
     info = probe(plan.target)
     warnings += _picture_settings(settings, plan, info, tell)

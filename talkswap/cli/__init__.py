@@ -33,6 +33,16 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+def _named(error: OSError | MemoryError) -> TalkswapError:
+    if isinstance(error, MemoryError):
+        return TalkswapError("the memory of this machine is too small for this", "close other programs")
+    where = f"{error.filename}: " if error.filename else ""
+    return TalkswapError(
+        f"the system refuses: {where}{error.strerror or type(error).__name__}",
+        "check the paths, the disk and their rights",
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -71,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # the reader of our stdout is gone (`talkswap … | head`); Python would complain again when it flushes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (OSError, MemoryError) as error:  # what no room had a name for; a name that is too long, for one
+        print_error(_named(error))
+        return TalkswapError.exit_code
     if status == INTERRUPTED:
         print_error(TalkswapError("interrupted"))
     return int(status or 0)

@@ -24,11 +24,11 @@ def find_ffmpeg() -> Path:
     on_path = shutil.which("ffmpeg")
     if on_path is not None and _serves(Path(on_path)):
         return Path(on_path)
-    import imageio_ffmpeg  # only where PATH has none: it looks through the system's folders
-
     try:
+        import imageio_ffmpeg  # only where PATH has none: it looks through the system's folders
+
         bundled = Path(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
+    except (ImportError, RuntimeError) as error:
         raise EncoderError("no ffmpeg was found", "pip install imageio-ffmpeg, or install ffmpeg") from error
     if not _serves(bundled):
         raise EncoderError(f"{bundled} does not run", "pip install --force-reinstall imageio-ffmpeg")
