@@ -31,8 +31,8 @@ def square_around(picture: np.ndarray, landmarks: np.ndarray, side: int) -> np.n
     """A square of a picture with the head in its middle."""
     low, high = landmarks[:, :2].min(0), landmarks[:, :2].max(0)
     middle, half = (low + high) / 2, float((high - low).max()) * 0.85
-    corners = np.float32([middle - half, middle + [half, -half], middle + [-half, half]])
-    wanted = np.float32([[0, 0], [side, 0], [0, side]])
+    corners = np.array([middle - half, middle + [half, -half], middle + [-half, half]], np.float32)
+    wanted = np.array([[0, 0], [side, 0], [0, side]], np.float32)
     matrix = cv2.getAffineTransform(corners, wanted)
     return cv2.warpAffine(picture, matrix, (side, side), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
 

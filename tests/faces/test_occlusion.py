@@ -124,7 +124,7 @@ def test_the_colour_of_what_is_in_front_does_not_run_into_the_face() -> None:
     """A blue thing over half of the mask's border: the face keeps the light of the free half."""
     crop, target = np.full((64, 64, 3), 120, np.uint8), np.full((64, 64, 3), 130, np.uint8)
     target[:, 40:] = (120, 120, 160)
-    mask = cv2.GaussianBlur(np.pad(np.ones((40, 40), np.float32), 12), (0, 0), 4)
+    mask = np.asarray(cv2.GaussianBlur(np.pad(np.ones((40, 40), np.float32), 12), (0, 0), 4), np.float32)
     free = np.ones((32, 32), np.float32)
     free[:, 19:] = 0
     affine = np.array([[1, 0, 0], [0, 1, 0]], np.float32)
