@@ -44,7 +44,7 @@ def inside(folder: Path, relative: str) -> Path:
     parts = PurePosixPath(relative.replace("\\", "/")).parts
     escapes = not parts or ".." in parts or relative.startswith(("/", "\\")) or bool(PureWindowsPath(relative).drive)
     path = folder.joinpath(*parts) if not escapes else folder
-    if escapes or not path.resolve().is_relative_to(folder.resolve()):
+    if escapes or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise WeightsCorruptError(f"the name {relative!r} leads out of {folder}", "do not use weights from this source")
     return path
 

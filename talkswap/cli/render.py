@@ -41,8 +41,8 @@ def check_report(report: Path, plan: RenderPlan) -> None:
     """
     named_paths = [path for _, path in (*plan.map, *plan.voices)]
     used = (plan.output, plan.target, plan.source, plan.audio, *plan.more_sources, *named_paths)
-    others = [path.resolve() for path in used if path is not None]
-    if report.resolve() in others:
+    others = [os.path.realpath(path) for path in used if path is not None]
+    if os.path.realpath(report) in others:
         raise UsageError(f"the report {report} would replace a file of this render", "choose another name for --report")
     hint = "choose a folder that can be written with --report"
     if report.is_dir():
