@@ -88,7 +88,7 @@ class CompactAnalyser:
         """Dense landmarks of a detection: once from its points, once more from the square of the first answer."""
         affine = square_affine(found.points[0], found.points[1], found.points[3], self._reader.size)
         rough, presence = self._reader(rgb, affine)
-        if presence < self._presence:
+        if not (presence >= self._presence and np.isfinite(rough).all()):  # a network can answer what is no number
             return None
         face = self.follow(rgb, rough)
         return None if face is None else Face(face.box, min(found.score, face.score), face.landmarks)
@@ -104,10 +104,12 @@ class CompactAnalyser:
             The face, its score being the network's presence; None when it is no longer there.
         """
         points, presence = self._reader(rgb, affine_from_landmarks(landmarks, self._reader.size))
+        if not np.isfinite(points).all():
+            return None
         height, width = rgb.shape[:2]
         middle = points[:, :2].mean(0)
         inside = 0 <= middle[0] < width and 0 <= middle[1] < height
-        if presence < self._presence or not inside:
+        if not presence >= self._presence or not inside:
             return None
         box = np.concatenate([points[:, :2].min(0), points[:, :2].max(0)]).astype(np.float32)
         return Face(box, presence, points)

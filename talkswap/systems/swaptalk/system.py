@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from talkswap.checkpoints import PresetFolder, load_config, load_weights
-from talkswap.checkpoints.networks import config_from, load_network
+from talkswap.checkpoints.networks import build_network, load_network
 from talkswap.device import Device
 from talkswap.errors import DeviceError
 from talkswap.faces.guide import FaceGuide
@@ -70,7 +70,7 @@ class SwapTalk:
         """
 
         def read(kind: type[nn.Module], config: type[Any], name: str) -> Any:
-            network = kind(config_from(config, load_config(preset, name)))
+            network = build_network(kind, config, load_config(preset, name), name)
             return load_network(network, load_weights(preset, name), name)
 
         return cls(
