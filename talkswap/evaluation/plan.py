@@ -109,5 +109,7 @@ def notes_of(plan: EvaluationPlan, drawn: Sequence[Pair], judges: Judges, chosen
     notes.append(f"ID Retrieve chooses among {len({pair.source_name for pair in drawn})} sources")
     if plan.split != "val":
         notes.append(f"Clips are of split {plan.split}: that nothing was trained on them is the user's word")
+    notes.append("Results are measured without the marks that a render carries otherwise")
+    notes.append("The cascades' lip sync is Wav2Lip's; in the paper it is the paper's own")
     notes += [f"{judge.name}: {judge.note}" for judge in judges.named() if judge.note]
     return tuple(notes)
