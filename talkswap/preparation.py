@@ -6,7 +6,7 @@ The cheap checks come first, so that a wrong path is named at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -61,10 +61,9 @@ class Prepared:
     warnings: list[str]
 
 
-def once_heard(ready: Prepared) -> Prepared:
-    """The same without the voice's samples, 64 kB a second: the systems have heard them, and only their length is still
-    asked for.  Where the voice itself goes into the output, it is the silence that stands here instead."""
-    return replace(ready, voice=Voice(np.broadcast_to(np.float32(0), len(ready.voice.samples)), ready.voice.hz))
+def silence_like(voice: Voice) -> Voice:
+    """Silence as long as a voice, in no memory."""
+    return Voice(np.broadcast_to(np.float32(0), len(voice.samples)), voice.hz)
 
 
 def encoder_settings(plan: RenderPlan) -> EncoderSettings:
@@ -72,8 +71,15 @@ def encoder_settings(plan: RenderPlan) -> EncoderSettings:
     return EncoderSettings(encoder_for(plan.encoder, plan.output), plan.crf, plan.encoder_preset, plan.pixel_format)
 
 
-def prepare(plan: RenderPlan, tell: Report) -> Prepared:
-    """Check and open everything; the cheap checks come first, so that a wrong path is named at once."""
+def prepare(plan: RenderPlan, tell: Report, keep_voice: bool = True) -> Prepared:
+    """Check and open everything; the cheap checks come first, so that a wrong path is named at once.
+
+    Args:
+        plan: what to render.
+        tell: takes what is decided on the way.
+        keep_voice: whether the voice's samples, 64 kB a second, are kept when the systems have heard them; without, only
+            its length is, and silence stands in its place.  Where the voice itself goes into the output, it is silence.
+    """
     settings = encoder_settings(plan)
     check_encoder(settings.encoder, plan.output, settings)
     find_ffmpeg()  # the last step needs it
@@ -92,6 +98,8 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
     own_sound = plan.audio is None and not voices
     timeline = plan_timeline(index.times, index.last_duration, voice.seconds, plan.fit, own_sound)
     warnings += timeline.warnings
+    if not (keep_voice or plan.swap or plan.sync):
+        voice = silence_like(voice)  # before there are networks in memory
     if timeline.note:
         tell(ProgressEvent("prepare", 0, 0, f"fit {plan.fit}: {timeline.note}"))
     device = choose_device(plan.device)
@@ -130,7 +138,8 @@ def prepare(plan: RenderPlan, tell: Report) -> Prepared:
         small = [face_width(role.person) for role in roles if face_width(role.person) < SMALL_FACE]
         warnings += [f"the target's face is only {width:.0f} px wide" for width in small]
     return Prepared(
-        plan, info, index, voice, timeline, preset, device, analyser, system, people, roles,
+        plan, info, index, voice if keep_voice else silence_like(voice), timeline, preset, device, analyser, system,
+        people, roles,
         load_occlusion_reader(plan, preset, device, tell) if roles else None,
         (plan.audio,) if plan.audio is not None else tuple(voices), warnings,
     )  # fmt: skip

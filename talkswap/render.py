@@ -26,7 +26,7 @@ from talkswap.media.writer import VideoWriter
 from talkswap.people import face_width
 from talkswap.pipeline import Stopwatch, closing_source
 from talkswap.plan import deciding, plan_to_json
-from talkswap.preparation import Prepared, Report, encoder_settings, once_heard, output_sound, prepare
+from talkswap.preparation import Prepared, Report, encoder_settings, output_sound, prepare
 from talkswap.provenance.stamp import Places, Stamp
 from talkswap.segments import Span, WorkFolder, cut_spans, digest, finished_frames, unfinished_work
 from talkswap.types import ProgressEvent, RenderPlan, RenderReport
@@ -59,7 +59,7 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
     stopwatch = Stopwatch()
     with WorkFolder(plan.output, plan.overwrite, lambda line: tell(ProgressEvent("prepare", 0, 0, line))) as folder:
         with stopwatch.measure("prepare"):
-            ready = once_heard(prepare(plan, tell))
+            ready = prepare(plan, tell, keep_voice=False)
             ingredients = deciding_all(ready)
             size = folder.begin(ingredients, plan.batch_size or batch_size(ready.device, ready.info), plan.fresh)
         between = picture_ending(encoder_settings(plan).encoder)
