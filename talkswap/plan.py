@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
@@ -35,6 +36,8 @@ NOT_THE_FRAMES = {
     "timestamp_url",
 }
 """Fields that do not decide the frames, or do so by what is found for them: weights by their hashes, the device."""
+
+_NUMBER = re.compile(r"[-+]?(\d{1,60}/\d{1,60}|(\d{1,60}(\.\d{0,60})?|\.\d{1,60})([eE](?P<power>[-+]?\d{1,3}))?)")
 
 MOST_BYTES = 64 * 2**20  # of a plan file; a longer one is none
 
@@ -79,7 +82,7 @@ def plan_from_json(record: Any, folder: Path, where: str = "the plan") -> Render
     for name, value in record.items():
         try:
             values[name] = _typed(hints[name], value, folder)
-        except (TypeError, ValueError) as error:
+        except (ArithmeticError, TypeError, ValueError) as error:
             raise UsageError(f"{where} has {value!r} as {name}: {error}", "see `talkswap render --help`") from error
         if name in NUMBER_OR_PHOTO and values[name] is not None:
             values[name] = _outside(values[name], lambda path: str(folder / path))
@@ -205,21 +208,29 @@ def _typed(hint: Any, value: Any, folder: Path) -> Any:
         return float(value)
     if hint in (str, int, float, bool):
         return _checked(hint, value)
-    if hint is Fraction and type(value) in (int, float):
-        return Fraction(str(value))
-    return hint(_checked(str, value))  # fractions and their like
+    if hint is Fraction:
+        return _fraction(str(value) if type(value) in (int, float) else _checked(str, value))
+    return hint(_checked(str, value))
 
 
 def _first_that_fits(hints: list[Any], value: Any, folder: Path) -> Any:
     for hint in hints[:-1]:
         try:
             return _typed(hint, value, folder)
-        except (TypeError, ValueError):
+        except (ArithmeticError, TypeError, ValueError):
             continue
     return _typed(hints[-1], value, folder)
 
 
 _WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _fraction(text: str) -> Fraction:
+    """A number as Fraction takes it, but for one whose digits no time has: they would be worked out, all of them."""
+    found = _NUMBER.fullmatch(text)
+    if found is None or abs(int(found["power"] or 0)) > 30:
+        raise ValueError("a number or a fraction is wanted")
+    return Fraction(text)
 
 
 def _nameable(name: str) -> str:
