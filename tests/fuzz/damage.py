@@ -160,7 +160,7 @@ def lie_in_a_png(chance: random.Random, data: bytes) -> bytes:
 WORDS: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2**31, 2**63, -(2**63), 10**400, 1e308, -1e308, 1e-320, float("nan"), float("inf"), "", " ",
     "0", "x", "\0", "a\0b", "\ud800", "\u202e映画", "a" * 300, "a" * 5000, "/", "/dev/zero", "/dev/null", "..", "../" * 40,
-    "%s%n%d", "$(id)", "`id`", "-h", "--help", "a\nb", "1/0", "1/3", "nan", "-1", [], {}, [[]], [None], ["", ""], [["0"]],
+    "%s%n%d", "$(id)", "`id`", "-h", "--help", "a\nb", "1/0", "1/3", "nan", "-1", "1e999999999", [], {}, [[]], [None], ["", ""], [["0"]],
     {"": ""}, [1, 2, 3], "http://127.0.0.1:9/x", "concat:a|b", "pipe:0", "file:x",
 )  # fmt: skip
 """What may stand where something else belongs."""

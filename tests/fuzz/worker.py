@@ -8,6 +8,7 @@ and reported, whatever became of the command.
 
 from __future__ import annotations
 
+import functools
 import gc
 import io
 import json
@@ -74,6 +75,22 @@ def quick_system(preset: Any, device: Any, switches: Any, name: str = "swaptalk"
     return QuickSystem(switches)
 
 
+def remember_what_is_loaded() -> None:
+    """Build the commands once, and load each installed preset's face analyser once; a case's own weights are read anew."""
+    from talkswap import cli, preparation
+    from talkswap.checkpoints import PresetFolder
+    from talkswap.faces import analyze
+
+    load, kept = analyze.load_analyser, functools.lru_cache(analyze.load_analyser)
+
+    def load_once(kind: str, weights: Any, *rest: Any) -> Any:
+        own = not isinstance(weights, PresetFolder) or "named by" in "".join(weights.origins)
+        return (load if own else kept)(kind, weights, *rest)
+
+    analyze.load_analyser = preparation.load_analyser = load_once  # type: ignore[attr-defined]
+    cli.build_application = functools.cache(cli.build_application)  # type: ignore[attr-defined]
+
+
 def memory_mb() -> float:
     """What this process holds now."""
     with open("/proc/self/statm") as file:
@@ -99,6 +116,9 @@ def serve() -> None:
     # after the imports, whose libraries reserve what they never use
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     watch = Watch()
+    remember_what_is_loaded()
+    gc.collect()
+    gc.freeze()  # what is there now is not looked through again after every case
     for line in lines:
         task = json.loads(line)
         for ear in ears:
