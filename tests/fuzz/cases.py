@@ -192,13 +192,16 @@ def special(chance: random.Random, whole: Path, room: Path) -> Case:
         path.symlink_to(whole / "clip.mp4")
     elif what == "empty":
         path.touch()
+    elif what == "below a file":
+        (room / "in" / "file").touch()
+        path = room / "in" / "file" / "x.mp4"
     elif what == "locked":
         shutil.copy(whole / "clip.mp4", path)
         path.chmod(0)
     else:
         path = {
             "zero": Path("/dev/zero"), "null": Path("/dev/null"), "full": Path("/dev/full"), "stdin": Path("/dev/stdin"),
-            "long": room / "in" / ("x" * 3000), "below a file": whole / "clip.mp4" / "x.mp4",
+            "long": room / "in" / ("x" * 3000),
             "nowhere": room / "no" / "where.mp4",
         }[what]  # fmt: skip
     where = chance.choice(PLACES)
