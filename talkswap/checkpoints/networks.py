@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import types
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound="nn.Module")
 
-_LARGEST = 2**31  # no width, count or size of a network is as large
+_LARGEST = 2**31  # no width, count, size or factor of a network is as large
 
 
 def config_from(kind: type[Config], values: dict[str, Any]) -> Config:
@@ -61,7 +60,7 @@ def _of_kind(hint: Any, value: Any) -> bool:
         kinds = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
         return len(kinds) == len(value) and all(map(_of_kind, kinds, value))
     if hint is float:
-        return type(value) in (int, float) and math.isfinite(value)
+        return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST  # which no number that is none does
     if hint is int:
         return type(value) is int and 0 <= value < _LARGEST
     return type(value) is hint if hint in (bool, str, type(None)) else True
