@@ -30,6 +30,7 @@ from talkswap.types import ProgressEvent, RenderPlan
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 BETWEEN = ";"  # between several files in one cell
 _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}
+GRACE_SECONDS = 10.0  # that a render gets to stop
 _LAST_CHARACTERS = 2000  # of what a failed job said
 
 
@@ -310,8 +311,19 @@ def _on_this_machine(jobs: Sequence[Job], workers: int, cluster: str) -> Iterato
             stopped.set()
             for future in futures:
                 future.cancel()
-            for process in list(children):
-                process.terminate()
+            _end(list(children))
+
+
+def _end(children: Sequence[subprocess.Popen[str]]) -> None:
+    """Ask processes to stop, so that they clean up behind them; what sits in a call that hears nothing is killed."""
+    for process in children:
+        process.terminate()
+    deadline = time.monotonic() + GRACE_SECONDS
+    while any(process.poll() is None for process in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in children:
+        if process.poll() is None:
+            process.kill()
 
 
 def _on_cluster(jobs: Sequence[Job], workers: int, cluster: str) -> Iterator[JobResult]:
@@ -320,6 +332,7 @@ def _on_cluster(jobs: Sequence[Job], workers: int, cluster: str) -> Iterator[Job
         import ray
     except ImportError as error:
         raise DependencyError("many machines need the package ray", 'run `pip install "talkswap[ray]"`') from error
+    os.environ.setdefault("RAY_worker_niceness", "0")  # else a cluster of our own stands behind everything else
     ray.init(address=None if cluster == "local" else cluster, log_to_driver=False, include_dashboard=False)
     try:
         cores = max(1, (os.cpu_count() or 1) // workers)
