@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
+LEAST_HZ = 1000  # a header that states less makes hours of a moment; telephones have 8000
 LONGEST_SECONDS = 6 * 3600  # damaged headers can announce years; 6 h of 16 kHz float32 is 1.4 GB
 LONGEST_HOLE_SECONDS = 600  # a longer jump in the time stamps is damage, not a pause
 LONGEST_OVERLAP_SECONDS = Fraction(1, 2)  # a longer jump back is a recording that starts anew, played on
@@ -45,13 +46,18 @@ def load_voice(path: Path, hz: int = 16000) -> Voice:
 
     Raises:
         InputMissingError: no such file, or a directory.
-        UnreadableMediaError: not media, damaged beyond use, no finite sample, or over six hours.
+        UnreadableMediaError: not media, damaged beyond use, no finite sample, too few a second, or over six hours.
         NoAudioError: media without an audio stream, or one without samples.
     """
     path = Path(path)
     container = _open(path)
     try:
         stream = _audio_stream(container, path)
+        stated = stream.codec_context.sample_rate if stream.codec_context is not None else 0
+        if 0 < stated < LEAST_HZ:
+            raise UnreadableMediaError(
+                f"the sound of {path} has {stated} samples a second, too few for speech", "its header may be damaged"
+            )
         collected = _Collected(hz, _container_start(container))
         _decode(container, stream, collected, path)
     finally:
@@ -175,7 +181,7 @@ class _MonoResampler:
         self.expected: Fraction | None = None  # seconds since the container's start, at the end of the last frame
 
     def add(self, frame: AudioFrame) -> None:
-        if frame.samples <= 0 or frame.sample_rate <= 0:
+        if frame.samples <= 0 or frame.sample_rate < LEAST_HZ:
             return
         collected = self.collected
         collected.frames += 1

@@ -469,3 +469,12 @@ def test_a_container_that_fails_for_ever_gives_what_came_before(
     part = load_voice(path).samples
     assert 0 < len(part) < len(whole.samples)
     assert np.array_equal(part[:-64], whole.samples[: len(part) - 64])
+
+
+def test_a_header_that_makes_hours_of_a_moment_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "slow.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 2, 0, "NONE", ""))
+        file.writeframes(bytes(9600))
+    with pytest.raises(UnreadableMediaError, match="2 samples a second"):
+        load_voice(path)
