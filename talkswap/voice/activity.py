@@ -201,7 +201,7 @@ class SpeechGate:
     def __init__(self, samples: FloatArray, attack: float = 0.08, release: float = 0.16, bridge: float = 0.5) -> None:
         active = active_steps(samples)
         for first, last in _runs(~active):
-            if 0 < first and last < len(active) and last - first < bridge * BANDS.rate:
+            if first > 0 and last < len(active) and last - first < bridge * BANDS.rate:
                 active[first:last] = True
         margin = math.ceil(max(attack, release) * BANDS.rate) + 1  # steps: it opens before the voice, closes after
         self._first = -margin
