@@ -156,7 +156,7 @@ def _definition(path: Path, claim: Claim) -> dict[str, Any]:
     if labels:
         edited["parameters"] = {"ingredientIds": labels}
     return {
-        "title": claim.title,
+        "title": _readable(claim.title),
         "format": kind_of(path),
         "assertions": [
             {"label": "c2pa.actions.v2", "data": {"actions": [edited]}},
@@ -165,11 +165,16 @@ def _definition(path: Path, claim: Claim) -> dict[str, Any]:
     }
 
 
+def _readable(name: str) -> str:
+    """A file's name in letters; bytes of it that are none become question marks, since JSON has no place for them."""
+    return name.encode("utf-8", "replace").decode()
+
+
 def _add(builder: Builder, label: str, path: Path, relationship: str) -> None:
     """Name an ingredient.  The target brings the manifest that it has; a photo or voice does not, since a manifest
     may hold thumbnails of the person."""
     kind = kind_of(path)
-    told = {"title": path.name, "relationship": relationship, "label": label, "format": kind}
+    told = {"title": _readable(path.name), "relationship": relationship, "label": label, "format": kind}
     with open(path, "rb") as file:
         if relationship != "parentOf":
             builder.add_ingredient(told, _RAW, file)
