@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -58,7 +59,7 @@ def cut_spans(timeline: Timeline, seconds: float, batch: int) -> list[Span]:
     Raises:
         UsageError: ``seconds`` is not positive.
     """
-    if not seconds > 0:
+    if not 0 < seconds < math.inf:
         raise UsageError(f"segments of {seconds} seconds cannot be made", "give a positive number of segment_seconds")
     total, first = len(timeline), 0
     spans: list[Span] = []

@@ -172,3 +172,17 @@ def test_a_plan_and_options_do_not_mix(tmp_path: Path, command: Callable[..., tu
     code, _, err = command("--plan", write(tmp_path / "plan.json", LEAST), "--crf", "3", "--no-swap")
     assert code == 2 and "decides what --crf, --swap would" in err
     assert command()[0] == 2 and command("--plan", tmp_path / "none.json")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("start", "1e999999999"), ("start", "1/0"), ("start", "nan"), ("end", "0x10"), ("start", "9" * 100),
+        ("target", "a\0b.mp4"), ("target", "half\ud800.mp4"), ("segment_seconds", 10**400), ("crf", 1.5),
+    ],
+    ids=lambda text: f"{text!r:.20}",
+)  # fmt: skip
+def test_what_no_plan_can_mean_is_refused_at_once(tmp_path: Path, field: str, value: object) -> None:
+    record = {"source": None, "target": "clip.mp4", "audio": None, "output": "out.mp4", field: value}
+    with pytest.raises(UsageError, match=field):
+        read_plans(write(tmp_path / "plan.json", json.dumps(record)))
