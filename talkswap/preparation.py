@@ -88,6 +88,8 @@ def prepare(plan: RenderPlan, tell: Report, keep_voice: bool = True) -> Prepared
     warnings += _picture_settings(settings, plan, info, tell)
     index, beyond = cut(index_frames(info), plan.start, plan.end)
     warnings += [beyond] if beyond else []
+    if plan.batch_size < 0:
+        raise UsageError(f"batches of {plan.batch_size} frames cannot be made", "give 0 for the device's own choice")
     if plan.audio_mix not in MIXES:
         raise UsageError(f"there is no audio mix called '{plan.audio_mix}'", f"choose one of {', '.join(MIXES)}")
     if plan.silence not in SILENCES:
