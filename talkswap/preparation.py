@@ -38,6 +38,7 @@ from talkswap.voice.windows import SpeechTrack
 Report = Callable[[ProgressEvent], None]
 
 SILENCES = ("neutral", "original")
+MODES, ORDERS = ("cross", "self"), ("swap-sync", "sync-swap")
 SOUND_HZ = 48000  # samples per second of voices that are mixed
 
 
@@ -92,6 +93,9 @@ def prepare(plan: RenderPlan, tell: Report, keep_voice: bool = True) -> Prepared
         raise UsageError(f"batches of {plan.batch_size} frames cannot be made", "give 0 for the device's own choice")
     if plan.audio_mix not in MIXES:
         raise UsageError(f"there is no audio mix called '{plan.audio_mix}'", f"choose one of {', '.join(MIXES)}")
+    for name, value, known in (("mode", plan.mode, MODES), ("order", plan.order, ORDERS)):
+        if value not in known:
+            raise UsageError(f"there is no {name} called '{value}'", f"choose one of {', '.join(known)}")
     if plan.silence not in SILENCES:
         raise UsageError(f"there is no silence {plan.silence}", f"choose one of: {', '.join(SILENCES)}")
     asked = wishes(plan)

@@ -30,6 +30,7 @@ def command(
     from talkswap.checkpoints import find_preset
     from talkswap.faces.analyze import FaceAnalyser, load_analyser
     from talkswap.provenance.verify import verify_file
+    from talkswap.untrusted import check_plain
 
     def analyser() -> FaceAnalyser:
         chosen = find_preset("compact")
@@ -37,6 +38,7 @@ def command(
 
     anchors = None
     if trust is not None:
+        check_plain(trust)
         try:
             anchors = trust.read_text("ascii")
         except (OSError, UnicodeDecodeError) as error:

@@ -94,6 +94,9 @@ def local_signer() -> Signer:
     return known
 
 
+_MOST_BYTES = 2**20  # of a chain or a key
+
+
 def _known(place: Path) -> Signer:
     text = _read(place)
     return _signer(text, text, str(place), str(place), local=True)
@@ -101,7 +104,8 @@ def _known(place: Path) -> Signer:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:  # a pipe from a key store is welcome, a device without end is not
+            return file.read(_MOST_BYTES)
     except FileNotFoundError as error:
         raise InputMissingError(f"{path} does not exist", "check the path") from error
     except OSError as error:
