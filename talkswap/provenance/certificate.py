@@ -25,6 +25,7 @@ from talkswap.errors import InputMissingError, OutputUnwritableError, UsageError
 CERT_VARIABLE, KEY_VARIABLE = "TALKSWAP_SIGN_CERT", "TALKSWAP_SIGN_KEY"
 LOCAL_NAME = "talkswap, local and unverified"
 _YEARS = 5
+_MOST_BYTES = 2**20  # of a chain or a key
 _FRESH_DAYS = 30  # a local certificate that ends sooner is made anew
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
@@ -92,9 +93,6 @@ def local_signer() -> Signer:
         _keep(place, _made(), replace=True)
         known = _known(place)
     return known
-
-
-_MOST_BYTES = 2**20  # of a chain or a key
 
 
 def _known(place: Path) -> Signer:
