@@ -282,7 +282,7 @@ def run_jobs(
 def _append(file: Path, result: JobResult) -> None:
     try:
         with open(file, "a", encoding="utf-8") as out:
-            out.write(json.dumps(asdict(result), ensure_ascii=False) + "\n")
+            out.write(json.dumps(asdict(result)) + "\n")  # in ASCII: names can have bytes that are no text
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:

@@ -129,10 +129,13 @@ def write_plans(file: Path, plans: list[RenderPlan]) -> None:
     """
     records = [plan_to_json(plan, file.parent) for plan in plans]
     part = file.with_name(file.name + ".part")
+    content = records[0] if len(records) == 1 else records
     try:
-        part.write_text(
-            json.dumps(records[0] if len(records) == 1 else records, indent=2, ensure_ascii=False) + "\n", "utf-8"
-        )
+        text = json.dumps(content, indent=2, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a name with bytes that are no text
+        text = json.dumps(content, indent=2).encode()
+    try:
+        part.write_bytes(text + b"\n")
         os.replace(part, file)
     except OSError as error:
         raise OutputUnwritableError(f"{file} cannot be written ({error.strerror})", "choose another folder") from error

@@ -67,9 +67,19 @@ def plain(value: Any) -> Any:
     return value
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8: names can have bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def to_json(value: Any) -> str:
     """``value`` as indented JSON."""
-    return json.dumps(plain(value), indent=2, ensure_ascii=False)
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False)
+    return text if is_text(text) else json.dumps(plain(value), indent=2)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,10 +18,10 @@ from av.format import Flags
 
 from talkswap.errors import EncoderError, NoAudioError, OutputUnwritableError, UsageError
 from talkswap.media.codecs import CONTAINERS
-from talkswap.media.containers import local_url, open_clip, video_stream
+from talkswap.media.containers import open_clip, video_stream
 from talkswap.media.index import FrameIndex
 from talkswap.media.probe import probe
-from talkswap.media.program import find_ffmpeg, run_ffmpeg
+from talkswap.media.program import ffmpeg_url, find_ffmpeg, run_ffmpeg
 from talkswap.media.staging import check_output, staging_folder
 from talkswap.media.streams import COPY, MIXES, Besides, Track, chapter_file, cover_file, lost_tags, survey
 from talkswap.media.verify import FinishedClip, verify
@@ -178,7 +178,7 @@ def _sound(voice: Path | Voice, folder: Path) -> _Sound:
             raise NoAudioError("the voice has no samples", "give a sound with speech in it")
         raw = folder / "voice.f32"
         samples.tofile(raw)
-        return _Sound({"format": "f32le", "ar": voice.hz, "ac": 1}, local_url(raw), voice.hz, 1)
+        return _Sound({"format": "f32le", "ar": voice.hz, "ac": 1}, ffmpeg_url(raw), voice.hz, 1)
     with open_clip(Path(voice)) as container:
         if not container.streams.audio:
             raise NoAudioError(f"{voice} has no sound", "give a file with an audio stream")
@@ -200,7 +200,7 @@ def _sound_of(path: Path, index: int, offset: Fraction = Fraction(0)) -> _Sound:
             )
         context = stream.codec_context
         channels = int(context.layout.nb_channels)
-        return _Sound({}, local_url(path), int(context.sample_rate), channels, index, late, offset)
+        return _Sound({}, ffmpeg_url(path), int(context.sample_rate), channels, index, late, offset)
 
 
 def _command(
@@ -215,9 +215,9 @@ def _command(
 ) -> list[str]:
     """ffmpeg's argument list."""
     ending = finished.suffix
-    picture = ffmpeg.input(local_url(video), protocol_whitelist="file")
+    picture = ffmpeg.input(ffmpeg_url(video), protocol_whitelist="file")
     shift = {"itsoffset": f"{float(besides.shift):.6f}"} if besides.shift else {}
-    source = ffmpeg.input(local_url(target), protocol_whitelist="file", **shift)
+    source = ffmpeg.input(ffmpeg_url(target), protocol_whitelist="file", **shift)
     mapped = [picture["v:0"]]
     details = ["-c:v", "copy", *_marked("v:0", besides.picture_marks, besides.picture_tags)]
     before = 0
@@ -249,7 +249,7 @@ def _command(
         if ending == ".mkv":
             cover, media_type = cover_file(target, track, finished.parent, number)
             place = f"s:t:{len(besides.attachments) + number - 1}"
-            details += ["-attach", local_url(cover), f"-metadata:{place}", f"mimetype={media_type}"]
+            details += ["-attach", ffmpeg_url(cover), f"-metadata:{place}", f"mimetype={media_type}"]
             details += [f"-metadata:{place}", f"filename={cover.name}"]
         else:
             mapped.append(source[str(track.index)])
@@ -271,20 +271,20 @@ def _command(
     if besides.chapters:
         chapters = finished.with_name("chapters.txt")
         chapters.write_text(chapter_file(besides.chapters), encoding="utf-8")
-        mapped.append(ffmpeg.input(local_url(chapters), protocol_whitelist="file", format="ffmetadata")["v:98?"])
+        mapped.append(ffmpeg.input(ffmpeg_url(chapters), protocol_whitelist="file", format="ffmetadata")["v:98?"])
     # A map that matches nothing keeps the target among the inputs where only its tags are wanted.
     mapped.append(source["v:99?"])
 
-    joined = ffmpeg.output(*mapped, local_url(finished), **options)
+    joined = ffmpeg.output(*mapped, ffmpeg_url(finished), **options)
     # Left alone, ffmpeg closes every hole over ten seconds in MPEG-TS.
     joined = joined.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
     joined = joined.global_args("-dts_delta_threshold", str(_LONGEST_HOLE))
     arguments = [str(argument) for argument in ffmpeg.compile(joined, cmd=str(find_ffmpeg()))]
     # ffmpeg-python numbers the inputs itself; where each came to stand is read off its result.
     inputs = [url for option, url in pairwise(arguments) if option == "-i"]
-    details += ["-map_metadata", str(_last(inputs, local_url(target)))]
-    details += ["-map_chapters", str(_last(inputs, local_url(chapters)) if besides.chapters else -1)]
-    end = _last(arguments, local_url(finished))
+    details += ["-map_metadata", str(_last(inputs, ffmpeg_url(target)))]
+    details += ["-map_chapters", str(_last(inputs, ffmpeg_url(chapters)) if besides.chapters else -1)]
+    end = _last(arguments, ffmpeg_url(finished))
     return [*arguments[:end], *details, *arguments[end:]]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import ffmpeg
 
 from talkswap.errors import EncoderError
-from talkswap.media.containers import local_url, open_clip, video_stream
-from talkswap.media.program import find_ffmpeg, run_ffmpeg
+from talkswap.media.containers import open_clip, video_stream
+from talkswap.media.program import ffmpeg_url, find_ffmpeg, run_ffmpeg
 
 _BOX_HEAD = 8  # bytes of an MP4 box before its content: length and name
 _ROUND = 4096  # bytes
@@ -33,13 +33,13 @@ def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
     with open_clip(clip) as container:
         video_stream(container, clip)
         sound = bool(container.streams.audio)
-    source = ffmpeg.input(local_url(clip), protocol_whitelist="file")
+    source = ffmpeg.input(ffmpeg_url(clip), protocol_whitelist="file")
     # H.264 in 4:2:0, which is what every browser plays, wants even sizes
     picture = source["v:0"].filter("scale", "trunc(iw/2)*2", "trunc(ih/2)*2").filter("setsar", "1")
     streams = [picture, source["a:0"]] if sound else [picture]
     written = ffmpeg.output(
         *streams,
-        local_url(output),
+        ffmpeg_url(output),
         format="mp4",
         map_metadata=-1,
         map_chapters=-1,

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from talkswap.errors import EncoderError, OutputUnwritableError
+from talkswap.media.containers import local_url
 
 _LAST_LINES = 6
+_NO_TEXT = "\udc80", "\udcff"  # how Python holds bytes of a name that are no text
+_ASIDE = 0x10FF00 - 0xDC00  # to where nobody has letters: the end of the last plane for private use
 _DISK_FULL = "No space left on device"
 
 
@@ -45,6 +48,14 @@ def _serves(program: Path) -> bool:
     return done.returncode == 0 and b"-drop " in done.stdout
 
 
+def ffmpeg_url(path: Path) -> str:
+    """The path as an argument that ffmpeg-python can hold; :func:`run_ffmpeg` makes the name of it again.
+
+    A name is bytes, and Python holds those that are no text as lone surrogates, which ffmpeg-python cannot encode.
+    """
+    return "".join(chr(ord(c) + _ASIDE) if _NO_TEXT[0] <= c <= _NO_TEXT[1] else c for c in local_url(path))
+
+
 def run_ffmpeg(arguments: Sequence[str], output: Path) -> None:
     """Run ffmpeg with these arguments, the program first.
 
@@ -56,9 +67,11 @@ def run_ffmpeg(arguments: Sequence[str], output: Path) -> None:
         OutputUnwritableError: the disk is full.
         EncoderError: it could not be started, or failed; its last lines are in the message.
     """
+    first, last = (chr(ord(c) + _ASIDE) for c in _NO_TEXT)
+    named = ["".join(chr(ord(c) - _ASIDE) if first <= c <= last else c for c in word) for word in arguments]
     try:
         done = subprocess.run(
-            arguments,
+            named,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
