@@ -255,6 +255,17 @@ def ablation(
     _finish(found, out)
 
 
+def publish(
+    report: Annotated[Path, typer.Argument(help="Folder of a report.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder for the copy.", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier copy.")] = False,
+) -> None:
+    """Copy a report for others: all figures and plots, nobody's face, no path of this machine."""
+    from talkswap.evaluation.publish import publish as write
+
+    typer.echo(str(write(report, out, overwrite).page))
+
+
 def build_application(markup: Literal["rich"] | None) -> typer.Typer:
     """The ``eval`` group."""
     application = typer.Typer(
@@ -264,5 +275,6 @@ def build_application(markup: Literal["rich"] | None) -> typer.Typer:
     application.command("hdtf")(hdtf)
     application.command("clip")(clip)
     application.command("ablation")(ablation)
+    application.command("publish")(publish)
     application.command("study")(eval_study.command)
     return application
