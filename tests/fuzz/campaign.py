@@ -194,7 +194,7 @@ def judge(case: Case, room: Path, before: dict[str, str], answer: dict[str, Any]
         trouble.append("a traceback")
     if words := re.findall(r"^.*\w+Warning: .*$", err, re.MULTILINE):
         trouble.append(f"Python warns: {words[0]}")
-    if code and not answer["raised"] and not re.search(r"^error: \S[^\n]*[^.\n]$", err, re.MULTILINE):
+    if code and not answer["raised"] and not re.search(r"^error: \S[^\n]+$", err, re.MULTILINE):
         trouble.append("no sentence says what is wrong")
     if answer["outside"]:
         trouble.append(f"outside of its room: {answer['outside'][0]}")
