@@ -14,7 +14,7 @@ from talkswap.errors import TalkswapError
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "docs/pains.md", "CONTRIBUTING.md", "examples/README.md", "weights/README.md"]
+PAGES = ["README.md", "docs/pains.md", "docs/evaluation/README.md", "CONTRIBUTING.md", "examples/README.md", "weights/README.md"]
 
 
 def blocks() -> list[str]:
