@@ -223,6 +223,15 @@ def read_manifest(path: Path, sidecar: bytes | None = None, anchors: str | None 
             return _finding(reader, sidecar is not None)
     except C2paError as error:
         return ManifestFinding("Invalid", (_words(error),), None, None, (), (), sidecar is not None)
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ):  # the library read it, and parts of it are gone
+        broken = "the manifest is not well formed"
+        return ManifestFinding("Invalid", (broken,), None, None, (), (), sidecar is not None)
 
 
 def _finding(reader: Reader, sidecar: bool) -> ManifestFinding:
