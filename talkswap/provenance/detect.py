@@ -2,7 +2,7 @@
 
 The mark keeps its place in the aligned face, so the residuals of many frames are summed per person.  The face is aligned
 anew and comes out a little differently than when it was marked, so the sum is held against the carriers at many
-small moves; where the known bits agree best, the message is read.
+small moves; where they agree best with any message, the check decides.
 """
 
 from __future__ import annotations
@@ -13,11 +13,18 @@ import cv2
 import numpy as np
 from cv2.typing import MatLike
 
-from talkswap.provenance.code import CHECK_BITS, KNOWN_BITS, Message, decode, encode, read
+from talkswap.provenance.code import (
+    CHECK_BITS,
+    CODED_BITS,
+    Message,
+    decode,
+    encode,
+    read,
+)
 from talkswap.provenance.watermark import (
     GRID,
+    PLANES,
     WatermarkConfig,
-    blurred,
     carriers,
     cells_of,
     residual,
@@ -30,14 +37,10 @@ from talkswap.types import FloatArray, UInt8Image
 class SearchConfig:
     """How far a face may lie from where it was marked, and how often the message may be read."""
 
-    zooms: tuple[float, ...] = (0.96, 0.97, 0.98, 0.99, 1.0, 1.01, 1.02, 1.03, 1.04)
-    turns: tuple[float, ...] = (-1.0, 0.0, 1.0)  # degrees
-    shifts: tuple[float, ...] = (-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)  # cells, each way
-    zoom_spread: float = 0.02  # standard deviations of zoom, turn and shift, by which far places are less likely
-    turn_spread: float = 1.0
-    shift_spread: float = 1.5
-    tries: int = 12  # best places at which the message is read
-    blurs: tuple[float, ...] = (0.0, 0.9)  # cells: a small, hard encoded picture keeps the band's lower half alone
+    zooms: tuple[float, ...] = (0.975, 1.0, 1.025)
+    turns: tuple[float, ...] = (-1.5, 0.0, 1.5)  # degrees
+    shifts: tuple[float, ...] = (-1.0, 0.0, 1.0)  # cells, each way
+    tries: int = 8  # best places whose check is looked at
 
 
 @dataclass(frozen=True)
@@ -56,12 +59,12 @@ class Evidence:
     def __init__(self, config: WatermarkConfig | None = None) -> None:
         self.config = config or WatermarkConfig()
         rows, columns = window_box()
-        self.total = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        self.total = np.zeros((PLANES, rows.stop - rows.start, columns.stop - columns.start), np.float32)
         self.frames = 0
 
     def add(self, crop: UInt8Image) -> None:
         """Count one aligned crop (S S 3)."""
-        self.total += residual(cells_of(crop), self.config)
+        self.total += np.stack([residual(plane, self.config) for plane in cells_of(crop)])
         self.frames += 1
 
     def finding(self, search: SearchConfig | None = None) -> Finding:
@@ -69,42 +72,38 @@ class Evidence:
         search = search or SearchConfig()
         if self.frames == 0:
             return Finding(None, 1.0, None, 0)
-        for sigma in search.blurs:
-            total = self.total if sigma == 0 else blurred(self.total, sigma)
-            soft = best_statements(total, self.config, search)
-            for values, bits in zip(soft, decode(soft), strict=True):
-                message = read(bits)
-                if message is not None:
-                    agreement = float(((values > 0) == (encode(message) > 0)).mean())
-                    bound = search.tries * len(search.blurs) * 0.5**CHECK_BITS
-                    return Finding(message, bound, agreement, self.frames)
+        soft = statements_at(self.total, self.config, search)
+        read_there, agreeing = decode(soft)
+        for place in np.argsort(-agreeing, kind="stable")[: search.tries]:
+            message = read(read_there[place])
+            if message is not None:
+                agreement = float(((soft[place] > 0) == (encode(message) > 0)).mean())
+                return Finding(message, search.tries * 0.5**CHECK_BITS, agreement, self.frames)
         return Finding(None, 1.0, None, self.frames)
 
 
-def best_statements(total: FloatArray, config: WatermarkConfig, search: SearchConfig) -> FloatArray:
-    """What the carriers say at the likeliest places (tries CODED_BITS), in standard deviations, likeliest first.
+def statements_at(total: FloatArray, config: WatermarkConfig, search: SearchConfig) -> FloatArray:
+    """What the carriers say at each place (N CODED_BITS), in standard deviations.
 
-    A place is as likely as the known bits agree there, and as it is near.
+    Args:
+        total: summed residuals of Cb and Cr (2 rows columns).
+        config: the mark's.
+        search: the places.
     """
-    patterns = carriers(config)
-    known = encode(Message(0))[:KNOWN_BITS].astype(np.float32) * 2 - 1
-    box = window_box()
-    field = np.zeros((GRID, GRID), np.float32)
-    field[box] = total
+    patterns, box = carriers(config), window_box()
+    field = np.zeros((PLANES, GRID, GRID), np.float32)
+    field[:, *box] = total
     middle = (GRID - 1) / 2
-    found: list[tuple[float, FloatArray]] = []
+    shifts = [(across, down) for across in search.shifts for down in search.shifts]
+    found = []
     for zoom in search.zooms:
         for turn in search.turns:
             matrix = cv2.getRotationMatrix2D((middle, middle), turn, zoom)
-            moved = np.stack([seen(field, matrix, x, y)[box] for x in search.shifts for y in search.shifts])
-            far = ((zoom - 1) / search.zoom_spread) ** 2 + (turn / search.turn_spread) ** 2
-            distances = [x * x + y * y for x in search.shifts for y in search.shifts]
-            for soft, distance in zip(patterns.statements(moved), distances, strict=True):
-                soft /= max(float(np.sqrt((soft**2).mean())), 1e-9)
-                agreement = max(0.0, float(soft[:KNOWN_BITS] @ known)) / np.sqrt(KNOWN_BITS)
-                found.append((agreement**2 - far - distance / search.shift_spread**2, soft))
-    found.sort(key=lambda one: -one[0])
-    return np.stack([soft for _, soft in found[: search.tries]])
+            moved = np.stack([[seen(plane, matrix, x, y)[box] for plane in field] for x, y in shifts])
+            said = patterns.statements(moved)  # shifts 2 bits
+            said /= np.sqrt(np.maximum((said**2).mean(-1, keepdims=True), 1e-12))
+            found.append(said.transpose(0, 2, 1).reshape(len(shifts), CODED_BITS))
+    return np.concatenate(found)
 
 
 def seen(field: FloatArray, matrix: MatLike, across: float, down: float) -> FloatArray:

@@ -100,7 +100,7 @@ class Stamp:
         beside = sidecar_of(self.plan.output)
         if not self._boxed and beside.exists() and not self.plan.overwrite:
             raise OutputExistsError(f"{beside} already exists", "choose another name, or allow it with --overwrite")
-        self.watermark = Watermark(Message(int(self.plan_hash[:8], 16)))
+        self.watermark = Watermark(Message(int(self.plan_hash[:6], 16)))
 
     @property
     def _boxed(self) -> bool:

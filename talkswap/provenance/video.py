@@ -88,4 +88,4 @@ def read_at(path: Path, affines: Mapping[int, FloatArray]) -> Finding | None:
     with ClipReader(info, index) as reader:
         for picture, frame in zip(pictures, reader.frames_for(timeline), strict=True):
             evidence.add(warp_crop(frame.rgb, affines[picture], CROP))
-    return evidence.finding(SearchConfig(zooms=(1.0,), turns=(0.0,), shifts=(0.0,), tries=1, blurs=(0.0,)))
+    return evidence.finding(SearchConfig(zooms=(1.0,), turns=(0.0,), shifts=(0.0,), tries=1))

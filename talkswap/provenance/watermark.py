@@ -5,9 +5,11 @@ watermarking", IEEE Transactions on Signal Processing 51(4), 2003): each coded b
 the face is known when the mark is made, what it says itself in the carrier's place counts: only what is missing
 is added, up to the margin that the allowed change buys.
 
-The carriers live in the FFHQ-aligned crop, so the mark follows the face and stays with it through cuts and resizes.
-All frames carry the same message: a codec's motion compensation hands it on, and a detector sums.  The amplitude
-follows the local texture, and nothing outside the mask is touched.
+The carriers are sums of cosines in the FFHQ-aligned crop, so the mark follows the face and stays with it through cuts
+and resizes.  They fill one narrow band, no wider than the bits need: a codec drops coefficients below its step, and
+energy in few of them stands above it.  They change colour difference and leave luma alone: skin says little there,
+eyes see little there, and so do networks that recognise people.  All frames carry the same message: a codec's motion
+compensation hands it on, and a detector sums.  Nothing outside the mask is touched.
 """
 
 from __future__ import annotations
@@ -17,33 +19,36 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from talkswap.provenance.code import CODED_BITS, Message, encode
 from talkswap.types import FloatArray, UInt8Image
 
-GRID = 160  # cells along the crop's side
-ROWS = 32  # carriers at a time: more would wake the linear algebra library's threads, which costs ten times the work
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+GRID = 80  # cells along the crop's side
+PLANES = 2  # Cb and Cr
+PLANE_BITS = CODED_BITS // PLANES  # bits 0, 2, 4, ... lie in Cb, the others in Cr
+CHROMA = np.array([[-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], np.float32)  # of RGB; ITU-T T.871
+COLOUR = np.array([[0, 1.402], [-0.344136, -0.714136], [1.772, 0]], np.float32)  # and back, luma as it was
 
 
 @dataclass(frozen=True)
 class WatermarkConfig:
-    """The mark's place in the spectrum, and its strength; a detector needs the first six as they were.
+    """The mark's place in the spectrum, and its strength; a detector needs the first seven as they were.
 
-    Measured on held-out clips (faces of 330 to 360 px, 75 frames): read after crf 28, after halving, and after a cut;
-    not after halving and crf 28 together.  A lower band drowns in the face's own features, a higher one in the codec;
-    more change in rough skin than in even one wastes it, since rough skin speaks louder against it.
+    A lower band drowns in the face's own colours, a higher one in the codec, which halves chroma's resolution.
     """
 
     seed: int = 0x7A1C
-    fine: float = 0.9  # cells: sigma under which detail is left to the codec
-    coarse: float = 2.0  # cells: sigma above which light and shape begin
-    reach: float = 1.5  # cells: sigma of the neighbourhood whose texture counts
-    floor: float = 2.0  # levels of texture that even skin is taken for
-    limit: float = 1.5  # textures up to which a cell is heard: eyes and teeth must not outshout the skin
-    texture: float = -0.6  # power of the texture that the amplitude follows
-    most_noise: float = 4.8  # mean squared change of the luma inside the mask: 41.3 dB
-    most_level: float = 7.0  # levels by which a cell changes at most
+    lowest: float = 0.09  # cycles per cell of the slowest cosine
+    fine: float = 1.5  # cells: sigma under which detail is left to the codec
+    coarse: float = 3.0  # cells: sigma above which light and complexion begin
+    reach: float = 4.0  # cells: sigma of the neighbourhood whose texture counts
+    floor: float = 1.0  # levels of texture that even skin is taken for
+    limit: float = 4.0  # textures up to which a cell is heard: lips must not outshout the skin
+    most_noise: float = (
+        5.6  # mean squared change of red, green and blue inside the mask: 40.6 dB, next to none of it luma
+    )
+    most_level: float = 7.0  # levels by which a cell's Cb or Cr changes at most
     rounds: int = 2  # of correction, since texture makes the carriers see each other
 
 
@@ -75,7 +80,7 @@ def band(field: FloatArray, config: WatermarkConfig) -> FloatArray:
 
 
 class Carriers:
-    """One pattern per coded bit in the window's box, orthonormal.
+    """PLANE_BITS patterns in the window's box, orthonormal, mixed so that all are heard about equally well.
 
     Signs come from a bit generator whose stream numpy keeps for good; the symmetric root makes the result free of
     the linear algebra library's choices.
@@ -83,39 +88,45 @@ class Carriers:
 
     def __init__(self, config: WatermarkConfig) -> None:
         box, inside = window_box(), window()
-        raw = np.random.PCG64(config.seed).random_raw(CODED_BITS * GRID * GRID // 64)
-        signs = np.unpackbits(np.asarray(raw, "<u8").view(np.uint8)).astype(np.float32) * 2 - 1
-        fields = [(band(field, config) * inside)[box].ravel() for field in signs.reshape(CODED_BITS, GRID, GRID)]
-        flat = np.stack(fields).astype(np.float64)
-        values, vectors = np.linalg.eigh(flat @ flat.T)
-        patterns = ((vectors / np.sqrt(values)) @ vectors.T @ flat).astype(np.float32)
         self.shape = inside[box].shape
-        self.blocks = [np.ascontiguousarray(block) for block in np.split(patterns, range(ROWS, CODED_BITS, ROWS))]
+        raw = np.random.PCG64(config.seed).random_raw(PLANE_BITS * PLANE_BITS // 64 + 1)
+        signs = np.unpackbits(np.asarray(raw, "<u8").view(np.uint8))[: PLANE_BITS**2].astype(np.float64) * 2 - 1
+        waves = orthonormal(cosines(self.shape, config.lowest) * inside[box].ravel())
+        self.patterns = np.ascontiguousarray(orthonormal(signs.reshape(PLANE_BITS, -1)) @ waves, np.float32)
         self.gain = self._gain(config)
 
     def _gain(self, config: WatermarkConfig) -> float:
         """Share of a carrier that is left in its own direction by the band that a detector looks through."""
-        shares = []
-        for bit in range(0, CODED_BITS, 8):
-            units = np.zeros(CODED_BITS, np.float32)
-            units[bit] = 1
+        box, shares = window_box(), []
+        for pattern in self.patterns[::8]:
             field = np.zeros((GRID, GRID), np.float32)
-            field[window_box()] = self.pattern(units)
-            shares.append(float(self.statements(band(field, config)[window_box()])[bit]))
+            field[box] = pattern.reshape(self.shape)
+            shares.append(float(pattern @ band(field, config)[box].ravel()))
         return float(np.mean(shares))
 
     def statements(self, fields: FloatArray) -> FloatArray:
-        """How much of each carrier is in fields over the box (... rows columns): ... CODED_BITS."""
-        flat = fields.reshape(*fields.shape[:-2], -1)
-        return np.concatenate([flat @ block.T for block in self.blocks], -1)
+        """How much of each carrier is in fields over the box (... rows columns): ... PLANE_BITS."""
+        return np.asarray(fields.reshape(*fields.shape[:-2], -1) @ self.patterns.T, np.float32)
 
     def pattern(self, units: FloatArray) -> FloatArray:
-        """The sum of the carriers, each ``units`` (CODED_BITS) times, over the box (rows columns)."""
-        parts = np.split(units.astype(np.float32), range(ROWS, CODED_BITS, ROWS))
-        total = np.zeros(self.shape[0] * self.shape[1], np.float32)
-        for part, block in zip(parts, self.blocks, strict=True):
-            total += part @ block
-        return total.reshape(self.shape)
+        """The sum of the carriers, each ``units`` (PLANE_BITS) times, over the box (rows columns)."""
+        return np.asarray((units.astype(np.float32) @ self.patterns).reshape(self.shape), np.float32)
+
+
+def cosines(shape: tuple[int, ...], lowest: float) -> NDArray[np.float64]:
+    """The PLANE_BITS slowest cosines over a box (rows columns) that are not slower than ``lowest`` (PLANE_BITS cells)."""
+    rows, columns = shape
+    orders = [(down, across) for down in range(rows) for across in range(columns)]
+    pace = {order: float(np.hypot(order[0] / rows, order[1] / columns)) / 2 for order in orders}
+    chosen = sorted((order for order in orders if pace[order] >= lowest), key=lambda one: (pace[one], one))[:PLANE_BITS]
+    y, x = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
+    return np.stack([np.outer(np.cos(np.pi * i * y), np.cos(np.pi * j * x)).ravel() for i, j in chosen])
+
+
+def orthonormal(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The orthonormal rows nearest to some that are linearly independent (N M)."""
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+    return np.asarray((vectors / np.sqrt(values)) @ vectors.T @ rows)
 
 
 @functools.lru_cache(maxsize=2)
@@ -125,9 +136,9 @@ def carriers(config: WatermarkConfig) -> Carriers:
 
 
 def cells_of(crop: UInt8Image) -> FloatArray:
-    """Luma of a crop (S S 3), averaged over cells (GRID GRID)."""
-    luma = cv2.transform(cv2.resize(crop, (GRID, GRID), interpolation=cv2.INTER_AREA).astype(np.float32), LUMA[None])
-    return np.asarray(luma, np.float32)
+    """Cb and Cr of a crop (S S 3), averaged over cells (2 GRID GRID), without their middle of 128."""
+    small = cv2.resize(crop, (GRID, GRID), interpolation=cv2.INTER_AREA).astype(np.float32)
+    return np.ascontiguousarray(cv2.transform(small, CHROMA).transpose(2, 0, 1))
 
 
 def texture_of(banded: FloatArray, config: WatermarkConfig) -> FloatArray:
@@ -135,9 +146,9 @@ def texture_of(banded: FloatArray, config: WatermarkConfig) -> FloatArray:
     return np.asarray(np.sqrt(blurred(banded * banded, config.reach) + config.floor**2), np.float32)
 
 
-def residual(luma: FloatArray, config: WatermarkConfig, texture: FloatArray | None = None) -> FloatArray:
-    """What a detector hears of a luma (GRID GRID) in the window's box: the band, limited, even skin first."""
-    banded = band(luma, config)
+def residual(plane: FloatArray, config: WatermarkConfig, texture: FloatArray | None = None) -> FloatArray:
+    """What a detector hears of a plane (GRID GRID) in the window's box: the band, limited, even skin first."""
+    banded = band(plane, config)
     box = window_box()
     texture = (texture_of(banded, config) if texture is None else texture)[box]
     heard = np.tanh(banded[box] / (texture * config.limit)) * config.limit
@@ -160,35 +171,38 @@ class Watermark:
         self.gain = self.carriers.gain
 
     def pattern(self, crop: UInt8Image, mask: FloatArray, target_crop: UInt8Image) -> FloatArray:
-        """What is to be added to the luma of ``crop`` in the window's box (levels); arguments as of a call."""
-        config, box = self.config, window_box()
+        """What is to be added to Cb and Cr of ``crop`` in the window's box (2 rows columns); arguments as of a call."""
         share = np.asarray(cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA), np.float32)
-        luma = cells_of(crop) * share + cells_of(target_crop) * (1 - share)
-        texture = texture_of(band(luma, config), config)
-        inner, near = texture[box], (share * window())[box]
-        amplitude = inner**config.texture
-        weight = float(near.sum()) / float(window().sum())
-        if weight < 0.02:
-            return np.zeros(near.shape, np.float32)  # next to nothing of the face is changed here
+        planes = cells_of(crop) * share + cells_of(target_crop) * (1 - share)
+        near = (share * window())[window_box()]
+        if float(near.sum()) < 0.02 * float(window().sum()):
+            return np.zeros((PLANES, *near.shape), np.float32)  # next to nothing of the face is changed here
+        squares = (COLOUR**2).mean(0) * PLANES  # of the three colours, for one of a plane that has half of all
+        budgets = self.config.most_noise / squares
+        return np.stack([self._change(planes[k], share, near, k, float(budgets[k])) for k in range(PLANES)])
+
+    def _change(self, plane: FloatArray, share: FloatArray, near: FloatArray, number: int, budget: float) -> FloatArray:
+        """What is to be added to one plane in the window's box, its mean square inside the mask within the budget."""
+        config, box, signs = self.config, window_box(), self.signs[number::PLANES]
+        texture = texture_of(band(plane, config), config)
         # A carrier's unit raises its statement by gain, and costs cost of the mean squared change.
-        gain = self.gain * float((inner ** (config.texture - 2) * near).sum()) / float(window().sum())
-        cost = float((amplitude**2 * near).sum() / window().sum() / share.sum())
-        said = self.carriers.statements(residual(luma, config, texture)) * self.signs
-        margin = affordable(said, config.most_noise * gain**2 / cost)
+        gain = self.gain * float((near / texture[box]).sum() / window().sum())
+        cost = float(near.sum() / window().sum() / share.sum())
+        said = self.carriers.statements(residual(plane, config, texture)) * signs
+        margin = affordable(said, budget * gain**2 / cost)
         units = np.maximum(0, margin - said) / gain
-        change = self._change(units, amplitude)
+        change = self._limited(units * signs)
         for _ in range(config.rounds - 1):
-            shown = luma.copy()
+            shown = plane.copy()
             shown[box] += change * share[box]
-            said = self.carriers.statements(residual(shown, config, texture)) * self.signs
+            said = self.carriers.statements(residual(shown, config, texture)) * signs
             units = np.maximum(0, units + 0.7 * (margin - said) / gain)
-            units *= min(1.0, float(np.sqrt(config.most_noise / max(cost * float((units**2).sum()), 1e-9))))
-            change = self._change(units, amplitude)
+            units *= min(1.0, float(np.sqrt(budget / max(cost * float((units**2).sum()), 1e-9))))
+            change = self._limited(units * signs)
         return change
 
-    def _change(self, units: FloatArray, amplitude: FloatArray) -> FloatArray:
-        change = self.carriers.pattern(units * self.signs) * amplitude
-        return np.asarray(np.clip(change, -self.config.most_level, self.config.most_level), np.float32)
+    def _limited(self, units: FloatArray) -> FloatArray:
+        return np.clip(self.carriers.pattern(units), -self.config.most_level, self.config.most_level)
 
     def __call__(self, crop: UInt8Image, mask: FloatArray, target_crop: UInt8Image) -> UInt8Image:
         """A crop that carries the mark.
@@ -202,10 +216,10 @@ class Watermark:
             S S 3.
         """
         size = crop.shape[0]
-        change = np.zeros((GRID, GRID), np.float32)
-        change[window_box()] = self.pattern(crop, mask, target_crop)
+        change = np.zeros((GRID, GRID, PLANES), np.float32)
+        change[window_box()] = self.pattern(crop, mask, target_crop).transpose(1, 2, 0)
         large = cv2.resize(change, (size, size), interpolation=cv2.INTER_CUBIC)
-        return np.asarray(cv2.add(crop, cv2.merge([large, large, large]), dtype=cv2.CV_8U), np.uint8)
+        return np.asarray(cv2.add(crop, cv2.transform(large, COLOUR), dtype=cv2.CV_8U), np.uint8)
 
 
 def affordable(said: FloatArray, budget: float) -> float:

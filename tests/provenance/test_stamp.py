@@ -41,7 +41,7 @@ def test_a_render_carries_all_marks_and_reports_them(plan: RenderPlan) -> None:
     assert (plain.comment, plain.source_type) == (comment(), SOURCE_TYPE)
     assert signed is not None and signed.intact
     assert signed.facts["weights_sha256"] == report.weights
-    assert signed.facts["watermark_id"] == told["watermark"]["id"] == signed.facts["plan_sha256"][:8]
+    assert signed.facts["watermark_id"] == told["watermark"]["id"] == signed.facts["plan_sha256"][:6]
     assert signed.ingredients == ("parentOf clip.mp4", "componentOf source.png", "componentOf voice.wav")
 
 
