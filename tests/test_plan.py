@@ -163,7 +163,7 @@ def test_save_plan_and_dry_run_give_plans_that_render(
     second = shown | {"plan": shown["plan"] | {"output": str(tmp_path / "none" / "b.mp4")}}
     write(tmp_path / "both.json", {"plans": [second, shown]})
     code, out, err = command("--plan", tmp_path / "both.json", "--quiet", "--report", tmp_path / "report.json")
-    assert code == 1 and "b.mp4: the folder" in err and "1 of 2 renders failed" in err
+    assert code == 21 and "b.mp4: the folder" in err and "1 of 2 renders failed" in err
     assert out.startswith(f"{tmp_path / 'a.mp4'}: 12 frames")
     assert [report["frames_out"] for report in json.loads((tmp_path / "report.json").read_text())] == [12]
 

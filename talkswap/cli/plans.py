@@ -11,7 +11,7 @@ import typer
 
 from talkswap.cli.output import print_error, print_warning, to_json, write_json
 from talkswap.cli.progress import choose_progress
-from talkswap.errors import OutputExistsError, OutputUnwritableError, TalkswapError, UsageError
+from talkswap.errors import OutputExistsError, OutputUnwritableError, PartialError, TalkswapError, UsageError
 from talkswap.types import RenderPlan, RenderReport
 
 BESIDE_A_PLAN = {"plan_file", "overwrite", "fresh", "dry_run", "report", "quiet"}
@@ -95,4 +95,4 @@ def carry_out(plans: Sequence[RenderPlan], quiet: bool, report: Path | None) -> 
         content: Any = done[0] if len(plans) == 1 else done
         write_json(report, content)
     if failed := len(plans) - len(done):
-        raise TalkswapError(f"{failed} of {len(plans)} renders failed", "what failed stands above; the others are done")
+        raise PartialError(f"{failed} of {len(plans)} renders failed", "what failed stands above; the others are done")
