@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# Tests run side by side, one process a core: more threads in each would only wait for each other. Before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction

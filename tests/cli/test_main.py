@@ -69,7 +69,7 @@ def test_a_missing_system_library_is_a_failure_with_a_way_out(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["render"], "Missing option '--target'"),
+        (["render"], "there is no clip to dub"),
         (["render", "--target", "x", "--preset", "huge"], "'huge' is not one of 'auto', 'compact', 'paper'"),
         (["render", "--target", "x", "--crf", "good"], "crf"),
         (["rendr"], "No such command 'rendr'"),
