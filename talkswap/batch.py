@@ -207,7 +207,8 @@ def run_job(job: Job, threads: int, children: set[subprocess.Popen[str]] | None 
         plan = Path(folder) / "plan.json"
         plan.write_text(json.dumps(plan_to_json(job.plan)), encoding="utf-8")
         process = subprocess.Popen(
-            [sys.executable, "-m", "talkswap", "render", "--plan", str(plan), "--quiet"],
+            # -P: a folder named talkswap in the current one, such as a clone, is not what runs.
+            [sys.executable, "-P", "-m", "talkswap", "render", "--plan", str(plan), "--quiet"],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True,
             encoding="utf-8", errors="replace",
         )  # fmt: skip

@@ -83,8 +83,11 @@ def jobs_table(talking_clip: Path, tmp_path: Path) -> Path:
 
 
 def test_what_failed_is_named_and_a_rerun_skips_what_is_done(
-    jobs_table: Path, talking_clip: Path, capsys: pytest.CaptureFixture[str]
+    jobs_table: Path, talking_clip: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (jobs_table.parent / "talkswap").mkdir()  # such as a clone beside the clips: not what the jobs run
+    (jobs_table.parent / "talkswap" / "__init__.py").touch()
+    monkeypatch.chdir(jobs_table.parent)
     assert main(["batch", str(jobs_table), "--workers", "2", "--quiet"]) == 21
     out, err = capsys.readouterr()
     lines = out.splitlines()

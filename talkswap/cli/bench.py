@@ -87,9 +87,9 @@ def run_fresh(arguments: list[str]) -> tuple[float, float]:
         TalkswapError: with the render's own exit code; what it wrote on stderr has been passed on.
     """
     began = time.perf_counter()
-    child = subprocess.Popen(
-        [sys.executable, "-m", "talkswap", "render", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    # -P: a folder named talkswap in the current one, such as a clone, is not what runs.
+    command = [sys.executable, "-P", "-m", "talkswap", "render", *arguments]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     if hasattr(os, "wait4"):
         try:
             _, status, usage = os.wait4(child.pid, 0)

@@ -26,7 +26,12 @@ def test_a_voice_of_any_length(tmp_path: Path, seconds: float) -> None:
     assert float(load_voice(path).seconds) == pytest.approx(seconds, abs=1e-4)
 
 
-def test_a_failing_render_keeps_its_exit_code(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_render_keeps_its_exit_code(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "talkswap").mkdir()  # such as a clone beside the clips: not what the child runs
+    (tmp_path / "talkswap" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
     missing = str(tmp_path / "nothing.mp4")
     with pytest.raises(Exception, match="exit code 3") as caught:
         bench.run_fresh(["--target", missing, "--audio", missing, "--no-swap", "--output", str(tmp_path / "out.mp4")])
