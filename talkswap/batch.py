@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from talkswap.errors import DependencyError, InputMissingError, OutputUnwritableError, UsageError
-from talkswap.plan import plan_from_json, plan_to_json
+from talkswap.plan import MOST_BYTES, plan_from_json, plan_to_json
 from talkswap.types import ProgressEvent, RenderPlan
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
@@ -38,7 +38,7 @@ _LAST_CHARACTERS = 2000  # of what a failed job said
 class Job:
     """One row of the table."""
 
-    row: int  # line of the table, the heading is line 1
+    row: int  # line of the table on which it ends, the heading is line 1
     plan: RenderPlan
 
 
@@ -72,14 +72,17 @@ def read_jobs(table: Path) -> list[Job]:
     """
     if not table.is_file():
         raise InputMissingError(f"there is no table {table}", "write one with a heading: source,target,audio,output")
+    if table.stat().st_size > MOST_BYTES:
+        raise UsageError(f"{table} is too large for a table of jobs", "save it as CSV in UTF-8")
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file, strict=True))
+            reader = csv.DictReader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{table} is no CSV table: {error}", "save it as CSV in UTF-8") from error
-    if not rows:
+    jobs = [Job(line, _plan(row, line, table)) for line, row in rows if any(_cells(row))]
+    if not jobs:
         raise UsageError(f"{table} has no job in it", "write a heading and a row for each clip")
-    jobs = [Job(line, _plan(row, line, table)) for line, row in enumerate(rows, 2) if any(_cells(row))]
     first: dict[Path, int] = {}
     for job in jobs:
         place = Path(os.path.abspath(job.plan.output))
@@ -92,7 +95,7 @@ def read_jobs(table: Path) -> list[Job]:
 
 
 def _cells(row: dict[str | Any, Any]) -> list[Any]:
-    return [value for name, value in row.items() if name is not None]
+    return [value.strip() for name, value in row.items() if name is not None and value is not None]
 
 
 def _plan(row: dict[str | Any, Any], line: int, table: Path) -> RenderPlan:
@@ -138,7 +141,10 @@ def _value(hint: Any, text: str, where: str) -> Any:
 
 
 def job_key(plan: RenderPlan) -> str:
-    """sha256 of a plan with size and time of its input files: changes whenever a result may be another one."""
+    """sha256 of a plan with size and time of its input files: changes whenever they may make another result.
+
+    Weights are not among them: those of a preset are found by the render, perhaps on another machine.
+    """
     record = plan_to_json(plan)
     del record["overwrite"], record["fresh"]
     stamps = [stamp(path) for path in input_files(plan)]
@@ -146,9 +152,10 @@ def job_key(plan: RenderPlan) -> str:
 
 
 def input_files(plan: RenderPlan) -> Iterator[Path]:
-    """Every file that a plan reads, except weights."""
+    """Every file that a plan reads, except weights; among them photos that name a person, which may be none."""
     yield from (path for path in (plan.source, plan.target, plan.audio, *plan.more_sources) if path is not None)
     yield from (path for _, path in (*plan.map, *plan.voices))
+    yield from (Path(who) for who in (plan.face, *(who for who, _ in (*plan.map, *plan.voices))) if who is not None)
 
 
 def stamp(path: Path) -> str:
@@ -190,7 +197,38 @@ def is_done(job: Job, results: dict[str, JobResult]) -> bool:
     )
 
 
-def run_job(job: Job, threads: int, children: set[subprocess.Popen[str]] | None = None) -> JobResult:
+class Children:
+    """Processes at work, so that all of them can be ended; one that is started too late for that ends at once."""
+
+    def __init__(self) -> None:
+        self.stopped = threading.Event()
+        self._running: set[subprocess.Popen[str]] = set()
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        """List a process that was started."""
+        self._running.add(process)
+        if self.stopped.is_set():  # perhaps after `end` had looked
+            process.terminate()
+
+    def discard(self, process: subprocess.Popen[str]) -> None:
+        """Forget one that has ended."""
+        self._running.discard(process)
+
+    def end(self) -> None:
+        """Ask all to stop, so that they clean up behind them; what sits in a call that hears nothing is killed."""
+        self.stopped.set()
+        running = list(self._running)
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + GRACE_SECONDS
+        while any(process.poll() is None for process in running) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for process in running:
+            if process.poll() is None:
+                process.kill()
+
+
+def run_job(job: Job, threads: int, children: Children | None = None) -> JobResult:
     """Render one job in a process of its own.
 
     Args:
@@ -258,6 +296,7 @@ def run_jobs(
     Raises:
         OutputUnwritableError: the results cannot be written.
         DependencyError: ``cluster`` was given and Ray is not installed.
+        UsageError: no cluster answers at this address.
         KeyboardInterrupt: passed on; running renders are ended and keep their finished segments.
     """
     known = read_results(results)
@@ -295,11 +334,10 @@ def _append(file: Path, result: JobResult) -> None:
 def _on_this_machine(jobs: Sequence[Job], workers: int, cluster: str) -> Iterator[JobResult]:
     """Results as they come; when the caller stops early, running renders are ended."""
     threads = max(1, (os.cpu_count() or 1) // workers) if workers > 1 else 0
-    children: set[subprocess.Popen[str]] = set()
-    stopped = threading.Event()
+    children = Children()
 
     def one(job: Job) -> JobResult | None:
-        return None if stopped.is_set() else run_job(job, threads, children)
+        return None if children.stopped.is_set() else run_job(job, threads, children)
 
     with ThreadPoolExecutor(workers, thread_name_prefix="talkswap-batch") as pool:
         futures = [pool.submit(one, job) for job in jobs]
@@ -309,22 +347,10 @@ def _on_this_machine(jobs: Sequence[Job], workers: int, cluster: str) -> Iterato
                 if result is not None:
                     yield result
         finally:
-            stopped.set()
+            children.stopped.set()
             for future in futures:
                 future.cancel()
-            _end(list(children))
-
-
-def _end(children: Sequence[subprocess.Popen[str]]) -> None:
-    """Ask processes to stop, so that they clean up behind them; what sits in a call that hears nothing is killed."""
-    for process in children:
-        process.terminate()
-    deadline = time.monotonic() + GRACE_SECONDS
-    while any(process.poll() is None for process in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    for process in children:
-        if process.poll() is None:
-            process.kill()
+            children.end()
 
 
 def _on_cluster(jobs: Sequence[Job], workers: int, cluster: str) -> Iterator[JobResult]:
@@ -334,13 +360,22 @@ def _on_cluster(jobs: Sequence[Job], workers: int, cluster: str) -> Iterator[Job
     except ImportError as error:
         raise DependencyError("many machines need the package ray", 'run `pip install "talkswap[ray]"`') from error
     os.environ.setdefault("RAY_worker_niceness", "0")  # else a cluster of our own stands behind everything else
-    ray.init(address=None if cluster == "local" else cluster, log_to_driver=False, include_dashboard=False)
+    try:
+        # "local" is a cluster of our own, whichever may run here already
+        ray.init(address=cluster, log_to_driver=False, include_dashboard=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UsageError(f"no Ray cluster answers at {cluster}", "give its address, or `--ray local`") from error
     try:
         cores = max(1, (os.cpu_count() or 1) // workers)
         remote = ray.remote(num_cpus=cores, max_retries=1)(run_job)
-        pending = [remote.remote(job, cores) for job in jobs]
+        pending = {remote.remote(job, cores): job for job in jobs}
         while pending:
-            ready, pending = ray.wait(pending, num_returns=1)
-            yield ray.get(ready[0])
+            (ready, *_), _ = ray.wait(list(pending), num_returns=1)
+            job = pending.pop(ready)
+            try:
+                yield ray.get(ready)
+            except ray.exceptions.RayError as error:  # its machine went away, or wanted the memory back: one job less
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                yield JobResult(job.row, os.path.abspath(job.plan.output), FAILED, 1, reason[0], 0.0)
     finally:
         ray.shutdown()

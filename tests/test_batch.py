@@ -8,11 +8,25 @@ import subprocess
 import sys
 import time
 import wave
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from talkswap.batch import DONE, FAILED, SKIPPED, is_done, job_key, read_jobs, read_results, results_file, run_jobs
+from talkswap.batch import (
+    DONE,
+    FAILED,
+    SKIPPED,
+    Children,
+    JobResult,
+    is_done,
+    job_key,
+    read_jobs,
+    read_results,
+    results_file,
+    run_jobs,
+)
 from talkswap.cli import main
 from talkswap.errors import InputMissingError, UsageError
 
@@ -34,7 +48,7 @@ def test_a_row_is_a_plan_with_paths_beside_the_table(tmp_path: Path) -> None:
         )
     )
     first, second = (job.plan for job in jobs)
-    assert [job.row for job in jobs] == [2, 3]
+    assert [job.row for job in jobs] == [2, 4]
     assert first.target == tmp_path / "clip.mp4" and first.output == tmp_path / "out, one.mp4"
     assert first.crf == 20 and first.sync is False and first.start == 0.5
     assert first.voices == (("0", tmp_path / "a.wav"), ("1", tmp_path / "b.wav"))
@@ -46,6 +60,7 @@ def test_a_row_is_a_plan_with_paths_beside_the_table(tmp_path: Path) -> None:
     ("lines", "said"),
     [
         (["target,output"], "no job"),
+        (["target,output", ",", "  ,"], "no job"),
         (["target,colour", "a.mp4,red"], "colour"),
         (["target,crf", "a.mp4,many"], "many"),
         (["target,swap", "a.mp4,perhaps"], "yes or no|perhaps"),
@@ -126,6 +141,26 @@ def test_a_job_is_done_only_while_nothing_of_it_changed(jobs_table: Path) -> Non
     assert job_key(job.plan) != key
 
 
+def test_a_photo_that_names_a_person_is_an_input(jobs_table: Path) -> None:
+    photo = jobs_table.parent / "somebody.png"
+    photo.write_bytes(b"one")
+    plan = replace(read_jobs(jobs_table)[0].plan, face=str(photo))
+    key = job_key(plan)
+    photo.write_bytes(b"another")
+    assert job_key(plan) != key
+
+
+def test_a_render_that_starts_too_late_to_be_ended_ends_at_once() -> None:
+    children = Children()
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as early:
+        children.add(early)
+        children.end()
+        assert early.returncode == -signal.SIGTERM
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], text=True) as late:
+        children.add(late)
+        assert late.wait(60) == -signal.SIGTERM
+
+
 def test_ctrl_c_ends_running_renders_and_keeps_what_is_done(jobs_table: Path) -> None:
     with wave.open(str(jobs_table.parent / "endless.wav"), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
@@ -156,3 +191,34 @@ def test_jobs_run_on_a_ray_cluster(jobs_table: Path) -> None:
     assert [result.state for result in results] == [DONE, FAILED, FAILED]
     assert [result.exit_code for result in results] == [0, 3, 4]
     assert not ray.is_initialized()
+
+
+def test_a_job_that_the_cluster_loses_is_named_and_the_others_are_done(
+    jobs_table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray itself is played here: a machine that goes away cannot be had."""
+    ray = pytest.importorskip("ray")
+    asked = []
+    monkeypatch.setattr(ray, "init", lambda **options: asked.append(options["address"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(
+        ray, "remote", lambda **_: lambda work: SimpleNamespace(remote=lambda job, cores: f"job of row {job.row}")
+    )
+    monkeypatch.setattr(ray, "wait", lambda waiting, num_returns: (waiting[:1], waiting[1:]))
+
+    def get(name: str) -> JobResult:
+        if name == "job of row 3":
+            raise ray.exceptions.WorkerCrashedError()
+        return JobResult(int(name[-1]), str(jobs_table.parent / name), DONE, 0, "made", 1.0)
+
+    monkeypatch.setattr(ray, "get", get)
+    results = run_jobs(read_jobs(jobs_table), results_file(jobs_table), cluster="local")
+    assert [result.state for result in results] == [DONE, FAILED, DONE] and asked == ["local"]
+    assert results[1].exit_code == 1 and "died" in results[1].message
+
+    def nobody(**options: object) -> None:
+        raise ConnectionError("timed out")
+
+    monkeypatch.setattr(ray, "init", nobody)
+    with pytest.raises(UsageError, match="no Ray cluster answers at head:6379"):
+        run_jobs(read_jobs(jobs_table), results_file(jobs_table), cluster="head:6379")
