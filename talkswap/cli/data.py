@@ -31,7 +31,7 @@ Smallest = Annotated[float, typer.Option(min=32, help="Side in px of the FFHQ sq
 Correlation = Annotated[
     float, typer.Option("--least-correlation", help="Of mouth and sound; a clip below it is refused.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def _folder(path: Path, what: str) -> Path:
@@ -305,14 +305,14 @@ def unshard(
     typer.echo(to_json(made))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "prepare": prepare,
-    "hdtf": hdtf,
-    "codes": codes,
-    "pairs": pairs,
-    "shard": shard,
-    "unshard": unshard,
-    "portraits": portraits,
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {  # with its line in the list of commands
+    "prepare": (prepare, "Cut anybody's videos into clips to train on."),
+    "hdtf": (hdtf, "Prepare HDTF's videos by its own lists."),
+    "codes": (codes, "Encode prepared clips with a VQGAN."),
+    "pairs": (pairs, "Make the face swap's training samples."),
+    "shard": (shard, "Pack a data set into tar shards that travel."),
+    "unshard": (unshard, "Put a packed data set back together."),
+    "portraits": (portraits, "Label portraits in tar shards with a teacher."),
 }
 
 
@@ -322,6 +322,6 @@ def build_application(markup: Literal["rich"] | None) -> typer.Typer:
         help="Prepare training data.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=markup
     )
     application.callback()(lambda: None)
-    for name, command in COMMANDS.items():
-        application.command(name)(command)
+    for name, (command, short) in COMMANDS.items():
+        application.command(name, short_help=short)(command)
     return application

@@ -272,9 +272,11 @@ def build_application(markup: Literal["rich"] | None) -> typer.Typer:
         help="Measure results.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=markup
     )
     application.callback()(lambda: None)
-    application.command("hdtf")(hdtf)
-    application.command("clip")(clip)
-    application.command("ablation")(ablation)
-    application.command("publish")(publish)
-    application.command("study")(eval_study.command)
+    application.command("hdtf", short_help="Repeat the paper's table I on a prepared data set.")(hdtf)
+    application.command("clip", short_help="Score one finished clip, as JSON.")(clip)
+    application.command("ablation", short_help="Fill a table of the paper's ablations with your runs.")(ablation)
+    application.command("publish", short_help="Copy a report without faces and paths.")(publish)
+    application.command("study", short_help="Write a blinded page for raters, or score their answers.")(
+        eval_study.command
+    )
     return application

@@ -66,6 +66,7 @@ def command(
         typer.Option(
             help="Photo of the face to put in; needed unless --no-swap. Again for more photos of the same person: "
             "the identity is their mean, the skin that of the best.",
+            metavar="PHOTO",
             readable=False,
             show_default=False,
         ),

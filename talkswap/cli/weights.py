@@ -39,7 +39,9 @@ def pack(
     earlier: Annotated[
         list[Path] | None,
         typer.Option(
-            help="A run that a given one started from: its records are kept; may be repeated.", show_default=False
+            help="A run that a given one started from: its records are kept; may be repeated.",
+            metavar="RUN",
+            show_default=False,
         ),
     ] = None,
     licence: Annotated[
@@ -163,8 +165,8 @@ def build_application(markup: Literal["rich"] | None) -> typer.Typer:
         rich_markup_mode=markup,
     )
     application.callback()(lambda: None)
-    application.command("pack")(pack)
-    application.command("push")(push)
+    application.command("pack", short_help="Make a preset folder from finished runs.")(pack)
+    application.command("push", short_help="Publish a preset folder on a model hub.")(push)
     application.command("check")(check)
-    application.command("list")(listing)
+    application.command("list", short_help="List the preset folders on this machine.")(listing)
     return application

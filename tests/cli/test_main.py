@@ -109,6 +109,23 @@ def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[st
     assert f"Usage: talkswap {command}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("group", ["", "data", "eval", "weights"])
+def test_no_line_of_a_list_of_commands_is_cut(
+    group: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*group.split(), "--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:")[2]
+    assert len(listed.splitlines()) > 4 and "..." not in listed
+
+
+@pytest.mark.parametrize("command", ["render", "weights pack"])
+def test_options_name_what_to_give_and_no_type_of_python(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    options = capsys.readouterr().out.partition("Options:")[2]
+    assert options and "list[" not in options
+
+
 def test_help_imports_nothing_heavy() -> None:
     script = (
         "import sys; from talkswap.cli import main; main(['render', '--help']); "
