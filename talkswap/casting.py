@@ -131,9 +131,8 @@ def find_person(people: list[Person], who: str | None, target: Path, analyser: F
         return people[0]
     if who.isdecimal() and not Path(who).exists():
         if int(who) >= len(people):
-            raise NoTargetFaceError(
-                f"there is no face {who} in {target}, only 0 to {len(people) - 1}", "list them with `talkswap faces`"
-            )
+            there = "only 0" if len(people) == 1 else f"only 0 to {len(people) - 1}"
+            raise NoTargetFaceError(f"there is no face {who} in {target}, {there}", "list them with `talkswap faces`")
         return people[int(who)]
     photo = read_photo(Path(who))
     face, _ = source_face(photo, analyser, 320, Path(who))

@@ -97,4 +97,5 @@ def choose_device(name: str = "auto") -> Device:
     if name not in ("auto", "cpu"):
         raise DeviceError(f"unknown device {name}", "choose auto, cpu, cuda or mps")
     half = cpu_has_bfloat16()
-    return Device("cpu", half, f"{torch.get_num_threads()} threads, {'bfloat16' if half else 'float32'}")
+    threads = torch.get_num_threads()
+    return Device("cpu", half, f"{threads} thread{'s' * (threads != 1)}, {'bfloat16' if half else 'float32'}")

@@ -150,7 +150,8 @@ def test_save_plan_and_dry_run_give_plans_that_render(
 ) -> None:
     inputs = ("--source", source_photo, "--target", talking_clip, "--audio", voice_file, "--no-sync")
     inputs += ("--preset", "compact", "--device", "cpu", "--output", tmp_path / "a.mp4")
-    code, out, _ = command(*inputs, "--save-plan", tmp_path / "saved.json")
+    code, out, err = command(*inputs, "--save-plan", tmp_path / "saved.json")
+    assert f"talkswap render --plan {tmp_path / 'saved.json'}" in err, "nothing says what to do with it"
     assert code == 0 and out == "" and not (tmp_path / "a.mp4").exists()
     assert command(*inputs, "--save-plan", tmp_path / "saved.json")[0] == 9, "a plan was overwritten"
     code, out, _ = command("--plan", tmp_path / "saved.json", "--dry-run")

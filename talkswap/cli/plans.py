@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from talkswap.cli.output import print_error, print_warning, to_json, write_json
+from talkswap.cli.output import note, print_error, print_warning, to_json, write_json
 from talkswap.cli.progress import choose_progress
 from talkswap.errors import OutputExistsError, OutputUnwritableError, PartialError, TalkswapError, UsageError
 from talkswap.types import RenderPlan, RenderReport
@@ -58,6 +58,7 @@ def save_plan(file: Path, plan: RenderPlan, overwrite: bool) -> None:
     if file.exists() and not overwrite:
         raise OutputExistsError(f"{file} already exists", "choose another name, or allow it with --overwrite")
     write_plans(file, [plan])
+    note(f"the plan is in {file}, nothing was rendered; `talkswap render --plan {file}` does it")
 
 
 def show(plans: Sequence[RenderPlan], several: bool) -> None:

@@ -146,8 +146,9 @@ def container_of(output: Path) -> str:
     """
     ending = output.suffix.lower()
     if ending not in CONTAINERS:
-        given = f"the ending '{output.suffix}'" if output.suffix else "no ending"
-        raise OutputUnwritableError(f"{output} has {given}", f"name the output {', '.join(CONTAINERS)}")
+        given = f"the ending {output.suffix}, which is not written here" if output.suffix else "no ending"
+        *endings, last = CONTAINERS
+        raise OutputUnwritableError(f"{output} has {given}", f"end its name in {', '.join(endings)} or {last}")
     return CONTAINERS[ending]
 
 

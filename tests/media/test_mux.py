@@ -328,8 +328,9 @@ def test_a_voice_without_sound_has_its_name(make_clip: MakeClip, tmp_path: Path)
 def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OutputUnwritableError, match="does not exist"):
         check_output(tmp_path / "nowhere" / "out.mp4")
-    with pytest.raises(OutputUnwritableError, match="ending"):
+    with pytest.raises(OutputUnwritableError, match="the ending .flv, which is not written") as caught:
         check_output(tmp_path / "out.flv")
+    assert caught.value.hint == "end its name in .mp4, .mov, .mkv or .webm"
     with pytest.raises(OutputUnwritableError, match="no ending"):
         check_output(tmp_path / "out")
     (tmp_path / "folder.mp4").mkdir()
