@@ -15,11 +15,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WIDTH, HEIGHT = 480, 270
 
 WriteClip = Callable[..., Path]
+
+# What a property says does not depend on how busy the machine is.
+settings.register_profile("talkswap", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("talkswap")
 
 
 @pytest.fixture(scope="session")

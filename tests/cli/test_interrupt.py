@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 CODE = """
 import os, signal, sys, time
@@ -14,12 +13,12 @@ def work():
     def command(**options):
         try:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(30)
+            time.sleep(3600)
         finally:
             print("clearing up", flush=True)
             if sys.argv[1] == "twice":
                 os.kill(os.getpid(), signal.SIGINT)
-                time.sleep(30)
+                time.sleep(3600)
             print("cleared up", flush=True)
     return command
 
@@ -28,19 +27,19 @@ sys.exit(cli.main())
 """
 
 
-def run(how: str) -> tuple[int, str, str, float]:
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, timeout=60)
-    return done.returncode, done.stdout, done.stderr, time.monotonic() - began
+def run(how: str) -> tuple[int, str, str]:
+    """One that waits would sleep for far longer than the busiest machine needs."""
+    done = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_the_first_one_clears_up() -> None:
-    code, out, err, seconds = run("once")
-    assert code == 130 and out.splitlines() == ["clearing up", "cleared up"] and seconds < 25
+    code, out, err = run("once")
+    assert code == 130 and out.splitlines() == ["clearing up", "cleared up"]
     assert "interrupted" in err and "Traceback" not in err
 
 
 def test_the_second_one_does_not_wait() -> None:
-    code, out, err, seconds = run("twice")
-    assert code == 130 and out.splitlines() == ["clearing up"] and seconds < 25
+    code, out, err = run("twice")
+    assert code == 130 and out.splitlines() == ["clearing up"]
     assert "Traceback" not in err

@@ -56,7 +56,7 @@ def browser() -> Iterator[Any]:
 
 def watched(browser: Any, **options: Any) -> Watch:
     context = browser.new_context(accept_downloads=True, **options)
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(90_000)  # the machine may be busy
     watch = Watch(context.new_page())
     local = ("file:", "data:", "blob:")
     watch.page.on("request", lambda r: r.url.startswith(local) or watch.network.append(r.url))
