@@ -285,7 +285,7 @@ def read_evaluation(path: Path) -> Evaluation:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TrainingDataError(f"no report at {path}: {error.strerror}", hint) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TrainingDataError(f"{path} is no report: {error}", hint) from error
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         raise TrainingDataError(f"{path} is no report of this version", hint)

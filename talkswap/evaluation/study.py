@@ -193,7 +193,7 @@ def read_key(path: Path) -> StudyKey:
         key = StudyKey(**{**plain, "clips": clips})
     except OSError as error:
         raise TrainingDataError(f"no key at {path}: {error.strerror}", hint) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TrainingDataError(f"{path} is no key of a study", hint) from error
     if key.format != FORMAT:
         raise TrainingDataError(f"{path} is no key of this version", hint)

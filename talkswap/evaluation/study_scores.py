@@ -232,6 +232,6 @@ def _rating(row: dict[str, str], key: StudyKey) -> Rating | str:
         return f"the study has no clip '{clip[:40]}'"
     if question not in key.questions:
         return f"the study has no question '{question[:40]}'"
-    if not (rating.isascii() and rating.isdigit() and WORST <= int(rating[:9]) <= BEST):
+    if not (rating.isascii() and rating.isdigit() and len(rating) < 10 and WORST <= int(rating) <= BEST):
         return f"the rating '{rating[:40]}' is not a whole number from {WORST} to {BEST}"
     return Rating(rater, clip, question, int(rating))

@@ -138,6 +138,7 @@ def test_bad_rows_are_named_and_the_others_count(tmp_path: Path) -> None:
             ["s1", "ann", "c1", "quality", 6],
             ["s1", "ann", "c1", "quality", "4.5"],
             ["s1", "ann", "c1", "quality", "٣"],
+            ["s1", "ann", "c1", "quality", "0000000059"],
             ["s1", "ann", "c1"],
             [],
             ["s1", "ann", "c2", "lip_sync", 1],
@@ -145,10 +146,20 @@ def test_bad_rows_are_named_and_the_others_count(tmp_path: Path) -> None:
     )
     answers = read_answers([path], KEY)
     assert answers.ratings == (Rating("ann", "c1", "lip_sync", 5), Rating("ann", "c2", "lip_sync", 1))
-    assert [row.line for row in answers.bad] == [3, 4, 5, 6, 7, 8, 9, 10]
+    assert [row.line for row in answers.bad] == [3, 4, 5, 6, 7, 8, 9, 10, 11]
     reasons = [row.reason for row in answers.bad]
     for part, reason in zip(
-        ("'s2'", "no rater", "no clip 'c9'", "no question 'beauty'", "'6'", "'4.5'", "'٣'", "no question ''"),
+        (
+            "'s2'",
+            "no rater",
+            "no clip 'c9'",
+            "no question 'beauty'",
+            "'6'",
+            "'4.5'",
+            "'٣'",
+            "'0000000059'",
+            "no question ''",
+        ),
         reasons,
         strict=True,
     ):
