@@ -177,6 +177,8 @@ class Run:
             "weights": weight_hashes(self.preset), "device": plan.setup.device,
             "judges": [asdict(judge) for judge in self.judges.named()],
         }  # fmt: skip
+        own = {m.key: m.hashes(plan.setup) for m in self.methods if not self.lacking[m.key]}
+        known: dict[str, dict[str, str]] = {}
         path = self.work / "plan.json"
         if path.is_file():
             try:
@@ -188,9 +190,13 @@ class Run:
                     f"{plan.out} was begun with other {', '.join(other)}",
                     "go on with the options of the first run, or name another --out",
                 )
-        else:
-            self._folder(self.work)
-            put(path, (json.dumps(wanted, indent=1) + "\n").encode())
+            known = dict(earlier.get("methods", {}))
+            if other := [key for key, hashes in own.items() if known.get(key, hashes) != hashes]:
+                raise UsageError(
+                    f"{plan.out} was begun with other weights of {', '.join(other)}", "name another --out for these"
+                )
+        self._folder(self.work)
+        put(path, (json.dumps({**wanted, "methods": known | own}, indent=1) + "\n").encode())
 
     # --- the loop
 

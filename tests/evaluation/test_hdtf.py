@@ -230,6 +230,21 @@ def test_going_on_with_other_options_is_refused(evaluated: tuple[Path, dict[str,
         evaluate(truth_only(small_set, evaluated[0], resume=True, seed=5))
 
 
+def test_going_on_with_other_weights_of_a_method_is_refused(small_set: Path, tmp_path: Path) -> None:
+    """Else a row would mix two networks' results and state the hashes of one."""
+    plan = truth_only(small_set, tmp_path / "out", setting="self", limit=1)
+
+    def run(digest: str, **others: object) -> None:
+        method = replace(METHODS["swaptalk"], make=TRUTH.make, hashes=lambda setup: {"vqgan.safetensors": digest})
+        evaluate(replace(plan, **others), methods=[TRUTH, method])  # type: ignore[arg-type]
+
+    evaluate(plan, methods=[TRUTH])
+    run("a" * 64, resume=True)  # a row that comes later
+    with pytest.raises(UsageError, match="begun with other weights of swaptalk"):
+        run("b" * 64, resume=True)
+    run("a" * 64, resume=True)
+
+
 def test_methods_go_by_the_papers_names_too() -> None:
     assert [m.key for m in choose_methods(["sync-swap", "swaptalk"])] == [
         "ground-truth", "cascade-sync-swap", "swaptalk",
