@@ -25,7 +25,7 @@ from talkswap.checkpoints.finding import preset_state
 from talkswap.checkpoints.loading import verify_tensors
 from talkswap.checkpoints.manifest import file_sha256
 from talkswap.checkpoints.presets import has
-from talkswap.errors import TrainingDataError
+from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.metric import Judge, Metric
 from talkswap.types import FloatArray, UInt8Image
 
@@ -135,17 +135,23 @@ class SyncNetJudge:
     Args:
         file: safetensors with the published names; None takes the one that `talkswap download` brought.
         device: ``cpu`` or ``cuda``.
+        published: whether the file holds the published tensors, so that figures are comparable; None: only where it is
+            what `talkswap download` brought, byte for byte, since of another conversion no sha256 is known.
 
     Raises:
         WeightsMissingError, WeightsCorruptError.
     """
 
-    def __init__(self, file: Path | None = None, device: str = "cpu") -> None:
+    def __init__(self, file: Path | None = None, device: str = "cpu", published: bool | None = None) -> None:
         from talkswap.evaluation.syncnet import load_syncnet
 
         path = file if file is not None else verify_tensors(preset_state("paper"), FILE)[0]
         self.network = load_syncnet(path).to(device)
-        self.judge = Judge("syncnet", "syncnet_v2", True, file_sha256(path))
+        digest = file_sha256(path)
+        sure = file is None or digest == downloaded_hash() if published is None else published
+        name = "syncnet_v2" if sure else f"SyncNet from {path.name}"
+        note = "" if sure else "Whether the named file is the published SyncNet is for its user to know"
+        self.judge = Judge("syncnet", name, sure, digest, note)
 
     def __call__(
         self, pictures: Iterable[UInt8Image], landmarks: FloatArray, times: NDArray[np.float64], voice: FloatArray
@@ -164,6 +170,14 @@ class SyncNetJudge:
         seen = see_all(self.network, squares)
         heard = hear_all(self.network, mfcc(voice), count)
         return score_of(offset_distances(seen, heard), count)
+
+
+def downloaded_hash() -> str:
+    """sha256 of the file that `talkswap download` brought; empty where it is not here, or damaged."""
+    try:
+        return file_sha256(verify_tensors(preset_state("paper"), FILE)[0])
+    except (WeightsMissingError, WeightsCorruptError):
+        return ""
 
 
 def load_sync_judge(file: Path | None = None, device: str = "cpu") -> SyncJudge:

@@ -46,7 +46,7 @@ def network_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def judge(network_file: Path) -> SyncNetJudge:
-    return SyncNetJudge(network_file)
+    return SyncNetJudge(network_file, published=True)
 
 
 def moving_face(frames: int, side: int = 96) -> tuple[list[UInt8Image], FloatArray]:
@@ -98,6 +98,11 @@ def test_equals_loops(judge: SyncNetJudge) -> None:
     assert found.confidence == pytest.approx(ordered[15] - ordered[0], abs=1e-3)
     assert found.offset == 15 - means.index(ordered[0])
     assert judge.judge.comparable and judge.judge.name == "syncnet_v2" and len(judge.judge.sha256) == 64
+
+
+def test_a_named_file_is_not_called_the_published_one(network_file: Path) -> None:
+    named = load_sync_judge(network_file).judge
+    assert not named.comparable and named.name == f"SyncNet from {network_file.name}" and named.note
 
 
 def test_a_clip_without_enough_is_refused(judge: SyncNetJudge) -> None:
