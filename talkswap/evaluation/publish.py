@@ -20,6 +20,9 @@ WHOLE_PATH = re.compile(
 )
 """A path from the root on; its last name stays."""
 
+QUOTED_PATH = re.compile(r"'(?:[A-Za-z]:[\\/]|[/~])[^']*?([^'/\\]*)[\\/]?'")
+"""The same between quotes, as a shell wants it where folders have spaces in their names."""
+
 NOTE = "Pictures, clips and paths were left out for publishing"
 
 
@@ -35,7 +38,10 @@ def without_people_and_places(evaluation: Evaluation) -> Evaluation:
         )
         for setting in evaluation.settings
     )
-    facts = replace(evaluation.provenance, notes=(*evaluation.provenance.notes, NOTE))
+    facts = evaluation.provenance
+    # these two are paths and nothing else, so that spaces in them end none
+    options = {name: Path(value).name if name == "portraits" else value for name, value in facts.options.items()}
+    facts = replace(facts, data=Path(facts.data).name or "folder", options=options, notes=(*facts.notes, NOTE))
     plain = _walk(to_plain(replace(evaluation, settings=settings, provenance=facts)))
     found: Evaluation = from_plain(Evaluation, plain)
     return found
@@ -47,6 +53,7 @@ def _walk(value: Any) -> Any:
     if isinstance(value, list):
         return [_walk(item) for item in value]
     if isinstance(value, str):
+        value = QUOTED_PATH.sub(lambda match: f"'{match[1] or 'folder'}'", value)
         return WHOLE_PATH.sub(lambda match: match[1] or "folder", value)
     return value
 

@@ -47,6 +47,19 @@ def test_figures_stay_and_people_and_places_go(evaluation_folder: Sample, tmp_pa
     assert sorted(path.name for path in (tmp_path / "docs").iterdir()) == ["report.html", "report.json", "report.md"]
 
 
+def test_folders_with_spaces_go_too(evaluation_folder: Sample) -> None:
+    evaluation = evaluation_folder[1]
+    facts = replace(
+        evaluation.provenance,
+        command="talkswap eval hdtf --data '/home/ann lee/my films/val' --out /srv/out --portraits '/home/ann lee/faces/'",
+        data="/home/ann lee/my films/val",
+        options={"portraits": "/home/ann lee/faces", "seconds": "5"},
+    )
+    found = without_people_and_places(replace(evaluation, provenance=facts)).provenance
+    assert found.command == "talkswap eval hdtf --data 'val' --out out --portraits 'faces'"
+    assert found.data == "val" and found.options == {"portraits": "faces", "seconds": "5"}
+
+
 def evaluation_page(folder: Path, evaluation: Evaluation) -> str:
     from talkswap.evaluation.page import build_page
 
