@@ -16,10 +16,12 @@ from typing import Any
 
 import av
 from av.container import InputContainer
+from av.error import FFmpegError
 from av.format import Flags
 from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
+from talkswap.errors import EncoderError
 from talkswap.media.codecs import CONTAINERS
 from talkswap.media.containers import open_clip, video_stream
 from talkswap.media.index import FrameIndex
@@ -277,11 +279,20 @@ def chapter_file(chapters: tuple[Chapter, ...]) -> str:
 
 
 def cover_file(target: Path, cover: Track, folder: Path, number: int) -> tuple[Path, str]:
-    """A cover picture as a file of its own, and its media type; ``number`` counts from 1."""
+    """A cover picture as a file of its own, and its media type; ``number`` counts from 1.
+
+    Raises:
+        EncoderError: the target says that it has a cover, and there is none.
+    """
     with open_clip(target) as container:
         stream = container.streams[cover.index]
         name, media_type = COVERS[_codec(stream)]
-        packet = next(packet for packet in container.demux(stream) if packet.size)
+        try:
+            packet = next((packet for packet in container.demux(stream) if packet.size), None)
+        except FFmpegError as error:
+            raise EncoderError(f"{cover.name} of {target} cannot be read ({error})", "leave it out") from error
+        if packet is None:
+            raise EncoderError(f"{cover.name} of {target} is empty", "leave it out")
         path = folder / (name if number == 1 else name.replace(".", f"-{number}."))
         path.write_bytes(bytes(packet))
     return path, media_type
