@@ -7,6 +7,7 @@ import os
 # Tests run side by side, one process a core: more threads in each would only wait for each other. Before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import signal
 import wave
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
@@ -16,6 +17,10 @@ import av
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A shell starts what it runs in the background with Ctrl-C ignored, and every process of a test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WIDTH, HEIGHT = 480, 270

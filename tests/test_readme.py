@@ -14,7 +14,14 @@ from talkswap.errors import TalkswapError
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "docs/pains.md", "docs/evaluation/README.md", "CONTRIBUTING.md", "examples/README.md", "weights/README.md"]
+PAGES = [
+    "README.md",
+    "docs/pains.md",
+    "docs/evaluation/README.md",
+    "CONTRIBUTING.md",
+    "examples/README.md",
+    "weights/README.md",
+]
 
 
 def blocks() -> list[str]:
@@ -76,7 +83,9 @@ def test_every_option_exists(page: str, capsys: pytest.CaptureFixture[str]) -> N
         options = [word.rstrip(",;") for word in words if word.startswith("--")]
         if not options or len(words) < 2 or words[1].startswith("-"):
             continue
-        named = words[1:3] if words[1] in ("data", "weights", "eval") else words[1:2]  # these hold commands of their own
+        named = (
+            words[1:3] if words[1] in ("data", "weights", "eval") else words[1:2]
+        )  # these hold commands of their own
         assert main([*named, "--help"]) == 0
         shown = capsys.readouterr().out
         for option in options:
