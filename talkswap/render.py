@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -65,7 +66,8 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
         between = picture_ending(encoder_settings(plan).encoder)
         spans = cut_spans(ready.timeline, plan.segment_seconds, size)
         first = folder.take_up(spans, between)
-        stamp = Stamp(plan, ingredients, digest(ingredients), lambda line: tell(ProgressEvent("prepare", 0, 0, line)))
+        say = partial(ProgressEvent, "prepare", 0, 0)
+        stamp = Stamp(plan, ingredients, digest(ingredients), lambda line: tell(say(line)), folder.path)
         corridor = Corridor(ready, stopwatch, size, first, stamp)
         before = list(folder.finished)
         if first == len(ready.timeline):

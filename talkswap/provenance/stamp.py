@@ -7,7 +7,6 @@ not carry, is reported as read or not.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +65,8 @@ class Stamp:
         ingredients: everything that decides the frames; its hash names the render.
         plan_hash: that hash, 64 hex digits.
         tell: takes a line for the user.
+        room: a folder on the output's disk in which a sidecar waits until the clip is in its place: a full disk is
+            noticed before the output is touched.
 
     Raises:
         UsageError, InputMissingError, OutputUnwritableError: the signer, see :func:`choose_signer`.
@@ -73,9 +74,15 @@ class Stamp:
     """
 
     def __init__(
-        self, plan: RenderPlan, ingredients: dict[str, Any], plan_hash: str, tell: Callable[[str], None]
+        self,
+        plan: RenderPlan,
+        ingredients: dict[str, Any],
+        plan_hash: str,
+        tell: Callable[[str], None],
+        room: Path,
     ) -> None:
         self.plan, self.plan_hash = plan, plan_hash
+        self._waiting = room / "manifest.c2pa"
         self.weights = dict(ingredients.get("weights", {}))
         self.synthetic = plan.swap or plan.sync
         self.wanted = plan.provenance and self.synthetic
@@ -133,8 +140,6 @@ class Stamp:
             return
         from talkswap.provenance.manifest import Claim, read_manifest, sign
 
-        if self._boxed:
-            add_xmp(finished)
         plan = self.plan
         photos = [plan.source, *plan.more_sources, *(photo for _, photo in plan.map)] if plan.swap else []
         voices = [plan.audio, *(voice for _, voice in plan.voices)]
@@ -146,7 +151,17 @@ class Stamp:
             "watermark_id": self.watermark.message.text if self.watermark else None,
         }
         claim = Claim(plan.output.name, plan.target, tuple(dict.fromkeys(parts)), facts)
-        self._sidecar = sign(finished, claim, self.signer, plan.timestamp_url)
+        try:
+            if self._boxed:
+                add_xmp(finished)
+            self._sidecar = sign(finished, claim, self.signer, plan.timestamp_url)
+            if self._sidecar is not None:
+                self._waiting.write_bytes(self._sidecar)
+        except OSError as error:
+            raise OutputUnwritableError(
+                f"the marks of {plan.output} cannot be written ({error.strerror})",
+                "free some space, or check the folder",
+            ) from error
         plain = read_plain(finished)
         if plain.comment != comment() or plain.source_type != SOURCE_TYPE:
             raise OutputCheckError("the finished file's plain marks cannot be read back", "this is a fault of talkswap")
@@ -192,7 +207,7 @@ class Stamp:
         }
 
     def finish(self) -> dict[str, Any]:
-        """Write the sidecar, when the clip is in its place, and say what was written.
+        """Put the sidecar in its place, when the clip is in its own, and say what was written.
 
         Raises:
             OutputUnwritableError: the sidecar cannot be written.
@@ -204,26 +219,14 @@ class Stamp:
             from talkswap.provenance.manifest import sidecar_of
 
             beside = sidecar_of(self.plan.output)
-            _write(beside, self._sidecar)
+            try:
+                os.replace(self._waiting, beside)
+            except OSError as error:
+                raise OutputUnwritableError(
+                    f"{beside} cannot be written ({error.strerror})", "check the folder"
+                ) from error
             self.warnings.append(
                 f"{self.plan.output.suffix} files cannot hold a C2PA manifest: it is in {beside.name}, keep it beside"
             )
             self._layers["c2pa"]["sidecar"] = str(beside)
         return {"written": list(self._layers), **self._layers}
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        handle, name = tempfile.mkstemp(prefix=".talkswap-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(name, 0o666 & ~umask)  # mkstemp keeps it from everybody else
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OutputUnwritableError(f"{path} cannot be written ({error.strerror})", "check the folder") from error

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from talkswap.errors import OutputCheckError, OutputExistsError, UsageError
+from talkswap.errors import OutputCheckError, OutputExistsError, OutputUnwritableError, UsageError
 from talkswap.provenance import manifest
-from talkswap.provenance.manifest import read_manifest
+from talkswap.provenance.manifest import read_manifest, sidecar_of
 from talkswap.provenance.stamp import LAW, Places, Stamp
 from talkswap.provenance.tags import SOURCE_TYPE, comment, read_plain
 from talkswap.provenance.verify import verify_file
@@ -26,7 +28,7 @@ def plan(source_photo: Path, talking_clip: Path, voice_file: Path, tmp_path: Pat
 
 
 def stamp_for(plan: RenderPlan) -> Stamp:
-    return Stamp(plan, {"weights": {"vqgan.safetensors": "ab" * 32}}, HASH, lambda line: None)
+    return Stamp(plan, {"weights": {"vqgan.safetensors": "ab" * 32}}, HASH, lambda line: None, plan.output.parent)
 
 
 def test_a_render_carries_all_marks_and_reports_them(plan: RenderPlan) -> None:
@@ -104,3 +106,20 @@ def test_small_faces_are_counted() -> None:
     for number, side in enumerate([350.0, 95.0, 97.0]):
         places.add(number, np.array([[320 / side, 0, 0], [0, 320 / side, 0]], np.float32), 320)
     assert (places.frames, places.small, len(places.affines)) == (3, 1, 3)
+
+
+def test_a_full_disk_is_noticed_before_the_output_is_touched(
+    plan: RenderPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sidecar waits beside the segments; what cannot be written there leaves an older output and sidecar alone."""
+    output = tmp_path / "dubbed.mkv"
+    output.write_bytes(b"an older clip")
+    sidecar_of(output).write_bytes(b"an older manifest")
+
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputUnwritableError, match="No space left"):
+        render(replace(plan, output=output, overwrite=True))
+    assert output.read_bytes() == b"an older clip" and sidecar_of(output).read_bytes() == b"an older manifest"
