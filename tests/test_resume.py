@@ -232,7 +232,7 @@ def test_an_ffmpeg_that_dies_costs_nothing(
     # It writes the beginning of the output, then it is killed.
     dying.write_text(
         f'#!/bin/sh\ncase " $* " in *" -i "*) ;; *) exec {real} "$@";; esac\n'
-        'for last in "$@"; do :; done\nprintf half > "${last#file:}"\nkill -9 $$\n'
+        'for each in "$@"; do case "$each" in *finished.*) printf half > "${each#file:}";; esac; done\nkill -9 $$\n'
     )
     dying.chmod(0o755)
     monkeypatch.setenv("PATH", f"{dying.parent}{os.pathsep}{os.environ['PATH']}")

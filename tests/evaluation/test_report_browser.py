@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright import sync_api as playwright
 
 from talkswap.evaluation.report import write_report
 from talkswap.evaluation.results import Evaluation
 from talkswap.evaluation.study import QUESTIONS, Study, read_key
 from talkswap.evaluation.study_scores import read_answers, score
-
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed (the extra `test` brings it)"
-)
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chrome-headless-shell")
 HOSTILE = "<script>alert('x')</script>"
