@@ -6,6 +6,7 @@ not carry, is reported as read or not.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -18,7 +19,16 @@ import talkswap
 from talkswap.errors import OutputCheckError, OutputExistsError, OutputUnwritableError
 from talkswap.provenance.certificate import Signer, choose_signer
 from talkswap.provenance.code import Message
-from talkswap.provenance.tags import BOXED, SOURCE_TYPE, add_xmp, comment, container_tags, read_plain
+from talkswap.provenance.tags import (
+    BOXED,
+    SOURCE_TYPE,
+    TargetMarks,
+    add_xmp,
+    comment,
+    container_tags,
+    read_plain,
+    read_target,
+)
 from talkswap.provenance.watermark import Watermark
 from talkswap.types import AlignedFace, FloatArray, RenderPlan, UInt8Image
 
@@ -92,6 +102,7 @@ class Stamp:
         self.warnings: list[str] = []
         self._layers: dict[str, Any] = {}
         self._sidecar: bytes | None = None
+        self._target = TargetMarks()
         if self.wanted:
             self._prepare(tell)
         elif self.synthetic:
@@ -100,6 +111,7 @@ class Stamp:
     def _prepare(self, tell: Callable[[str], None]) -> None:
         from talkswap.provenance.manifest import check_signer, sidecar_of
 
+        self._target = read_target(self.plan.target)
         self.signer = choose_signer(self.plan.sign_cert, self.plan.sign_key)
         check_signer(self.signer)
         if self.signer.local:
@@ -116,7 +128,9 @@ class Stamp:
     @property
     def tags(self) -> dict[str, str | None]:
         """Container tags to write; None leaves one as the target has it."""
-        return dict(container_tags(self.plan.output.suffix.lower())) if self.wanted else {"comment": None}
+        if not self.wanted:
+            return {"comment": None}
+        return dict(container_tags(self.plan.output.suffix.lower(), self._target))
 
     def mark(self, crop: UInt8Image, mask: FloatArray, face: AlignedFace) -> UInt8Image:
         """A system's answer (S S 3) with the invisible mark; as it is where none is wanted."""
@@ -153,7 +167,7 @@ class Stamp:
         claim = Claim(plan.output.name, plan.target, tuple(dict.fromkeys(parts)), facts)
         try:
             if self._boxed:
-                add_xmp(finished)
+                add_xmp(finished, self._target)
             self._sidecar = sign(finished, claim, self.signer, plan.timestamp_url)
             if self._sidecar is not None:
                 self._waiting.write_bytes(self._sidecar)
@@ -163,7 +177,7 @@ class Stamp:
                 "free some space, or check the folder",
             ) from error
         plain = read_plain(finished)
-        if plain.comment != comment() or plain.source_type != SOURCE_TYPE:
+        if (plain.comment, plain.source_type, plain.target) != (comment(), SOURCE_TYPE, self._target):
             raise OutputCheckError("the finished file's plain marks cannot be read back", "this is a fault of talkswap")
         read = read_manifest(finished, self._sidecar)
         if read is None or not read.intact or SOURCE_TYPE not in read.source_types:
@@ -229,4 +243,5 @@ class Stamp:
                 f"{self.plan.output.suffix} files cannot hold a C2PA manifest: it is in {beside.name}, keep it beside"
             )
             self._layers["c2pa"]["sidecar"] = str(beside)
-        return {"written": list(self._layers), **self._layers}
+        kept = {"target_said": dataclasses.asdict(self._target)} if self._target != TargetMarks() else {}
+        return {"written": list(self._layers), **self._layers, **kept}

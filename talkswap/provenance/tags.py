@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, quoteattr, unescape
 
 import talkswap
 from talkswap.errors import OutputCheckError
@@ -25,8 +25,10 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrain
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 XMP_BOX = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac").bytes
 TAG = "DIGITALSOURCETYPE"  # of Matroska and WebM
+TARGETS = {"comment": "TARGET_COMMENT", "source_type": "TARGET_DIGITALSOURCETYPE"}  # what the target said, there
 BOXED = (".mp4", ".mov", ".m4v")
 _MOST_XMP = 2**24  # bytes of a packet that is looked at
+_MOST_SAID = 2000  # characters of what a target says that are kept
 
 _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
@@ -35,11 +37,20 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
     xmlns:xmp="http://ns.adobe.com/xap/1.0/"
     xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
     xmp:CreatorTool="{tool}"
-    Iptc4xmpExt:DigitalSourceType="{source_type}"/>
+    Iptc4xmpExt:DigitalSourceType="{source_type}"{target}/>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="r"?>"""
 _STATED = re.compile(rb"DigitalSourceType(?:\s*=\s*[\"']|\s+rdf:resource\s*=\s*[\"']|\s*>)\s*([^\"'<\s]+)")
+_TARGET_SAID = re.compile(rb"talkswap:Target(Comment|Kind)=(\"[^\"]*\"|'[^']*')")
+
+
+@dataclass(frozen=True)
+class TargetMarks:
+    """What the target said of itself: kept, since our own marks take the place of its."""
+
+    comment: str | None = None  # the container's comment, whoever wrote it
+    source_type: str | None = None  # IPTC's digital source type
 
 
 @dataclass(frozen=True)
@@ -48,6 +59,7 @@ class PlainMarks:
 
     comment: str | None  # the container's comment, where it names talkswap
     source_type: str | None  # IPTC's digital source type, whoever wrote it
+    target: TargetMarks = TargetMarks()  # what its target had said
 
 
 def tool() -> str:
@@ -60,9 +72,12 @@ def comment() -> str:
     return f"Made with {tool()}: face or lips in this clip were changed by a computer"
 
 
-def container_tags(ending: str) -> dict[str, str]:
-    """Tags to write while the file is made."""
-    return {"comment": comment()} | ({} if ending in BOXED else {TAG: SOURCE_TYPE})
+def container_tags(ending: str, target: TargetMarks = TargetMarks()) -> dict[str, str]:
+    """Tags to write while the file is made; what the target said stands in tags of its own, or in the XMP packet."""
+    if ending in BOXED:
+        return {"comment": comment()}
+    said = {tag: getattr(target, name) for name, tag in TARGETS.items() if getattr(target, name)}
+    return {"comment": comment(), TAG: SOURCE_TYPE} | said
 
 
 def boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
@@ -83,13 +98,22 @@ def boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
         start += length
 
 
-def add_xmp(path: Path) -> None:
+def add_xmp(path: Path, target: TargetMarks = TargetMarks()) -> None:
     """Put the XMP packet behind the last box of an mp4 or mov file.
+
+    Args:
+        path: the file.
+        target: what its target said of itself.
 
     Raises:
         OutputCheckError: the boxes do not fill the file, or the last one is open-ended.
     """
-    packet = _PACKET.format(tool=escape(tool()), source_type=SOURCE_TYPE).encode()
+    said = [
+        (f"talkswap:Target{key}", text) for key, text in (("Comment", target.comment), ("Kind", target.source_type))
+    ]
+    kept = "".join(f"\n    {key}={quoteattr(text)}" for key, text in said if text)
+    kept = kept and f'\n    xmlns:talkswap="urn:talkswap:marks"{kept}'
+    packet = _PACKET.format(tool=escape(tool()), source_type=SOURCE_TYPE, target=kept).encode()
     with open(path, "r+b") as file:
         last = list(boxes(file))[-1:]
         end = file.seek(0, os.SEEK_END)
@@ -114,17 +138,42 @@ def read_xmp(path: Path) -> bytes | None:
     return None
 
 
+def read_target(path: Path) -> TargetMarks:
+    """What a target says of itself, before our marks take the place of its.
+
+    Raises:
+        InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.containers.open_clip`.
+    """
+    said, source_type, _ = _stated(path)
+    return TargetMarks(_shown(said), _shown(source_type))
+
+
 def read_plain(path: Path) -> PlainMarks:
     """What the container says.
 
     Raises:
         InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.containers.open_clip`.
     """
+    said, source_type, target = _stated(path)
+    return PlainMarks(said if said and "talkswap" in said else None, source_type, target)
+
+
+def _shown(text: str | None) -> str | None:
+    """``text`` as a tag and an attribute of XML can hold it."""
+    return "".join(c if c.isprintable() else " " for c in text)[:_MOST_SAID].strip() or None if text else None
+
+
+def _stated(path: Path) -> tuple[str | None, str | None, TargetMarks]:
+    """Comment, digital source type, and what the file says that its target had said."""
     with open_clip(path) as container:
         found = {name.lower(): value for name, value in container.metadata.items()}
-    said = found.get("comment")
     source_type = found.get(TAG.lower())
+    target = {name: found.get(tag.lower()) for name, tag in TARGETS.items()}
     packet = read_xmp(path)
-    if packet is not None and (stated := _STATED.search(packet)) is not None:
-        source_type = stated[1].decode("utf-8", "replace")
-    return PlainMarks(said if said and "talkswap" in said else None, source_type)
+    if packet is not None:
+        if (stated := _STATED.search(packet)) is not None:
+            source_type = stated[1].decode("utf-8", "replace")
+        for key, quoted in _TARGET_SAID.findall(packet):
+            text = unescape(quoted[1:-1].decode("utf-8", "replace"), {"&quot;": '"'})
+            target["comment" if key == b"Comment" else "source_type"] = text
+    return found.get("comment"), source_type, TargetMarks(**target)

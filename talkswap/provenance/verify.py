@@ -46,6 +46,7 @@ class Verdict:
             "marked": self.synthetic,
             "container_tag": self.plain.comment,
             "digital_source_type": self.plain.source_type,
+            "target_said": {"comment": self.plain.target.comment, "digital_source_type": self.plain.target.source_type},
             "c2pa": None
             if manifest is None
             else {
@@ -77,6 +78,9 @@ class Verdict:
         plain, manifest, mark = self.plain, self.manifest, self.watermark
         told = [f"container tag: {plain.comment}" if plain.comment else "container tag: none of talkswap's"]
         told.append(f"digital source type: {(plain.source_type or 'none').removeprefix(SOURCE_TYPES)}")
+        before = [(plain.target.source_type or "").removeprefix(SOURCE_TYPES), plain.target.comment or ""]
+        if any(before):
+            told.append(f"its target said: {'; '.join(word for word in before if word)}")
         if manifest is None:
             told.append("C2PA manifest: none")
         elif not manifest.intact:

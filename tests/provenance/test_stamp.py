@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from talkswap.cli import main
 from talkswap.errors import OutputCheckError, OutputExistsError, OutputUnwritableError, UsageError
 from talkswap.provenance import manifest
 from talkswap.provenance.manifest import read_manifest, sidecar_of
 from talkswap.provenance.stamp import LAW, Places, Stamp
-from talkswap.provenance.tags import SOURCE_TYPE, comment, read_plain
+from talkswap.provenance.tags import SOURCE_TYPE, TargetMarks, comment, read_plain
 from talkswap.provenance.verify import verify_file
 from talkswap.render import render
 from talkswap.types import RenderPlan
@@ -29,6 +31,18 @@ def plan(source_photo: Path, talking_clip: Path, voice_file: Path, tmp_path: Pat
 
 def stamp_for(plan: RenderPlan) -> Stamp:
     return Stamp(plan, {"weights": {"vqgan.safetensors": "ab" * 32}}, HASH, lambda line: None, plan.output.parent)
+
+
+def test_a_target_that_was_marked_stays_so(
+    plan: RenderPlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = render(plan)
+    assert "target_said" not in first.provenance
+    again = render(replace(plan, target=plan.output, output=tmp_path / "again.mp4", end=Fraction(1, 5)))
+    assert again.provenance["target_said"] == {"comment": comment(), "source_type": SOURCE_TYPE}
+    assert read_plain(tmp_path / "again.mp4").target == TargetMarks(comment(), SOURCE_TYPE)
+    assert main(["verify", str(tmp_path / "again.mp4")]) == 0
+    assert f"its target said: compositeWithTrainedAlgorithmicMedia; {comment()}" in capsys.readouterr().out
 
 
 def test_a_render_carries_all_marks_and_reports_them(plan: RenderPlan) -> None:
@@ -64,7 +78,7 @@ def test_a_render_that_changes_nothing_is_not_called_synthetic(plan: RenderPlan)
 
 
 def test_a_sidecar_obeys_overwrite(plan: RenderPlan, plain_clip: dict[str, Path], tmp_path: Path) -> None:
-    plan = replace(plan, output=tmp_path / "dubbed.mkv", target=plain_clip[".mkv"])
+    plan = replace(plan, output=tmp_path / "dubbed.mkv")
     plan.output.write_bytes(plain_clip[".mkv"].read_bytes())
     beside = tmp_path / "dubbed.mkv.c2pa"
     beside.write_text("somebody's")

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from talkswap.errors import OutputCheckError, UnreadableMediaError
-from talkswap.provenance.tags import SOURCE_TYPE, PlainMarks, add_xmp, boxes, comment, read_plain, read_xmp
+from talkswap.provenance.tags import (
+    SOURCE_TYPE,
+    TAG,
+    PlainMarks,
+    TargetMarks,
+    add_xmp,
+    boxes,
+    comment,
+    container_tags,
+    read_plain,
+    read_target,
+    read_xmp,
+)
 
 
 def pictures_of(path: Path) -> list[np.ndarray]:
@@ -73,3 +85,32 @@ def test_what_is_no_media_is_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadableMediaError):
         read_plain(path)
     assert read_xmp(path) is None
+
+
+GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+
+
+def tagged(clip: Path, path: Path, tags: dict[str, str]) -> Path:
+    """A copy of a clip with other tags."""
+    with av.open(str(clip)) as source, av.open(str(path), "w") as copy:
+        copy.metadata.update(tags)
+        stream = copy.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(source.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = stream
+                copy.mux(packet)
+    return path
+
+
+def test_what_the_target_said_is_kept_beside_our_own_marks(plain_clip: dict[str, Path], tmp_path: Path) -> None:
+    words = 'Made by "others" <2026> & co'
+    target = tagged(plain_clip[".mkv"], tmp_path / "target.mkv", {"comment": words, TAG: GENERATED})
+    said = read_target(target)
+    assert said == TargetMarks(words, GENERATED)
+    boxed = Path(shutil.copy(plain_clip[".mp4"], tmp_path / "boxed.mp4"))
+    add_xmp(boxed, said)
+    assert read_plain(boxed) == PlainMarks(comment(), SOURCE_TYPE, said)
+    open_one = tagged(plain_clip[".mkv"], tmp_path / "open.mkv", container_tags(".mkv", said))
+    assert read_plain(open_one) == PlainMarks(comment(), SOURCE_TYPE, said)
+    # a dub of a dub: the target's XMP packet is read, too
+    assert read_target(boxed) == TargetMarks(comment(), SOURCE_TYPE)
