@@ -151,7 +151,8 @@ def test_no_file_takes_the_place_of_a_device(option: str, talking_clip: Path, tm
 
 @pytest.mark.parametrize("place", ["../secret.bin", "{}/secret.bin", "link.bin"])
 def test_an_onnx_graph_reads_nothing_outside_its_folder(place: str, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
+    import onnx
+
     from talkswap.errors import WeightsCorruptError
     from talkswap.evaluation.recognition import OnnxIdentity
     from talkswap.systems.cascade.parts import OnnxNetwork

@@ -29,6 +29,7 @@ from talkswap.faces.align import ffhq_affine, warp_crop
 from talkswap.faces.arcface import ARCFACE_POINTS, ARCFACE_SIZE, five_points, similarity
 from talkswap.faces.identity import load_identity
 from talkswap.faces.insightface import RECOGNITION
+from talkswap.faces.onnx_errors import onnx_errors
 from talkswap.types import FloatArray, UInt8Image
 
 CROP = 320  # px of the FFHQ crop that the compact network is given
@@ -81,7 +82,7 @@ class OnnxIdentity:
         hint = "it must take RGB faces as 1 3 112 112 and answer with one vector each, as ArcFace does"
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no base of their own
+        except onnx_errors() as error:
             raise WeightsCorruptError(f"{path} cannot be read as an onnx network", hint) from error
         inputs = self._session.get_inputs()
         shape = inputs[0].shape if len(inputs) == 1 else []

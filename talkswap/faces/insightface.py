@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from talkswap.errors import DependencyError, DeviceError, WeightsCorruptError, WeightsMissingError
 from talkswap.faces.align import LEFT_EYE, RIGHT_EYE, warp_crop
 from talkswap.faces.mesh import mean_face, similarity
+from talkswap.faces.onnx_errors import onnx_errors
 from talkswap.types import Face, FloatArray, UInt8Image
 
 DETECTOR, LANDMARKS, RECOGNITION = "det_10g.onnx", "1k3d68.onnx", "w600k_r50.onnx"
@@ -138,7 +139,7 @@ class InsightFaceAnalyser:
             providers.insert(0, "CUDAExecutionProvider")
         onnxruntime.set_default_logger_severity(3)
         hint = "delete it and run `talkswap download`"
-        damaged: tuple[type[BaseException], ...] = (RuntimeError, ValueError, AssertionError, *_onnx_errors())
+        damaged: tuple[type[BaseException], ...] = (RuntimeError, ValueError, AssertionError, *onnx_errors())
         try:
             model = get_model(str(path), providers=providers)
         except damaged as error:
@@ -200,10 +201,3 @@ class InsightFaceAnalyser:
         affine = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]], np.float32)
         vector = self._recognition.get_feat(np.ascontiguousarray(warp_crop(rgb, affine, 112)[:, :, ::-1]))[0]
         return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6), np.float32)
-
-
-def _onnx_errors() -> tuple[type[BaseException], ...]:
-    """What onnxruntime raises for a file that is no network; its classes share no base of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument, state.Fail, state.NoModel)

@@ -16,6 +16,7 @@ import numpy as np
 from talkswap.checkpoints import verify
 from talkswap.checkpoints.finding import preset_state
 from talkswap.errors import DependencyError, InputMissingError, UsageError, WeightsCorruptError, WeightsMissingError
+from talkswap.faces.onnx_errors import onnx_errors
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,6 @@ class OnnxNetwork:
             raise InputMissingError(f"no network at {path}", "`talkswap download --list` shows what can be fetched")
         try:
             import onnxruntime
-            from onnxruntime.capi import onnxruntime_pybind11_state as state
         except ImportError as error:
             raise DependencyError(
                 "this needs the package onnxruntime", 'run `pip install "talkswap[paper]"`, or pip install onnxruntime'
@@ -117,10 +117,9 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         wrong = WeightsCorruptError(f"{path.name} is not the network that belongs here", "fetch the file again")
-        damaged = (state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument, state.Fail, state.NoModel)
         try:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except damaged as error:
+        except onnx_errors() as error:
             raise wrong from error
         entries = {entry.name: entry.shape for entry in self._session.get_inputs()}
         if set(inputs) == {""} and len(entries) == 1:
