@@ -79,13 +79,13 @@ def opening(samples: FloatArray, frames: int) -> FloatArray:
 def find_landmarks(rgb: UInt8Image, teachers: Path | None) -> FloatArray:
     """478 landmarks, by the teacher of the training data or by our own compact networks."""
     if teachers is not None:
-        from talkswap.data.teachers import LandmarkTeacher
+        from talkswap.data.portraits import LandmarkTeacher
 
         with LandmarkTeacher(teachers, video=False) as teacher:
             landmarks = teacher(rgb)
     else:
         from talkswap.checkpoints import find_preset
-        from talkswap.faces.analyze import load_analyser
+        from talkswap.faces.analyse import load_analyser
 
         landmarks = load_analyser(find_preset("compact")).detect(rgb)[0].landmarks
     assert landmarks is not None

@@ -18,7 +18,7 @@ import torch
 from talkswap.checkpoints import find_preset
 from talkswap.data.stills import open_stills
 from talkswap.device import choose_device
-from talkswap.faces.align import ffhq_affine, warp_crop
+from talkswap.faces.geometry import ffhq_affine, warp_crop
 from talkswap.faces.mesh import warp_texture
 from talkswap.systems.contract import Switches
 from talkswap.systems.swaptalk.detail import DetailConfig, add_detail

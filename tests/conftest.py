@@ -113,8 +113,8 @@ def voice_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def face_crops() -> tuple[np.ndarray, np.ndarray]:
     """Twelve frames of the example's face as the networks see it: aligned crops N 320 320 3, landmarks N 478 3 in them."""
-    from talkswap.faces.align import align
-    from talkswap.faces.analyze import load_analyser
+    from talkswap.faces.analyse import load_analyser
+    from talkswap.faces.geometry import align
 
     analyser = load_analyser("compact", Path(__file__).parents[1] / "weights" / "compact")
     faces = []

@@ -19,9 +19,9 @@ from typing import Any
 import av
 import numpy as np
 
-from talkswap import preparation
 from talkswap.faces.mask import face_mask
-from talkswap.render import render
+from talkswap.render.render import prepare as preparation
+from talkswap.render.render import render
 from talkswap.systems.contract import ClipState, CropSpec, SourceState, SpeechSpec, Switches
 from talkswap.types import AlignedFace, ProgressEvent, RenderPlan, UInt8Image
 
@@ -62,7 +62,7 @@ class SmallSystem:
 
 
 def small_system(preset: Any, device: Any, switches: Switches, name: str = "swaptalk") -> SmallSystem:
-    """In the place of :func:`talkswap.systems.load.load_system`."""
+    """In the place of :func:`talkswap.systems.registry.load_system`."""
     return SmallSystem(switches)
 
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from talkswap.cli.bench_networks import time_networks
+from talkswap.cli.bench import time_networks
 from talkswap.device import choose_device
-from talkswap.render import render
+from talkswap.render.render import render
 from talkswap.systems.swaptalk import vqgan
 from talkswap.systems.swaptalk.face_swap import FaceSwap
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig

@@ -17,8 +17,8 @@ import pytest
 from talkswap.cli import main
 from talkswap.errors import OutputUnwritableError, WeightsCorruptError
 from talkswap.media import program
-from talkswap.render import render
-from talkswap.segments import Span, WorkFolder, work_folder
+from talkswap.render.render import render
+from talkswap.render.segments import Span, WorkFolder, work_folder
 from talkswap.types import ProgressEvent, RenderPlan
 
 from .resume_workshop import content, small_system
@@ -29,7 +29,7 @@ def plan(
     source_photo: Path, talking_clip: Path, voice_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> RenderPlan:
     """Three segments of four frames, by a system that answers at once."""
-    monkeypatch.setattr("talkswap.preparation.load_system", small_system)
+    monkeypatch.setattr("talkswap.render.prepare.load_system", small_system)
     output = tmp_path / "out" / "dubbed.mp4"
     output.parent.mkdir()
     return RenderPlan(
@@ -65,7 +65,7 @@ def test_a_missing_ffmpeg_is_named_before_the_work(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("talkswap.preparation.probe", lambda path: pytest.fail("the work was begun"))
+    monkeypatch.setattr("talkswap.render.prepare.probe", lambda path: pytest.fail("the work was begun"))
     given = ["render", "--target", str(talking_clip), "--no-swap", "--no-sync", "--output", str(tmp_path / "x.mp4")]
     assert main(given) == 14
     said = capsys.readouterr().err
@@ -136,7 +136,7 @@ def test_an_output_folder_that_goes_away_is_named(plan: RenderPlan) -> None:
 def test_weights_replaced_between_check_and_load_are_refused(
     plan: RenderPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import talkswap.preparation as preparation
+    import talkswap.render.prepare as preparation
     from talkswap.checkpoints import find_preset
 
     copy = tmp_path / "weights" / "compact"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from talkswap.render import render
+from talkswap.render.render import render
 from talkswap.types import RenderPlan
 
 from . import time_workshop
@@ -28,8 +28,8 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 MEASURE = """
 import sys
 from pathlib import Path
-from talkswap.environment import peak_memory_mb
-from talkswap.render import render
+from talkswap.device import peak_memory_mb
+from talkswap.render.render import render
 from talkswap.types import RenderPlan
 
 target, voice, source, output, fit = sys.argv[1:]

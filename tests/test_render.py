@@ -12,14 +12,8 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.errors import (
-    NoSourceFaceError,
-    NoTargetFaceError,
-    OutputExistsError,
-    UsageError,
-    WeightsMissingError,
-)
-from talkswap.render import plan_summary, render
+from talkswap.errors import NoSourceFaceError, NoTargetFaceError, OutputExistsError, UsageError, WeightsMissingError
+from talkswap.render.render import plan_summary, render
 from talkswap.types import ProgressEvent, RenderPlan
 
 

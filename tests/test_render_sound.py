@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from talkswap.render import prepare, render
+from talkswap.render.render import prepare, render
 from talkswap.types import RenderPlan
 from talkswap.voice.load import load_voice
 

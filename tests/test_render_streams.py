@@ -14,7 +14,7 @@ import pytest
 from talkswap.errors import EncoderError, UsageError
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
-from talkswap.render import prepare, render
+from talkswap.render.render import prepare, render
 from talkswap.types import ProgressEvent, RenderPlan
 from talkswap.voice.load import load_voice
 

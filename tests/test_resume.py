@@ -20,11 +20,11 @@ import numpy as np
 import pytest
 
 from talkswap.cli import main
-from talkswap.corridor import Corridor
 from talkswap.errors import EncoderError, NoTargetFaceError, OutputUnwritableError
 from talkswap.media import program
-from talkswap.render import plan_summary, render
-from talkswap.segments import work_folder
+from talkswap.render.corridor import Corridor
+from talkswap.render.render import plan_summary, render
+from talkswap.render.segments import work_folder
 from talkswap.types import ProgressEvent, RenderPlan
 
 from .resume_workshop import content, small_system
@@ -39,7 +39,7 @@ class Stop(Exception):
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Renders with a system that answers at once."""
-    monkeypatch.setattr("talkswap.preparation.load_system", small_system)
+    monkeypatch.setattr("talkswap.render.prepare.load_system", small_system)
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def test_an_ffmpeg_that_dies_costs_nothing(
     finally:
         monkeypatch.undo()
         program.find_ffmpeg.cache_clear()
-    monkeypatch.setattr("talkswap.preparation.load_system", small_system)
+    monkeypatch.setattr("talkswap.render.prepare.load_system", small_system)
     monkeypatch.setattr(Corridor, "frames", lambda self: pytest.fail("a frame was made again"))
     goes_on(plan, whole, FRAMES)
 
@@ -307,7 +307,7 @@ def test_a_gpu_that_is_too_small_halves_its_batches_and_says_so(
 def test_ctrl_c_keeps_what_is_finished_and_two_runs_do_not_meet(
     plan: RenderPlan, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from talkswap.plan import write_plans
+    from talkswap.render.plan_file import write_plans
 
     file = plan.output.parent.parent / "plan.json"
     write_plans(file, [plan])

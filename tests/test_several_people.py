@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.casting import Wardrobe, Wish, find_people, together, wishes
-from talkswap.corridor import Corridor, Work
 from talkswap.errors import NoTargetFaceError, UsageError
-from talkswap.faces.analyze import FaceAnalyser, load_analyser
-from talkswap.pipeline import Stopwatch
-from talkswap.preparation import Prepared, prepare
-from talkswap.render import render
-from talkswap.source import read_photo, read_source
+from talkswap.faces.analyse import FaceAnalyser, load_analyser
+from talkswap.render.corridor import Corridor, Work
+from talkswap.render.people import Wardrobe, Wish, find_people, together, wishes
+from talkswap.render.pipeline import Stopwatch
+from talkswap.render.prepare import Prepared, prepare
+from talkswap.render.render import render
+from talkswap.render.source import read_photo, read_source
 from talkswap.types import Frame, RenderPlan, Voice
 
 ROOT = Path(__file__).parents[1]

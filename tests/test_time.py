@@ -17,7 +17,7 @@ import pytest
 
 from talkswap.media.codecs import EncoderSettings, encoder_options
 from talkswap.media.probe import probe
-from talkswap.render import plan_summary, render
+from talkswap.render.render import plan_summary, render
 from talkswap.types import RenderPlan
 
 from .time_workshop import (

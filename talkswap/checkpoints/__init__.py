@@ -10,7 +10,18 @@ Weights are safetensors, never pickles, and nothing in this package reaches the 
 :class:`talkswap.checkpoints.hub.HubNetwork` when it is asked to.
 """
 
-from talkswap.checkpoints.catalogue import RENDER, CatalogueEntry, Member, catalogue_path, read_catalogue
+from talkswap.checkpoints.catalogue import (
+    RENDER,
+    CatalogueEntry,
+    Member,
+    cache_weights,
+    catalogue_path,
+    checkout_weights,
+    download_root,
+    packaged_weights,
+    read_catalogue,
+    weight_roots,
+)
 from talkswap.checkpoints.finding import (
     Resolution,
     absent_packages,
@@ -18,16 +29,6 @@ from talkswap.checkpoints.finding import (
     folder_state,
     preset_state,
     resolve_auto,
-)
-from talkswap.checkpoints.loading import (
-    load_config,
-    load_weights,
-    network_folder,
-    read_config,
-    verified_folder,
-    verify,
-    verify_all,
-    verify_tensors,
 )
 from talkswap.checkpoints.manifest import (
     LISTED,
@@ -41,13 +42,20 @@ from talkswap.checkpoints.manifest import (
     write_manifest,
     write_records,
 )
-from talkswap.checkpoints.places import cache_weights, checkout_weights, download_root, packaged_weights, weight_roots
 from talkswap.checkpoints.presets import (
     COMPACT_NETWORKS,
     PACKAGES,
     PRESETS,
     PresetFolder,
+    load_config,
+    load_weights,
+    network_folder,
+    read_config,
     repair_hint,
+    verified_folder,
+    verify,
+    verify_all,
+    verify_tensors,
     weight_hashes,
 )
 from talkswap.checkpoints.tensors import network_of, read_tensors, tensor_files, write_tensors

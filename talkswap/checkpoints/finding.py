@@ -7,11 +7,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from talkswap.checkpoints import places
+from talkswap.checkpoints import catalogue as places
 from talkswap.checkpoints.catalogue import RENDER, read_catalogue
-from talkswap.checkpoints.loading import verify_all
 from talkswap.checkpoints.manifest import MANIFEST, read_about, read_records
-from talkswap.checkpoints.presets import COMPACT_NETWORKS, PACKAGES, PRESETS, PresetFolder, has, repair_hint
+from talkswap.checkpoints.presets import COMPACT_NETWORKS, PACKAGES, PRESETS, PresetFolder, has, repair_hint, verify_all
 from talkswap.checkpoints.tensors import ENDING
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from talkswap.checkpoints.loading import read_config
+from talkswap.checkpoints.presets import read_config
 from talkswap.checkpoints.tensors import read_tensors, tensor_files, write_tensors
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
 

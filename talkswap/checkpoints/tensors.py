@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from talkswap.checkpoints.manifest import forget_checks, inside, read_checked
 from talkswap.errors import OutputUnwritableError, UsageError, WeightsCorruptError
-from talkswap.packing import unpack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +110,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, name: str, larges
     """Write a network's tensors into ``folder``.
 
     Args:
-        tensors: as they are to be stored; see :func:`talkswap.packing.pack`.
+        tensors: as they are to be stored; see :func:`talkswap.checkpoints.tensors.pack`.
         folder: made when it is not there.
         name: of the network.
         largest: bytes that a file may have; None = no limit.
@@ -139,3 +138,40 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, name: str, larges
     except (OSError, SafetensorError) as error:
         raise OutputUnwritableError(f"cannot write {name} to {folder}: {error}", "choose another folder") from error
     return files
+
+
+# --- Weights in eight bits on disk, so that all compact networks fit in a package; in memory they are floats again.
+
+
+STEP = ".step"
+LEAST = 4096  # numbers in a tensor that is worth packing
+KEPT = (".codes", "position", "mean", "basis")
+
+
+def pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Eight-bit form of a network's tensors; what is not packed becomes half precision."""
+    import torch
+
+    packed: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if not tensor.is_floating_point():
+            packed[name] = tensor.contiguous()
+        elif tensor.ndim < 2 or tensor.numel() < LEAST or name.endswith(KEPT):
+            packed[name] = tensor.half().contiguous()
+        else:
+            rows = tensor.float().flatten(1)
+            step = (rows.abs().amax(1) / 127).clamp(min=1e-12)
+            packed[name] = (rows / step[:, None]).round().to(torch.int8).view(tensor.shape).contiguous()
+            packed[name + STEP] = step
+    return packed
+
+
+def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Float tensors of :func:`pack`'s result; tensors that were never packed pass through."""
+    weights: dict[str, Tensor] = {}
+    for name, tensor in packed.items():
+        if name.endswith(STEP) and name.removesuffix(STEP) in packed:
+            continue
+        step = packed.get(name + STEP)
+        weights[name] = tensor if step is None else (tensor.flatten(1).float() * step[:, None]).view(tensor.shape)
+    return weights

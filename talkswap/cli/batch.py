@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from talkswap.cli.output import printable
+from talkswap.cli.output import choose_progress, printable
 from talkswap.cli.output import table as as_table
-from talkswap.cli.progress import choose_progress
 from talkswap.errors import PartialError
 
 
@@ -32,7 +31,7 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; the table at the end stays.")] = False,
 ) -> None:
     """Render every row of JOBS.csv; what is done already is skipped, what failed is tried again."""
-    from talkswap.batch import DONE, FAILED, read_jobs, results_file, run_jobs
+    from talkswap.render.batch import DONE, FAILED, read_jobs, results_file, run_jobs
 
     jobs = read_jobs(jobs_table)
     with choose_progress(quiet, "jobs") as progress:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from talkswap.cli.output import note, print_warning, table, to_json
-from talkswap.cli.progress import choose_progress
+from talkswap.cli.output import choose_progress, note, print_warning, table, to_json
 from talkswap.errors import InputMissingError, TrainingDataError, UnreadableMediaError, UsageError
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ def prepare(
     and in the JSON on stdout.
     """
     from talkswap.data.cutting import Source, find_videos
-    from talkswap.data.split import read_speakers, speaker_of
+    from talkswap.data.hdtf import read_speakers, speaker_of
 
     listed = read_speakers(speakers) if speakers is not None else {}
     sources = [Source(video, speaker_of(video, listed)) for video in find_videos(videos)]
@@ -216,8 +215,8 @@ def codes(
     """
     _folder(data, "a folder made by `talkswap data prepare`")
     _folder(videos or data / "videos", "the folder of the clips with --videos")
-    from talkswap.data.pairs import code_hash, load_vqgan
     from talkswap.data.talking import TalkingConfig, encode_clips
+    from talkswap.systems.swaptalk.training.pairs import code_hash, load_vqgan
 
     digest = code_hash(load_vqgan(vqgan))
     folder = (out or data / "codes") / digest[:16]
@@ -261,8 +260,8 @@ def pairs(
             raise InputMissingError(f"{file} does not exist", "check the path")
     if proxy == "mesh" and (inswapper or arcface):
         raise UsageError("--inswapper and --arcface belong to --proxy inswapper", "add --proxy inswapper")
-    from talkswap.data.pairs import PairConfig, make_pairs
     from talkswap.data.proxy import load_proxy
+    from talkswap.systems.swaptalk.training.pairs import PairConfig, make_pairs
 
     swapper = load_proxy(proxy, inswapper, arcface)
     if identity is None:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from talkswap.cli.output import note, table
-from talkswap.cli.progress import choose_progress
+from talkswap.cli.output import choose_progress, note, table
 from talkswap.errors import TalkswapError, UsageError, WeightsCorruptError
 
 if TYPE_CHECKING:
@@ -74,7 +73,8 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Fetch weights, pinned by commit and sha256, into the user's cache or $TALKSWAP_WEIGHTS."""
-    from talkswap import checkpoints, download
+    from talkswap import checkpoints
+    from talkswap.checkpoints import download
 
     if adopt is not None:
         records = checkpoints.write_manifest(adopt)
@@ -150,8 +150,8 @@ def _fetch_published(
     repository: str, revision: str | None, out: Path | None, token_file: Path | None, quiet: bool
 ) -> None:
     """Bring a preset that somebody pushed."""
-    from talkswap.publishing.fetch import fetch_preset
-    from talkswap.publishing.push import read_token
+    from talkswap.checkpoints.publish.fetch import fetch_preset
+    from talkswap.checkpoints.publish.push import read_token
 
     if revision is None:
         raise UsageError("--repo needs the commit to fetch", "give --revision and 40 hex digits; a branch can change")
@@ -164,7 +164,8 @@ def _fetch_published(
 
 def _check(entries: list[CatalogueEntry], root: Path, compact: str | None) -> None:
     """Print the state of every file; raise when one is damaged."""
-    from talkswap import checkpoints, download
+    from talkswap import checkpoints
+    from talkswap.checkpoints import download
 
     rows: list[list[str]] = []
     damaged: list[str] = []

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from talkswap.cli import eval_study
-from talkswap.cli.output import note, to_json
-from talkswap.cli.progress import choose_progress
+from talkswap.cli.output import choose_progress, note, to_json
 from talkswap.errors import PartialError
 
 if TYPE_CHECKING:
-    from talkswap.evaluation.judges import JudgeFiles
-    from talkswap.evaluation.results import Evaluation
+    from talkswap.evaluation.judges.judges import JudgeFiles
+    from talkswap.evaluation.protocol.results import Evaluation
 
 Data = Annotated[Path, typer.Option(help="Folder made by `talkswap data prepare`.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Folder for the report; new, or with --resume.", show_default=False)]
@@ -60,7 +59,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def _judges(identity: Path | None, syncnet: Path | None, inception: Path | None) -> JudgeFiles:
-    from talkswap.evaluation.judges import JudgeFiles
+    from talkswap.evaluation.judges.judges import JudgeFiles
 
     return JudgeFiles(identity, syncnet, inception)
 
@@ -143,9 +142,9 @@ def hdtf(
     The folder gets report.html, report.md and report.json, with the clips and pictures they show.  A method whose parts
     are not on this machine is named and not run.
     """
-    from talkswap.evaluation.hdtf import evaluate
-    from talkswap.evaluation.methods import Setup
-    from talkswap.evaluation.plan import EvaluationPlan
+    from talkswap.evaluation.protocol.hdtf import evaluate
+    from talkswap.evaluation.protocol.methods import Setup
+    from talkswap.evaluation.protocol.plan import EvaluationPlan
 
     plan = EvaluationPlan(
         data, out, setting, pairs, seed, tuple(name.strip() for name in methods.split(",") if name.strip()), limit,
@@ -178,9 +177,9 @@ def clip(
     syncnet: Syncnet = None,
 ) -> None:
     """Score one finished clip, as JSON; FID and ID Retrieve need more than one."""
-    from talkswap.evaluation.clip import ClipPlan, score_clip
-    from talkswap.evaluation.methods import Setup
-    from talkswap.evaluation.results import COMPACT_MARK
+    from talkswap.evaluation.protocol.clip import ClipPlan, score_clip
+    from talkswap.evaluation.protocol.methods import Setup
+    from talkswap.evaluation.protocol.results import COMPACT_MARK
 
     plan = ClipPlan(
         result, target, source, audio, setup=Setup(preset, weights), judges=_judges(identity_network, syncnet, None)
@@ -240,9 +239,9 @@ def ablation(
     II, III: compression of the VQGAN, by face swap and by lip sync. IV: face swap. V: lip sync. VI: order.
     --preset names the networks that look at the results, the same for all rows.
     """
-    from talkswap.evaluation.ablation import ablate, parse_runs
-    from talkswap.evaluation.methods import Setup
-    from talkswap.evaluation.plan import EvaluationPlan
+    from talkswap.evaluation.protocol.ablation import ablate, parse_runs
+    from talkswap.evaluation.protocol.methods import Setup
+    from talkswap.evaluation.protocol.plan import EvaluationPlan
 
     plan = EvaluationPlan(
         data, out, "both", pairs, seed, (), limit, resume, split, None, _length(seconds),
@@ -261,7 +260,7 @@ def publish(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier copy.")] = False,
 ) -> None:
     """Copy a report for others: all figures and plots, nobody's face, no path of this machine."""
-    from talkswap.evaluation.publish import publish as write
+    from talkswap.evaluation.report.report import publish as write
 
     typer.echo(str(write(report, out, overwrite).page))
 

@@ -11,8 +11,8 @@ from talkswap.cli.output import note, print_warning, table, to_json
 from talkswap.errors import UsageError
 
 if TYPE_CHECKING:
-    from talkswap.evaluation.study import StudyKey
-    from talkswap.evaluation.study_scores import Answers, Interval, Score
+    from talkswap.evaluation.study.scores import Answers, Interval, Score
+    from talkswap.evaluation.study.study import StudyKey
 
 MOST_NAMED = 20  # bad rows; the rest are counted
 
@@ -58,7 +58,7 @@ def command(
 
 
 def _build(report: Path, out: Path, key: Path, pairs: int, seed: int, overwrite: bool, as_json: bool) -> None:
-    from talkswap.evaluation.study import StudyConfig, build_study
+    from talkswap.evaluation.study.study import StudyConfig, build_study
 
     def progress(done: int, of: int) -> None:
         if done and (done == of or done % 10 == 0):
@@ -77,8 +77,8 @@ def _build(report: Path, out: Path, key: Path, pairs: int, seed: int, overwrite:
 
 
 def _score(paths: list[Path], key_path: Path, as_json: bool) -> None:
-    from talkswap.evaluation.study import read_key
-    from talkswap.evaluation.study_scores import read_answers, score
+    from talkswap.evaluation.study.scores import read_answers, score
+    from talkswap.evaluation.study.study import read_key
 
     key = read_key(key_path)
     answers = read_answers(paths, key)
@@ -110,7 +110,7 @@ def _interval(interval: Interval) -> str:
 
 
 def _summary(key: StudyKey, answers: Answers, scores: tuple[Score, ...]) -> dict[str, Any]:
-    from talkswap.evaluation.study_scores import CONFIDENCE
+    from talkswap.evaluation.study.scores import CONFIDENCE
 
     return {
         "study": key.study,

@@ -22,7 +22,7 @@ def write_thumbnails(people: list[Person], folder: Path) -> list[Path]:
     """
     import cv2
 
-    from talkswap.people import thumbnail
+    from talkswap.render.look import thumbnail
 
     paths = [folder / f"face-{person.index}.png" for person in people]
     try:
@@ -51,10 +51,10 @@ def command(
 ) -> None:
     """List who is in a clip, the most prominent first; `talkswap render --face NUMBER` takes the number."""
     from talkswap.checkpoints import find_preset
-    from talkswap.faces.analyze import load_analyser
+    from talkswap.faces.analyse import load_analyser
     from talkswap.media.index import index_frames
     from talkswap.media.probe import probe
-    from talkswap.people import face_width, people_in_clip
+    from talkswap.render.look import face_width, people_in_clip
 
     info = probe(clip)
     chosen = find_preset(preset, weights)

@@ -6,14 +6,17 @@ import dataclasses
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, TextIO
+from types import TracebackType
+from typing import Any, Protocol, TextIO
 
 import typer
 
 from talkswap.errors import OutputUnwritableError, TalkswapError
+from talkswap.types import ProgressEvent
 
 OPENCV_HINT = "run `pip install --force-reinstall --no-deps opencv-python-headless`, the OpenCV that wants no libGL"
 
@@ -107,3 +110,152 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells
     )
+
+
+# --- Progress of long work on stderr: a bar on a terminal, a plain line every few seconds elsewhere.
+
+
+PLAIN_SECONDS = 5.0  # between two plain lines
+
+
+class Progress(Protocol):
+    """A context manager that is called with every event."""
+
+    def __call__(self, event: ProgressEvent) -> None: ...
+
+    def __enter__(self) -> Progress: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class QuietProgress:
+    """Shows nothing."""
+
+    def __call__(self, event: ProgressEvent) -> None:
+        return
+
+    def __enter__(self) -> QuietProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+
+class PlainProgress:
+    """One line now and then, for logs and pipes.
+
+    Args:
+        unit: what is counted.
+        seconds: least time between two lines of a stage.
+    """
+
+    def __init__(self, unit: str = "frames", seconds: float = PLAIN_SECONDS) -> None:
+        self.unit, self.seconds = unit, seconds
+        self.stage = ""
+        self.began = self.shown = 0.0
+        self.first = 0
+
+    def __enter__(self) -> PlainProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def __call__(self, event: ProgressEvent) -> None:
+        now = time.monotonic()
+        if event.message:
+            note(event.message)
+        if event.stage != self.stage:
+            self.stage, self.began, self.shown, self.first = event.stage, now, now, event.done
+        finished = event.total > 0 and event.done >= event.total
+        if not event.done or (now - self.shown < self.seconds and not finished):
+            return
+        self.shown = now
+        note(describe(event, event.done - self.first, now - self.began, self.unit))
+
+
+def describe(event: ProgressEvent, counted: int, seconds: float, unit: str) -> str:
+    """One line: ``frames: 120/400 frames (30%), 14.2 frames/s, 0:20 left``."""
+    rate = counted / seconds if seconds > 0 and counted > 0 else 0.0
+    line = f"{event.stage}: {event.done}"
+    if event.total:
+        line += f"/{event.total} {unit} ({100 * event.done // event.total}%)"
+    else:
+        line += f" {unit}"
+    if rate:
+        line += f", {rate:.1f} {unit}/s"
+        if event.total > event.done:
+            left = round((event.total - event.done) / rate)
+            line += f", {left // 60}:{left % 60:02d} left"
+    return line
+
+
+class BarProgress:
+    """A Rich bar with count, rate and time left; nothing of Rich is imported before the first event.
+
+    Args:
+        unit: what is counted; ``bytes`` is shown in MB.
+    """
+
+    def __init__(self, unit: str = "frames") -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            ProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+        from rich.progress import Progress as RichProgress
+
+        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn()]
+        if unit == "bytes":
+            columns += [DownloadColumn(), TransferSpeedColumn()]
+        else:
+            columns += [MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[rate]}")]
+        columns += [TimeRemainingColumn(), TextColumn("left")]
+        console = Console(stderr=True, no_color=not colourful(sys.stderr), highlight=False)
+        self.unit = unit
+        self.bar = RichProgress(*columns, console=console, transient=True)
+        self.stage = ""
+        self.task: int | None = None
+
+    def __enter__(self) -> BarProgress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def __call__(self, event: ProgressEvent) -> None:
+        from rich.markup import escape
+
+        if event.message:
+            self.bar.console.print(escape(event.message))
+        if self.task is None or event.stage != self.stage:
+            if self.task is not None:
+                self.bar.remove_task(self.bar.task_ids[0])
+            self.stage = event.stage
+            self.task = self.bar.add_task(escape(event.stage), total=event.total or None, rate="")
+        task = self.bar.tasks[0]
+        rate = f"{task.speed:.1f} {self.unit}/s" if task.speed else ""
+        self.bar.update(task.id, completed=event.done, total=event.total or None, rate=rate)
+
+
+def choose_progress(quiet: bool, unit: str = "frames") -> Progress:
+    """None on --quiet, a bar on a terminal, plain lines elsewhere."""
+    if quiet:
+        return QuietProgress()
+    if sys.stderr.isatty():
+        return BarProgress(unit)
+    return PlainProgress(unit)

@@ -9,8 +9,7 @@ from typing import Any
 
 import typer
 
-from talkswap.cli.output import note, print_error, print_warning, to_json, write_json
-from talkswap.cli.progress import choose_progress
+from talkswap.cli.output import choose_progress, note, print_error, print_warning, to_json, write_json
 from talkswap.errors import OutputExistsError, OutputUnwritableError, PartialError, TalkswapError, UsageError
 from talkswap.types import RenderPlan, RenderReport
 
@@ -32,7 +31,7 @@ def planned(context: typer.Context, file: Path, overwrite: bool, fresh: bool) ->
         UsageError: an option was given that a plan decides, or the file is no plan.
         InputMissingError: there is no such file.
     """
-    from talkswap.plan import read_plans
+    from talkswap.render.plan_file import read_plans
 
     typed = [
         name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
@@ -49,7 +48,7 @@ def save_plan(file: Path, plan: RenderPlan, overwrite: bool) -> None:
         OutputExistsError: the file is there and ``overwrite`` is false.
         OutputUnwritableError: its folder is missing or read-only.
     """
-    from talkswap.plan import write_plans
+    from talkswap.render.plan_file import write_plans
 
     if file.exists() and not file.is_file():
         raise OutputUnwritableError(
@@ -63,7 +62,7 @@ def save_plan(file: Path, plan: RenderPlan, overwrite: bool) -> None:
 
 def show(plans: Sequence[RenderPlan], several: bool) -> None:
     """Print what the renders would do (``--dry-run``), as a file that ``--plan`` takes."""
-    from talkswap.render import plan_summary
+    from talkswap.render.render import plan_summary
 
     summaries = [plan_summary(plan) for plan in plans]
     typer.echo(to_json({"plans": summaries} if several else summaries[0]))
@@ -75,7 +74,7 @@ def carry_out(plans: Sequence[RenderPlan], quiet: bool, report: Path | None) -> 
     Raises:
         TalkswapError: the only plan's own, or how many of several failed.
     """
-    from talkswap.render import render
+    from talkswap.render.render import render
 
     done: list[RenderReport] = []
     for plan in plans:

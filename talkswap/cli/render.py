@@ -266,7 +266,7 @@ def command(
         return
     if target is None:
         raise UsageError("there is no clip to dub", "name one with --target, or a plan with --plan")
-    from talkswap.media.part import parse_time
+    from talkswap.media.index import parse_time
 
     plan = RenderPlan(
         source=source[0] if source else None,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import typer
 
-from talkswap.cli.output import to_json
-from talkswap.cli.train_progress import choose_training_progress
+from talkswap.cli.output import colourful, note, printable, to_json
 from talkswap.errors import InputMissingError, UsageError
+
+if TYPE_CHECKING:
+    from talkswap.train.figures import StepProgress
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -116,3 +120,71 @@ def command(
 def is_main_process() -> bool:
     """Whether this is the one of several launched processes that speaks for all."""
     return os.environ.get("RANK", "0") == "0"
+
+
+# --- A training run on stderr: a bar with loss, rate and time left on a terminal, one plain line per row elsewhere.
+
+
+class PlainTraining:
+    """Lines for logs and pipes; the loop words the rows itself when nobody watches its steps."""
+
+    watch: Callable[[StepProgress], None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+    def echo(self, line: str) -> None:
+        """One line for the user."""
+        note(line)
+
+
+class BarTraining:
+    """A Rich bar that follows the steps, with the lines for the user above it."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        console = Console(stderr=True, no_color=not colourful(sys.stderr), highlight=False)
+        columns = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+        ]
+        self.bar = Progress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def echo(self, line: str) -> None:
+        """One line for the user."""
+        from rich.markup import escape
+
+        self.bar.console.print(escape(printable(line)))
+
+    def watch(self, told: StepProgress) -> None:
+        """Move the bar to a step."""
+        from talkswap.train.figures import clock
+
+        if not self.bar.task_ids:
+            self.bar.add_task(told.stage, total=told.steps, told="")
+        loss = "" if told.loss is None else f"loss {told.loss:.4g}  "
+        text = f"{loss}{told.rate:.3g} samples/s  {clock(told.seconds_left)} left"
+        self.bar.update(self.bar.task_ids[0], completed=told.step, told=text)
+
+
+def choose_training_progress() -> PlainTraining | BarTraining:
+    """A bar on a terminal, plain lines elsewhere."""
+    return BarTraining() if sys.stderr.isatty() else PlainTraining()

@@ -28,9 +28,9 @@ def command(
 ) -> None:
     """Look for marks of synthetic media: container tag, XMP, C2PA manifest, invisible mark; 22 where there are none."""
     from talkswap.checkpoints import find_preset
-    from talkswap.faces.analyze import FaceAnalyser, load_analyser
+    from talkswap.faces.analyse import FaceAnalyser, load_analyser
+    from talkswap.media.containers import check_plain
     from talkswap.provenance.verify import verify_file
-    from talkswap.untrusted import check_plain
 
     def analyser() -> FaceAnalyser:
         chosen = find_preset("compact")

@@ -57,7 +57,7 @@ def pack(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing preset folder.")] = False,
 ) -> None:
     """Make a preset folder from finished runs: weights, configurations, manifest, records, model card."""
-    from talkswap.publishing.pack import PackConfig, pack_preset
+    from talkswap.checkpoints.publish.pack import PackConfig, pack_preset
 
     done = pack_preset(
         runs,
@@ -86,7 +86,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the states as JSON.")] = False,
 ) -> None:
     """Hold every file of a preset folder against its manifest."""
-    from talkswap.publishing.check import check_preset, require_whole
+    from talkswap.checkpoints.publish.check import check_preset, require_whole
 
     states = check_preset(folder)
     rows = [[s.file, str(s.size), "whole" if s.problem is None else s.problem.message] for s in states]
@@ -106,7 +106,7 @@ def check(
 
 def listing(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
     """List the preset folders on this machine; `talkswap render --weights FOLDER` uses one."""
-    from talkswap.publishing.check import found_presets
+    from talkswap.checkpoints.publish.check import found_presets
 
     found = found_presets()
     if as_json:
@@ -142,7 +142,7 @@ def push(
     ),
 ) -> None:
     """Publish a preset folder on the model hub that HF_ENDPOINT names, in one commit."""
-    from talkswap.publishing import push as publishing
+    from talkswap.checkpoints.publish import push as publishing
 
     plan = publishing.plan_push(folder, repository)
     note(f"{len(plan.files)} files, {plan.size / 1e6:.1f} MB, licence {plan.licence}, to {repository}")

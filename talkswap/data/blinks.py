@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from talkswap.data.portraits import CROP
 from talkswap.errors import TrainingDataError
-from talkswap.faces.align import align
+from talkswap.faces.geometry import align
 from talkswap.faces.guide import eye_openings
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader

@@ -33,11 +33,11 @@ import numpy as np
 
 from talkswap.data.cutting import Box, Piece, opened, read_piece
 from talkswap.data.lips import LipCheckConfig, check_lips
+from talkswap.data.portraits import label_clip
 from talkswap.data.talking import smoothed_quads
-from talkswap.data.teachers import label_clip
 from talkswap.errors import NoAudioError, NoVideoError, OutputUnwritableError, UnreadableMediaError
-from talkswap.faces.align import quad_affine
-from talkswap.faces.analyze import FaceAnalyser, load_analyser
+from talkswap.faces.analyse import FaceAnalyser, load_analyser
+from talkswap.faces.geometry import quad_affine
 from talkswap.faces.mesh import POINTS
 from talkswap.faces.track import FaceTracker, TrackedFace, overlap
 from talkswap.media.codecs import EncoderSettings

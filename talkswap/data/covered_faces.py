@@ -9,7 +9,7 @@ import numpy as np
 
 from talkswap.data.face_views import STORED, StoredFaces, degrade, relight
 from talkswap.data.occluders import TRAINED, Draw, Materials, Occluder
-from talkswap.faces.align import transform_points
+from talkswap.faces.geometry import transform_points
 from talkswap.faces.mask import LEFT_HALF, MOUTH, RIGHT_HALF
 from talkswap.types import FloatArray, UInt8Image
 

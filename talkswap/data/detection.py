@@ -17,8 +17,8 @@ import numpy as np
 
 from talkswap.data.face_views import STORED, StoredFaces, degrade, relight
 from talkswap.errors import InputMissingError, TrainingDataError
-from talkswap.faces.align import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE
 from talkswap.faces.detector import STRIDE, face_square
+from talkswap.faces.geometry import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE
 from talkswap.types import FloatArray, UInt8Image
 
 DETECTOR_TEACHER_FILE = "face_detector_yunet.onnx"

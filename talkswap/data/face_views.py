@@ -13,7 +13,7 @@ import numpy as np
 
 from talkswap.data.portraits import CROP
 from talkswap.errors import TrainingDataError
-from talkswap.faces.align import transform_points
+from talkswap.faces.geometry import transform_points
 from talkswap.faces.landmarks import POINTS, affine_from_landmarks
 from talkswap.types import FloatArray, UInt8Image
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from talkswap.errors import DependencyError, InputMissingError, TrainingDataError
-from talkswap.faces.arcface import five_points, similarity
+from talkswap.faces.identity import five_points, similarity
 from talkswap.types import FloatArray, UInt8Image
 
 TEACHER_FILE = "identity_reid.onnx"

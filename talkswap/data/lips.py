@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from talkswap.checkpoints import find_preset, load_config, load_weights
 from talkswap.data.talking import mouth_opening
 from talkswap.systems.swaptalk.lip_sync import LipSyncConfig
-from talkswap.systems.swaptalk.speech_encoder import SpeechEncoder
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE, MelConfig, log_mel
+from talkswap.voice.speech_encoder import SpeechEncoder
 
 PART = "transform.speech."  # of the lip-sync weights: the speech encoder
 

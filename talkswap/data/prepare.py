@@ -31,15 +31,10 @@ import numpy as np
 from talkswap.data.clip import ClipConfig, ClipJob, finished, paths_of, prepare_clip, put, settings_of, sha256_of
 from talkswap.data.cutting import Source, cut, opened, slug
 from talkswap.data.gather import KINDS, finish_stills, plan_stills, write_stills
-from talkswap.data.split import SPLITS, split_speakers
+from talkswap.data.hdtf import SPLITS, split_speakers
 from talkswap.data.workers import locked, spread
-from talkswap.environment import versions
-from talkswap.errors import (
-    InputMissingError,
-    NoVideoError,
-    TrainingDataError,
-    UnreadableMediaError,
-)
+from talkswap.device import versions
+from talkswap.errors import InputMissingError, NoVideoError, TrainingDataError, UnreadableMediaError
 from talkswap.types import ProgressEvent
 
 FORMAT = 1

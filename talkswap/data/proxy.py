@@ -15,7 +15,7 @@ import numpy as np
 from talkswap.errors import UsageError
 from talkswap.faces.guide import FaceGuide, GuideConfig, fit_pose
 from talkswap.faces.mask import face_mask
-from talkswap.systems.cascade.inswapper import Inswapper
+from talkswap.systems.cascade.networks import Inswapper
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
 
 
@@ -44,7 +44,7 @@ class MeshProxy:
 
 
 class InswapperProxy:
-    """An inswapper network in ONNX form (:mod:`talkswap.systems.cascade.inswapper`), laid into the face's own outline.
+    """An inswapper network in ONNX form (:mod:`talkswap.systems.cascade.networks`), laid into the face's own outline.
 
     Args:
         path: the network's ``.onnx`` file.
@@ -52,7 +52,7 @@ class InswapperProxy:
         threads: CPU threads.
 
     Raises:
-        As :class:`~talkswap.systems.cascade.inswapper.Inswapper`.
+        As :class:`~talkswap.systems.cascade.networks.Inswapper`.
     """
 
     name = "inswapper"

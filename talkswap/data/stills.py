@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.errors import TrainingDataError
-from talkswap.faces.align import transform_points
+from talkswap.faces.geometry import transform_points
 from talkswap.types import FloatArray, UInt8Image
 
 EYES = (

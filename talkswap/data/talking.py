@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from talkswap.data.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.errors import InputMissingError, TrainingDataError
-from talkswap.faces.align import ffhq_quad, quad_affine, transform_points, warp_crop
+from talkswap.faces.geometry import ffhq_quad, quad_affine, transform_points, warp_crop
+from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.types import FloatArray
-from talkswap.voice.listen import MelFeatures, SpeechFeatures
+from talkswap.voice.features import MelFeatures, SpeechFeatures
 from talkswap.voice.mel import log_mel
 
 EYE_CORNERS = (33, 263)

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.errors import DependencyError, DeviceError, WeightsCorruptError, WeightsMissingError
-from talkswap.faces.align import LEFT_EYE, RIGHT_EYE, warp_crop
+from talkswap.faces.analyse import onnx_errors
+from talkswap.faces.geometry import LEFT_EYE, RIGHT_EYE, warp_crop
 from talkswap.faces.mesh import mean_face, similarity
-from talkswap.faces.onnx_errors import onnx_errors
 from talkswap.types import Face, FloatArray, UInt8Image
 
 DETECTOR, LANDMARKS, RECOGNITION = "det_10g.onnx", "1k3d68.onnx", "w600k_r50.onnx"

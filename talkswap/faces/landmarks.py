@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.checkpoints.networks import read_network, write_network
 from talkswap.errors import WeightsMissingError
-from talkswap.faces.align import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE, invert_affine, quad_affine, transform_points
+from talkswap.faces.geometry import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE, invert_affine, quad_affine, transform_points
 from talkswap.types import FloatArray, UInt8Image
 
 POINTS = 478

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.checkpoints.networks import read_network, write_network
-from talkswap.faces.compact import fold_normalisation
+from talkswap.faces.analyse import fold_normalisation
 from talkswap.faces.landmarks import Residual
 from talkswap.types import FloatArray, UInt8Image
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from talkswap.faces.align import invert_affine, transform_points
+from talkswap.faces.geometry import invert_affine, transform_points
 from talkswap.types import FloatArray, UInt8Image
 
 

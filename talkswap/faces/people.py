@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from talkswap.faces.align import warp_crop
+from talkswap.faces.geometry import warp_crop
 from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.types import FloatArray, Frame, UInt8Image
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.faces.align import ffhq_quad
+from talkswap.faces.geometry import ffhq_quad
 from talkswap.faces.mesh import mean_face
 from talkswap.types import FloatArray
 
@@ -193,7 +193,7 @@ class SquareSmoother:
         self.side.reset()
 
     def __call__(self, landmarks: FloatArray, time: Fraction | float) -> tuple[FloatArray, FloatArray]:
-        """The FFHQ square (see :func:`talkswap.faces.align.ffhq_quad`) of landmarks (px) taken at ``time`` (s)."""
+        """The FFHQ square (see :func:`talkswap.faces.geometry.ffhq_quad`) of landmarks (px) taken at ``time`` (s)."""
         centre, x = ffhq_quad(landmarks)
         unit = max(float(np.hypot(*x)), 1e-6)
         return self.centre(centre[None], time, unit)[0], self.side(x[None], time, unit)[0]

@@ -19,8 +19,8 @@ from itertools import combinations
 import cv2
 import numpy as np
 
-from talkswap.faces.align import quad_affine
-from talkswap.faces.analyze import FaceAnalyser
+from talkswap.faces.analyse import FaceAnalyser
+from talkswap.faces.geometry import quad_affine
 from talkswap.faces.mesh import mean_face, similarity
 from talkswap.faces.smooth import STEADY, LandmarkSmoother, SmoothConfig, SquareSmoother
 from talkswap.types import Face, FloatArray, Frame, UInt8Image

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +20,6 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from talkswap.errors import EncoderError, OutputUnwritableError
-from talkswap.media.priority import ordinary_priority
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Endings of an output, and FFmpeg's name for the container."""
@@ -287,3 +289,37 @@ def _compiled_formats(name: str) -> set[str]:
 def is_deep(pixel_format: str) -> bool:
     """Whether a format of :func:`pixel_format_for` has more than eight bits."""
     return pixel_format in TEN_BITS
+
+
+# --- Keeps an encoder from making this process a real-time one.
+
+
+THREADS = Path("/proc/self/task")
+
+
+def _policies() -> dict[int, tuple[int, int]]:
+    """Scheduling policy and priority by thread of this process; empty where the system does not tell."""
+    found: dict[int, tuple[int, int]] = {}
+    if not hasattr(os, "sched_getscheduler") or not THREADS.is_dir():
+        return found
+    for entry in THREADS.iterdir():
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+            number = int(entry.name)
+            found[number] = (os.sched_getscheduler(number), os.sched_getparam(number).sched_priority)
+    return found
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """Give every thread its policy of before the block back, and new threads the calling thread's."""
+    before = _policies()
+    own = before.get(threading.get_native_id())
+    try:
+        yield
+    finally:
+        if own is not None:
+            for number, now in _policies().items():
+                policy, priority = before.get(number, own)
+                if now != (policy, priority):
+                    with contextlib.suppress(OSError):
+                        os.sched_setscheduler(number, policy, os.sched_param(priority))

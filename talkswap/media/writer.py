@@ -23,12 +23,12 @@ from talkswap.media.codecs import (
     container_of,
     encoder_options,
     is_deep,
+    ordinary_priority,
     pixel_format_for,
 )
 from talkswap.media.colour import LIMITED_RANGE, PixelConverter, tagged_matrix
 from talkswap.media.containers import local_url, output_error
 from talkswap.media.index import nominal_ticks
-from talkswap.media.priority import ordinary_priority
 from talkswap.types import ClipInfo, Int8Image, UInt8Image
 
 __all__ = ["EncoderSettings", "VideoWriter", "check_encoder"]

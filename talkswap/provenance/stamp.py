@@ -18,7 +18,6 @@ import numpy as np
 import talkswap
 from talkswap.errors import OutputCheckError, OutputExistsError, OutputUnwritableError
 from talkswap.provenance.certificate import Signer, choose_signer
-from talkswap.provenance.code import Message
 from talkswap.provenance.tags import (
     BOXED,
     SOURCE_TYPE,
@@ -29,7 +28,7 @@ from talkswap.provenance.tags import (
     read_plain,
     read_target,
 )
-from talkswap.provenance.watermark import Watermark
+from talkswap.provenance.watermark import Message, Watermark
 from talkswap.types import AlignedFace, FloatArray, RenderPlan, UInt8Image
 
 LAW = (
@@ -198,7 +197,7 @@ class Stamp:
 
     def _look(self, finished: Path) -> dict[str, Any] | None:
         """Whether the invisible mark is in the finished file, at the places where it was made."""
-        from talkswap.provenance.video import read_at
+        from talkswap.provenance.detect import read_at
 
         if self.watermark is None:
             return None

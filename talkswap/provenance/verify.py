@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from talkswap.errors import InputMissingError, TalkswapError
-from talkswap.faces.analyze import FaceAnalyser
+from talkswap.faces.analyse import FaceAnalyser
+from talkswap.provenance.detect import FaceFinding, look
 from talkswap.provenance.manifest import ManifestFinding, read_manifest, sidecar_of
 from talkswap.provenance.tags import SOURCE_TYPES, PlainMarks, read_plain
-from talkswap.provenance.video import FaceFinding, look
 
 MOST_SIDECAR = 2**26  # bytes
 

@@ -23,8 +23,7 @@ from talkswap.errors import TrainingError
 from talkswap.train import checkpoint
 from talkswap.train.batches import made_ahead, worker_count
 from talkswap.train.checkpoint import write_atomically
-from talkswap.train.curve import draw_curve
-from talkswap.train.figures import Means, Pace, RunLog, StepProgress
+from talkswap.train.figures import Means, Pace, RunLog, StepProgress, draw_curve
 from talkswap.train.interruption import Interruption
 from talkswap.train.optimiser import flat_state, rate_at, restore_state
 from talkswap.train.processes import Processes

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 STAGES: dict[str, tuple[str, str, str]] = {
     # name: module, config class, stage class
-    "faces": ("talkswap.train.faces", "FacesStageConfig", "FacesStage"),
-    "identity": ("talkswap.train.identity", "IdentityStageConfig", "IdentityStage"),
-    "occlusion": ("talkswap.train.occlusion", "OcclusionStageConfig", "OcclusionStage"),
-    "vqgan": ("talkswap.train.vqgan", "VQGANStageConfig", "VQGANStage"),
-    "face-swap": ("talkswap.train.face_swap", "FaceSwapStageConfig", "FaceSwapStage"),
-    "speech-encoder": ("talkswap.train.speech_encoder", "SpeechEncoderStageConfig", "SpeechEncoderStage"),
-    "sync-expert": ("talkswap.train.sync_expert", "SyncExpertStageConfig", "SyncExpertStage"),
-    "lip-sync": ("talkswap.train.lip_sync", "LipSyncStageConfig", "LipSyncStage"),
-    "joint": ("talkswap.train.joint", "JointStageConfig", "JointStage"),
+    "faces": ("talkswap.train.shared.faces", "FacesStageConfig", "FacesStage"),
+    "identity": ("talkswap.train.shared.identity", "IdentityStageConfig", "IdentityStage"),
+    "occlusion": ("talkswap.train.shared.occlusion", "OcclusionStageConfig", "OcclusionStage"),
+    "vqgan": ("talkswap.systems.swaptalk.training.vqgan", "VQGANStageConfig", "VQGANStage"),
+    "face-swap": ("talkswap.systems.swaptalk.training.face_swap", "FaceSwapStageConfig", "FaceSwapStage"),
+    "speech-encoder": ("talkswap.train.shared.speech_encoder", "SpeechEncoderStageConfig", "SpeechEncoderStage"),
+    "sync-expert": ("talkswap.systems.swaptalk.training.sync_expert", "SyncExpertStageConfig", "SyncExpertStage"),
+    "lip-sync": ("talkswap.systems.swaptalk.training.lip_sync", "LipSyncStageConfig", "LipSyncStage"),
+    "joint": ("talkswap.systems.swaptalk.training.joint", "JointStageConfig", "JointStage"),
 }
 """In the order in which they are trained: each may need the ones before it."""
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from talkswap.errors import NoAudioError, UnreadableMediaError
+from talkswap.media.containers import check_plain, container_options
 from talkswap.types import FloatArray, Voice
-from talkswap.untrusted import check_plain, container_options
 
 if TYPE_CHECKING:
     from av import AudioFrame, AudioResampler

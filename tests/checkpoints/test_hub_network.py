@@ -20,9 +20,9 @@ from talkswap.faces.identity import IdentityConfig, IdentityNetwork
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork
 from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
-from talkswap.systems.swaptalk.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpert, SyncExpertConfig
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
+from talkswap.voice.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
 COMPACT = Path(__file__).parents[2] / "weights" / "compact"
 SPEECH = {"encoder_width": 16, "dilations": (1, 2), "window": 33}

@@ -24,9 +24,8 @@ from talkswap.checkpoints import (
     write_tensors,
 )
 from talkswap.checkpoints.presets import COMPACT_NETWORKS
-from talkswap.checkpoints.tensors import shards
+from talkswap.checkpoints.tensors import pack, shards
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
-from talkswap.packing import pack
 
 TENSORS = {f"layer.{index}": torch.full((100, 100), float(index)) for index in range(10)}  # 40 kB each
 

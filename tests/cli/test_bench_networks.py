@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from talkswap.cli import bench_networks, main
+from talkswap.cli import bench as bench_networks
+from talkswap.cli import main
 from talkswap.device import choose_device
 from talkswap.systems.swaptalk import face_swap, lip_sync, vqgan
 

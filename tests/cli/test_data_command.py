@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from talkswap.cli import main
 from talkswap.cli.data import COMMANDS
-from talkswap.data.pairs import code_hash, load_vqgan
 from talkswap.data.prepare import PrepareConfig, _features
 from talkswap.data.talking import open_spoken, open_talking
+from talkswap.systems.swaptalk.training.pairs import code_hash, load_vqgan
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 
 TINY = VQGANConfig(

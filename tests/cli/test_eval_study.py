@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from talkswap.cli import main
-from talkswap.evaluation.metric import Metric
-from talkswap.evaluation.results import (
+from talkswap.evaluation.metrics.metric import Metric
+from talkswap.evaluation.protocol.results import (
     Column,
     Evaluation,
     MethodResult,

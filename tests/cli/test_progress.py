@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from talkswap.cli.progress import BarProgress, PlainProgress, QuietProgress, choose_progress, describe
+from talkswap.cli.output import BarProgress, PlainProgress, QuietProgress, choose_progress, describe
 from talkswap.types import ProgressEvent
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from talkswap.cli.train_progress import BarTraining, PlainTraining, choose_training_progress
+from talkswap.cli.train import BarTraining, PlainTraining, choose_training_progress
 from talkswap.train.figures import StepProgress, clock
 
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from talkswap.cli import main
-from talkswap.data.pairs import DIFFERENT, PairCodes, PairConfig, PairDraw, load_vqgan
 from talkswap.data.proxy import load_proxy
 from talkswap.errors import TrainingDataError
 from talkswap.faces.guide import FOREHEAD, FaceGuide, gaze
 from talkswap.faces.mesh import INNER_LIPS, mean_face
+from talkswap.systems.swaptalk.training.pairs import DIFFERENT, PairCodes, PairConfig, PairDraw, load_vqgan
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 
 from .conftest import Prepared

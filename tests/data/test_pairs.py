@@ -14,12 +14,20 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from talkswap.data.pairs import DIFFERENT, SAME, PairCodes, PairConfig, PairDraw, code_hash, load_vqgan
+from talkswap.checkpoints.tensors import pack
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces import mesh
-from talkswap.faces.align import ffhq_affine, transform_points
+from talkswap.faces.geometry import ffhq_affine, transform_points
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
-from talkswap.packing import pack
+from talkswap.systems.swaptalk.training.pairs import (
+    DIFFERENT,
+    SAME,
+    PairCodes,
+    PairConfig,
+    PairDraw,
+    code_hash,
+    load_vqgan,
+)
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 
 SIZE = 128
@@ -139,7 +147,7 @@ def test_stored_codes_are_those_of_the_pictures(data: Path, weights: tuple[Path,
         "--seed",
         "7",
     ]
-    subprocess.run([sys.executable, "-m", "talkswap.data.pairs", *map(str, given)], check=True)
+    subprocess.run([sys.executable, "-m", "talkswap.systems.swaptalk.training.pairs", *map(str, given)], check=True)
     stored, network = PairCodes(out), load_vqgan(weights[0])
     assert len(stored) == 5
     stored.check(network)

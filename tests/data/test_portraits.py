@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.data import portraits, teachers
+from talkswap.data import portraits
+from talkswap.data import portraits as teachers
 from talkswap.data.stills import open_stills
 from talkswap.errors import DependencyError
 from talkswap.faces.mesh import mean_face

@@ -22,7 +22,7 @@ from talkswap.cli import main
 from talkswap.data.stills import open_stills
 from talkswap.data.talking import open_spoken, smoothed_quads
 from talkswap.errors import TrainingDataError
-from talkswap.faces.align import ffhq_quad, quad_affine, transform_points
+from talkswap.faces.geometry import ffhq_quad, quad_affine, transform_points
 from talkswap.voice.mel import log_mel
 
 from .conftest import Prepared

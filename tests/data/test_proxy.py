@@ -11,8 +11,8 @@ import pytest
 from talkswap.data import proxy
 from talkswap.errors import InputMissingError, UsageError, WeightsCorruptError
 from talkswap.faces import mesh
-from talkswap.faces.align import ffhq_affine, transform_points
-from talkswap.systems.cascade.onnx_file import last_initialiser
+from talkswap.faces.geometry import ffhq_affine, transform_points
+from talkswap.systems.cascade.parts import last_initialiser
 from talkswap.types import AlignedFace, FloatArray
 
 

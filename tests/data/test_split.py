@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from talkswap.data.split import draw_pairs, read_speakers, speaker_of, split_speakers
+from talkswap.data.hdtf import draw_pairs, read_speakers, speaker_of, split_speakers
 from talkswap.errors import InputMissingError, TrainingDataError
 
 NAMES = [f"speaker-{k}" for k in range(40)]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from talkswap.data.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.data.talking import (
     ClipEncoder,
     TalkingConfig,
@@ -26,6 +25,7 @@ from talkswap.data.talking import (
     smoothed_quads,
 )
 from talkswap.errors import InputMissingError, TrainingDataError
+from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 
 TINY = VQGANConfig(

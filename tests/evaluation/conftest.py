@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from talkswap.evaluation.metric import Judge, Metric
-from talkswap.evaluation.results import (
+from talkswap.evaluation.metrics.metric import Judge, Metric
+from talkswap.evaluation.protocol.results import (
     ClipFacts,
     ClipRefused,
     Column,
@@ -25,8 +25,8 @@ from talkswap.evaluation.results import (
     SettingResult,
     write_evaluation,
 )
-from talkswap.evaluation.sheets import SheetMaker, write_photo
-from talkswap.evaluation.study import Study, StudyConfig, build_study
+from talkswap.evaluation.report.plots import SheetMaker, write_photo
+from talkswap.evaluation.study.study import Study, StudyConfig, build_study
 from talkswap.faces.mesh import mean_face
 
 HOSTILE = "<script>alert('x')</script>"

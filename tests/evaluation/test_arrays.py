@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.arrays import average, check_crops, check_landmarks, check_pair, has_face, sampled
+from talkswap.evaluation.metrics.metric import average, check_crops, check_landmarks, check_pair, has_face, sampled
 
 
 def test_sampled_frames_lie_in_the_middle_of_their_stretches() -> None:

@@ -12,8 +12,13 @@ import pytest
 import torch
 
 from talkswap.errors import WeightsMissingError
-from talkswap.evaluation.compact_features import DetectorFeatures, load_compact_features
-from talkswap.evaluation.fid import FeatureStatistics, frechet_distance, gather
+from talkswap.evaluation.metrics.frechet import (
+    DetectorFeatures,
+    FeatureStatistics,
+    frechet_distance,
+    gather,
+    load_compact_features,
+)
 from talkswap.faces.mesh import FACE_OVAL, MeshTexture, ring_mask
 
 COMPACT = Path(__file__).parents[2] / "weights" / "compact"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.consistency import consistency
+from talkswap.evaluation.metrics.identity import consistency
 from talkswap.types import FloatArray
 
 

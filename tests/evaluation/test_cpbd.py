@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.cpbd import canny_edges, cpbd, edge_widths, frame_cpbd
+from talkswap.evaluation.metrics.sharpness import canny_edges, cpbd, edge_widths, frame_cpbd
 
 Faces = tuple[np.ndarray, np.ndarray]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from talkswap.evaluation.delta_sync import delta_sync
-from talkswap.evaluation.sync_confidence import SyncScore
+from talkswap.evaluation.metrics.lip_sync import SyncScore, delta_sync
 
 
 @pytest.mark.parametrize(("result", "truth", "wanted"), [(9.0, 7.5, 1.5), (7.5, 9.0, 1.5), (8.0, 8.0, 0.0)])

@@ -12,13 +12,12 @@ import pytest
 
 from talkswap.checkpoints import find_preset
 from talkswap.errors import InputMissingError, TrainingDataError, UsageError
-from talkswap.evaluation.ablation import TABLES, parse_runs, rows
-from talkswap.evaluation.journal import Entry, Journal
-from talkswap.evaluation.observe import matching_rows
-from talkswap.evaluation.pairs import draw, open_evaluation_set
-from talkswap.evaluation.published import ABLATIONS
-from talkswap.evaluation.results import Figure, PairResult
-from talkswap.evaluation.summary import figures_of, set_figures
+from talkswap.evaluation.judges.observe import matching_rows
+from talkswap.evaluation.protocol.ablation import TABLES, parse_runs, rows
+from talkswap.evaluation.protocol.pairs import draw, open_evaluation_set
+from talkswap.evaluation.protocol.published import ABLATIONS
+from talkswap.evaluation.protocol.results import Entry, Figure, Journal, PairResult
+from talkswap.evaluation.protocol.summary import figures_of, set_figures
 
 
 def prepared(folder: Path, speakers: dict[str, str], split: str = "val") -> Path:

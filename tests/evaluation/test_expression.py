@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.expression import LEAST_FRAMES, expression_errors, motion
+from talkswap.evaluation.metrics.pose import LEAST_FRAMES, expression_errors, motion
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, OUTER_LIPS, mean_face
 from talkswap.faces.smooth import STEADY
 

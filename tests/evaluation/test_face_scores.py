@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.faces import FaceScorer, opening, score_faces
-from talkswap.faces.compact import CompactAnalyser
+from talkswap.evaluation.judges.analyser import FaceScorer, opening, score_faces
+from talkswap.faces.analyse import CompactAnalyser
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.types import FloatArray, UInt8Image

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.face_squares import GREY, cut_square, cut_squares, square_places
+from talkswap.evaluation.judges.face_squares import GREY, cut_square, cut_squares, square_places
 from talkswap.types import FloatArray, UInt8Image
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.fid import FeatureStatistics, frechet_distance, gather
-from talkswap.evaluation.metric import Judge
+from talkswap.evaluation.metrics.frechet import FeatureStatistics, frechet_distance, gather
+from talkswap.evaluation.metrics.metric import Judge
 
 GENERATOR = np.random.default_rng(5)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.flicker import CELL, changes, flicker, still_skin
+from talkswap.evaluation.metrics.flicker import CELL, changes, flicker, still_skin
 
 GENERATOR = np.random.default_rng(8)
 Faces = tuple[np.ndarray, np.ndarray]

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from talkswap.errors import NoTargetFaceError, OutputExistsError, PartialError, TrainingDataError, UsageError
-from talkswap.evaluation.hdtf import evaluate
-from talkswap.evaluation.methods import METHODS, Made, Setup, Task, choose_methods
-from talkswap.evaluation.plan import EvaluationPlan
-from talkswap.evaluation.results import Evaluation, MethodResult, read_evaluation
+from talkswap.evaluation.protocol.hdtf import evaluate
+from talkswap.evaluation.protocol.methods import METHODS, Made, Setup, Task, choose_methods
+from talkswap.evaluation.protocol.plan import EvaluationPlan
+from talkswap.evaluation.protocol.results import Evaluation, MethodResult, read_evaluation
 from talkswap.types import ProgressEvent
 
 from .small_set import EXAMPLES, command, make_set

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.id_retrieve import id_retrieve
+from talkswap.evaluation.metrics.identity import id_retrieve
 from talkswap.types import FloatArray
 
 

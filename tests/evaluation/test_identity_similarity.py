@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.identity_similarity import identity_kept, identity_similarity, person_of
+from talkswap.evaluation.metrics.identity import identity_kept, identity_similarity, person_of
 from talkswap.types import FloatArray
 
 

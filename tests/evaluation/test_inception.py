@@ -14,7 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
-from talkswap.evaluation.inception import InceptionFeatures, InceptionNetwork, load_inception, resize_as_tensorflow
+from talkswap.evaluation.judges.inception import (
+    InceptionFeatures,
+    InceptionNetwork,
+    load_inception,
+    resize_as_tensorflow,
+)
 
 # Of torch-fidelity's 2048 features: the first eight, every 256th, and mean and deviation of all.
 FIRST = (1.089228, 0.278942, 0.000000, 0.000000, 0.317735, 1.430695, 0.228986, 1.758510)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.landmark_distance import MOUTH_OF_68, landmark_distance, mouth_distance
+from talkswap.evaluation.metrics.landmarks import MOUTH_OF_68, landmark_distance, mouth_distance
 from talkswap.faces.insightface import MESH_OF_68
 from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS
 

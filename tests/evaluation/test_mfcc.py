@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from talkswap.evaluation.mfcc import COEFFICIENTS, mfcc
+from talkswap.evaluation.judges.syncnet import COEFFICIENTS, mfcc
 from talkswap.types import FloatArray
 from talkswap.voice.load import load_voice
 

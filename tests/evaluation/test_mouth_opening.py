@@ -7,7 +7,7 @@ import pytest
 
 from talkswap.data.talking import INNER_BOTTOM, INNER_TOP
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.mouth_opening import opening_correlation, opening_curve
+from talkswap.evaluation.metrics.mouth import opening_correlation, opening_curve
 from talkswap.types import FloatArray
 
 

@@ -12,14 +12,14 @@ import torch
 
 from talkswap.data.talking import INNER_BOTTOM, SPREAD
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.mouth_sync import MouthJudge, curve_distances
-from talkswap.evaluation.sync_confidence import SyncScore
-from talkswap.faces.compact import CompactAnalyser
+from talkswap.evaluation.judges.mouth_sync import MouthJudge, curve_distances
+from talkswap.evaluation.metrics.lip_sync import SyncScore
+from talkswap.faces.analyse import CompactAnalyser
 from talkswap.faces.mesh import mean_face
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.types import FloatArray
-from talkswap.voice.listen import MelFeatures
+from talkswap.voice.features import MelFeatures
 from talkswap.voice.load import load_voice
 from talkswap.voice.windows import cut_windows
 

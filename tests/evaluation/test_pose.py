@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.pose import angle_between, angles, pose_errors
+from talkswap.evaluation.metrics.pose import angle_between, angles, pose_errors
 from talkswap.faces.mesh import mean_face
 from talkswap.faces.track import yaw_degrees
 

@@ -9,7 +9,7 @@ import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.psnr import CEILING, psnr
+from talkswap.evaluation.metrics.pixels import CEILING, psnr
 
 Faces = tuple[np.ndarray, np.ndarray]
 

@@ -10,8 +10,8 @@ import pytest
 
 from talkswap.cli import main
 from talkswap.errors import OutputExistsError, TrainingDataError, UsageError
-from talkswap.evaluation.publish import NOTE, publish, without_people_and_places
-from talkswap.evaluation.results import Evaluation, read_evaluation, write_evaluation
+from talkswap.evaluation.protocol.results import Evaluation, read_evaluation, write_evaluation
+from talkswap.evaluation.report.report import NOTE, publish, without_people_and_places
 
 Sample = tuple[Path, Evaluation]
 
@@ -61,7 +61,7 @@ def test_folders_with_spaces_go_too(evaluation_folder: Sample) -> None:
 
 
 def evaluation_page(folder: Path, evaluation: Evaluation) -> str:
-    from talkswap.evaluation.page import build_page
+    from talkswap.evaluation.report.page import build_page
 
     return build_page(evaluation, folder)
 

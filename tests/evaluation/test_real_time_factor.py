@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.real_time_factor import real_time_factor
+from talkswap.evaluation.metrics.metric import real_time_factor
 
 
 def test_seconds_of_work_for_a_second_of_video() -> None:

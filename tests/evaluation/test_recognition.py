@@ -19,11 +19,17 @@ from onnx import TensorProto, helper
 
 from talkswap.checkpoints import write_manifest
 from talkswap.errors import DependencyError, TrainingDataError, WeightsCorruptError, WeightsMissingError
-from talkswap.evaluation import recognition
-from talkswap.evaluation.recognition import PUBLISHED, CompactIdentity, OnnxIdentity, embed_frames, load_identity_judge
-from talkswap.faces.align import align
-from talkswap.faces.arcface import ARCFACE_POINTS
-from talkswap.faces.compact import CompactAnalyser
+from talkswap.evaluation.judges import recognition
+from talkswap.evaluation.judges.recognition import (
+    PUBLISHED,
+    CompactIdentity,
+    OnnxIdentity,
+    embed_frames,
+    load_identity_judge,
+)
+from talkswap.faces.analyse import CompactAnalyser
+from talkswap.faces.geometry import align
+from talkswap.faces.identity import ARCFACE_POINTS
 from talkswap.faces.mesh import mean_face
 from talkswap.types import FloatArray, UInt8Image
 

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from playwright import sync_api as playwright
 
-from talkswap.evaluation.report import write_report
-from talkswap.evaluation.results import Evaluation
-from talkswap.evaluation.study import QUESTIONS, Study, read_key
-from talkswap.evaluation.study_scores import read_answers, score
+from talkswap.evaluation.protocol.results import Evaluation
+from talkswap.evaluation.report.report import write_report
+from talkswap.evaluation.study.scores import read_answers, score
+from talkswap.evaluation.study.study import QUESTIONS, Study, read_key
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "chrome-headless-shell")
 HOSTILE = "<script>alert('x')</script>"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.metric import Judge, Metric
-from talkswap.evaluation.published import ABLATIONS, TABLE_ONE, WAVSYNCSWAP
-from talkswap.evaluation.results import (
+from talkswap.evaluation.metrics.metric import Judge, Metric
+from talkswap.evaluation.protocol.published import ABLATIONS, TABLE_ONE, WAVSYNCSWAP
+from talkswap.evaluation.protocol.results import (
     ClipFacts,
     ClipRefused,
     Column,
@@ -117,11 +117,11 @@ def test_published_rows_are_complete() -> None:
 
 
 def test_published_rows_name_our_columns_and_methods() -> None:
-    from talkswap.evaluation.columns import METERS
-    from talkswap.evaluation.fid import METRIC
-    from talkswap.evaluation.methods import METHODS
+    from talkswap.evaluation.metrics.columns import METERS
+    from talkswap.evaluation.metrics.frechet import FID
+    from talkswap.evaluation.protocol.methods import METHODS
 
-    keys = {METRIC.key, *(metric.key for meter in METERS for metric in meter.metrics)}
+    keys = {FID.key, *(metric.key for meter in METERS for metric in meter.metrics)}
     for row in (*TABLE_ONE, *WAVSYNCSWAP, *(row for rows in ABLATIONS.values() for row in rows)):
         assert set(row.values) <= keys, row
     assert set(METHODS) - {row.key for row in TABLE_ONE} == {"swaptalk-sync-swap"}

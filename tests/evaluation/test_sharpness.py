@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from talkswap.evaluation.sharpness import detail, sharpness
+from talkswap.evaluation.metrics.sharpness import detail, sharpness
 
 Faces = tuple[np.ndarray, np.ndarray]
 

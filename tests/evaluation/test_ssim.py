@@ -10,7 +10,7 @@ from skimage.metrics import structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.ssim import CONTRAST, LUMINANCE, MARGIN, ssim
+from talkswap.evaluation.metrics.pixels import CONTRAST, LUMINANCE, MARGIN, ssim
 
 Faces = tuple[np.ndarray, np.ndarray]
 

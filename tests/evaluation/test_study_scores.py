@@ -10,15 +10,8 @@ import numpy as np
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.study import StudyClip, StudyKey, read_key
-from talkswap.evaluation.study_scores import (
-    Rating,
-    _within,
-    mean_interval,
-    read_answers,
-    score,
-    student_quantile,
-)
+from talkswap.evaluation.study.scores import Rating, _within, mean_interval, read_answers, score, student_quantile
+from talkswap.evaluation.study.study import StudyClip, StudyKey, read_key
 
 KEY = StudyKey(
     "s1",

@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 from talkswap.checkpoints import write_manifest
 from talkswap.checkpoints.catalogue import read_catalogue
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
-from talkswap.evaluation.face_squares import cut_square, square_places
-from talkswap.evaluation.mfcc import mfcc
-from talkswap.evaluation.sync_confidence import (
+from talkswap.evaluation.judges.face_squares import cut_square, square_places
+from talkswap.evaluation.judges.syncnet import COUNTER, SyncNet, mfcc
+from talkswap.evaluation.metrics.lip_sync import (
     FILE,
     SyncNetJudge,
     SyncScore,
@@ -24,7 +24,6 @@ from talkswap.evaluation.sync_confidence import (
     offset_distances,
     score_of,
 )
-from talkswap.evaluation.syncnet import COUNTER, SyncNet
 from talkswap.faces.mesh import mean_face
 from talkswap.types import FloatArray, UInt8Image
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
-from talkswap.evaluation.syncnet import SyncNet, hear_all, load_syncnet, see_all
+from talkswap.evaluation.judges.syncnet import SyncNet, hear_all, load_syncnet, see_all
 
 # number in its sequence -> shape of the convolution's or layer's weight; a normalisation follows each but the last
 PUBLISHED = {

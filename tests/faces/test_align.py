@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talkswap.faces.align import (
+from talkswap.faces.geometry import (
     align,
     ffhq_affine,
     ffhq_quad,

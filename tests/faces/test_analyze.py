@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from talkswap.errors import UsageError, WeightsMissingError
-from talkswap.faces.analyze import ANALYSERS, load_analyser
+from talkswap.faces.analyse import ANALYSERS, load_analyser
 
 
 @pytest.mark.parametrize("name", ANALYSERS)
@@ -27,7 +27,7 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
 
 def test_nothing_heavy_is_imported_before_an_analyser_is_made() -> None:
     program = (
-        "import sys, talkswap.faces.analyze, talkswap.faces.track, talkswap.faces.people, talkswap.faces.paste\n"
+        "import sys, talkswap.faces.analyse, talkswap.faces.track, talkswap.faces.people, talkswap.faces.paste\n"
         "print([m for m in ('torch', 'onnxruntime', 'insightface', 'av', 'safetensors') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

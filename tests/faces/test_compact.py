@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from talkswap.errors import DeviceError, WeightsMissingError
-from talkswap.faces.align import transform_points
-from talkswap.faces.compact import CompactAnalyser, fold_normalisation
+from talkswap.faces.analyse import CompactAnalyser, fold_normalisation
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork, save_detector
+from talkswap.faces.geometry import transform_points
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork, affine_from_landmarks, save_landmarks
 from talkswap.faces.mesh import mean_face

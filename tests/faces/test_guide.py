@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from talkswap.faces import guide, mesh
-from talkswap.faces.align import ffhq_affine, transform_points
+from talkswap.faces.geometry import ffhq_affine, transform_points
 from talkswap.faces.guide import FaceGuide, GuideConfig
 from talkswap.types import FloatArray, UInt8Image
 

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from talkswap.errors import DependencyError, DeviceError, UsageError, WeightsCorruptError, WeightsMissingError
-from talkswap.faces.align import ffhq_quad
-from talkswap.faces.analyze import load_analyser
+from talkswap.faces.analyse import load_analyser
+from talkswap.faces.geometry import ffhq_quad
 from talkswap.faces.insightface import (
     DETECTOR,
     LANDMARKS,

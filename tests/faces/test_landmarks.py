@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
-from talkswap.faces.align import invert_affine, transform_points
+from talkswap.faces.geometry import invert_affine, transform_points
 from talkswap.faces.landmarks import (
     LandmarkConfig,
     LandmarkNetwork,

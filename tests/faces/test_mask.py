@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.faces.align import ffhq_affine, transform_points
+from talkswap.faces.geometry import ffhq_affine, transform_points
 from talkswap.faces.mask import MaskConfig, eye_distance, face_mask, lower_face_mask, mouth_mask, soft_ring
 from talkswap.faces.mesh import FACE_OVAL, mean_face
 from talkswap.types import FloatArray

@@ -9,7 +9,7 @@ import pytest
 from talkswap.data.mean_face import lay_triangles, mirror_pairs
 from talkswap.errors import WeightsMissingError
 from talkswap.faces import mesh
-from talkswap.faces.align import ffhq_affine, transform_points
+from talkswap.faces.geometry import ffhq_affine, transform_points
 from talkswap.types import FloatArray, UInt8Image
 
 SIZE = 160

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.faces.align import quad_affine, warp_crop
+from talkswap.faces.geometry import quad_affine, warp_crop
 from talkswap.faces.paste import PasteConfig, box_of_mask, fit_crop, paste
 from talkswap.types import FloatArray, UInt8Image
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from talkswap.faces.align import ffhq_quad
+from talkswap.faces.geometry import ffhq_quad
 from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS, mean_face
 from talkswap.faces.smooth import LandmarkSmoother, OneEuro, OneEuroConfig, SquareSmoother, head_motion
 from talkswap.types import FloatArray

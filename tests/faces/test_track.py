@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.faces.align import ffhq_quad, transform_points
+from talkswap.faces.geometry import ffhq_quad, transform_points
 from talkswap.faces.mesh import mean_face
 from talkswap.faces.people import FaceChooser, SelectConfig, survey
 from talkswap.faces.track import CutFinder, FaceTracker, TrackConfig, TrackedFace, overlap, turned_away, yaw_degrees

@@ -187,7 +187,7 @@ def _mark(folder: Path) -> None:
 
     for name in ("marked.mkv", "marked.mp4"):
         with (
-            mock.patch("talkswap.preparation.load_system", small_system),
+            mock.patch("talkswap.render.prepare.load_system", small_system),
             redirect_stdout(io.StringIO()),
             redirect_stderr(io.StringIO()),
         ):

@@ -63,7 +63,7 @@ class Watch:
 
 
 def quick_system(preset: Any, device: Any, switches: Any, name: str = "swaptalk") -> Any:
-    """In the place of :func:`talkswap.systems.load.load_system`: an answer at once, with a photo or without."""
+    """In the place of :func:`talkswap.systems.registry.load_system`: an answer at once, with a photo or without."""
     from ..resume_workshop import SmallSystem
 
     class QuickSystem(SmallSystem):
@@ -77,9 +77,10 @@ def quick_system(preset: Any, device: Any, switches: Any, name: str = "swaptalk"
 
 def remember_what_is_loaded() -> None:
     """Build the commands once, and load each installed preset's face analyser once; a case's own weights are read anew."""
-    from talkswap import cli, preparation
+    from talkswap import cli
     from talkswap.checkpoints import PresetFolder
-    from talkswap.faces import analyze
+    from talkswap.faces import analyse as analyze
+    from talkswap.render.render import prepare as preparation
 
     load, kept = analyze.load_analyser, functools.lru_cache(analyze.load_analyser)
 
@@ -135,7 +136,7 @@ def serve() -> None:
             if task["real"]:
                 code = main(arguments)
             else:
-                with mock.patch("talkswap.preparation.load_system", quick_system):
+                with mock.patch("talkswap.render.prepare.load_system", quick_system):
                     code = main(arguments)
         except BaseException:  # whatever comes out of main is a finding
             raised = traceback.format_exc()

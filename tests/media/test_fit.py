@@ -98,7 +98,7 @@ MEASURE = """
 import sys
 from fractions import Fraction
 from pathlib import Path
-from talkswap.environment import peak_memory_mb
+from talkswap.device import peak_memory_mb
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.index import index_frames
 from talkswap.media.probe import probe

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from talkswap.errors import UsageError
-from talkswap.media.index import FrameIndex, index_frames
-from talkswap.media.part import cut, parse_time
+from talkswap.media.index import FrameIndex, cut, index_frames, parse_time
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.media.timeline import FITS, plan_timeline

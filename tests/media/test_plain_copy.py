@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from talkswap.errors import EncoderError, NoVideoError, UnreadableMediaError
-from talkswap.media.plain_copy import even_sizes, write_plain_copy
+from talkswap.media.program import even_sizes, write_plain_copy
 
 
 def facts(path: Path) -> dict[str, object]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from talkswap.media.codecs import EncoderSettings, check_encoder
-from talkswap.media.priority import ordinary_priority
+from talkswap.media.codecs import EncoderSettings, check_encoder, ordinary_priority
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.media.writer import VideoWriter

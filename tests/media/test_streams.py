@@ -15,9 +15,8 @@ import pytest
 
 from talkswap.errors import UsageError
 from talkswap.media.codecs import EncoderSettings
-from talkswap.media.index import FrameIndex, index_frames
+from talkswap.media.index import FrameIndex, cut, index_frames
 from talkswap.media.mux import find_ffmpeg, mux
-from talkswap.media.part import cut
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.media.streams import Chapter, chapter_file, holdable

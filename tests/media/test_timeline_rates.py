@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talkswap.media import index, join, part, reader, timeline, verify, writer
-from talkswap.media.index import FrameIndex
-from talkswap.media.part import cut
+from talkswap.media import index, join, reader, timeline, verify, writer
+from talkswap.media import index as part
+from talkswap.media.index import FrameIndex, cut
 from talkswap.media.timeline import FITS, Timeline, frame_durations, plan_timeline, typical_step
 
 RATES = (

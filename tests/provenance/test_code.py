@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talkswap.provenance.code import CODED_BITS, MEMORY, MESSAGE_BITS, Message, decode, encode, message_bits, read
+from talkswap.provenance.watermark import CODED_BITS, MEMORY, MESSAGE_BITS, Message, decode, encode, message_bits, read
 
 
 def soft(message: Message) -> np.ndarray:

@@ -18,7 +18,7 @@ from talkswap.provenance.manifest import read_manifest, sidecar_of
 from talkswap.provenance.stamp import LAW, Places, Stamp
 from talkswap.provenance.tags import SOURCE_TYPE, TargetMarks, comment, read_plain
 from talkswap.provenance.verify import verify_file
-from talkswap.render import render
+from talkswap.render.render import render
 from talkswap.types import RenderPlan
 
 HASH = "0123abcd" + "0" * 56

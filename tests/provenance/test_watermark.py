@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.faces.align import transform_points, warp_crop
-from talkswap.faces.compact import CompactAnalyser
+from talkswap.faces.analyse import CompactAnalyser
+from talkswap.faces.geometry import transform_points, warp_crop
 from talkswap.faces.mask import face_mask, lower_face_mask
 from talkswap.faces.paste import paste
 from talkswap.faces.track import FaceTracker
-from talkswap.provenance.code import Message
-from talkswap.provenance.video import bursts, look, read_at
+from talkswap.provenance.detect import bursts, look, read_at
 from talkswap.provenance.watermark import (
     PLANE_BITS,
+    Message,
     Watermark,
     affordable,
     carriers,

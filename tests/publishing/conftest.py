@@ -18,10 +18,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from talkswap.checkpoints.publish.pack import PackConfig, pack_preset
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork
-from talkswap.publishing.pack import PackConfig, pack_preset
 from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig

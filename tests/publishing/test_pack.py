@@ -12,17 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from talkswap.checkpoints import find_preset, load_config, load_weights, read_about, read_records, tensor_files
-from talkswap.errors import (
-    InputMissingError,
-    OutputExistsError,
-    UsageError,
-    WeightsCorruptError,
-    WeightsMissingError,
-)
-from talkswap.publishing.card import card_licence, front_matter
-from talkswap.publishing.networks import NETWORKS, kind_of, needed_networks
-from talkswap.publishing.pack import PackConfig, pack_preset
-from talkswap.publishing.runs import read_run, without_places
+from talkswap.checkpoints.publish.card import card_licence, front_matter
+from talkswap.checkpoints.publish.networks import NETWORKS, kind_of, needed_networks, read_run, without_places
+from talkswap.checkpoints.publish.pack import PackConfig, pack_preset
+from talkswap.errors import InputMissingError, OutputExistsError, UsageError, WeightsCorruptError, WeightsMissingError
 
 COMPACT = Path(__file__).parents[2] / "weights" / "compact"
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from talkswap.checkpoints import find_preset, read_about, read_records, write_manifest
+from talkswap.checkpoints.download import FetchConfig
+from talkswap.checkpoints.publish.check import preset_files
+from talkswap.checkpoints.publish.fetch import fetch_preset, preset_place
 from talkswap.cli import main
-from talkswap.download import FetchConfig
 from talkswap.errors import DownloadError, OutputUnwritableError, UsageError, WeightsCorruptError
-from talkswap.publishing.check import preset_files
-from talkswap.publishing.fetch import fetch_preset, preset_place
 
 REPOSITORY = "lab/small-talk"
 QUICK = FetchConfig(attempts=1, wait=0.01, timeout=5)

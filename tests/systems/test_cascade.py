@@ -14,15 +14,14 @@ from transformers.audio_utils import mel_filter_bank, spectrogram, window_functi
 from talkswap import checkpoints
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.faces import mesh
-from talkswap.faces.align import ffhq_affine, transform_points
+from talkswap.faces.geometry import ffhq_affine, transform_points
 from talkswap.systems.cascade import parts
-from talkswap.systems.cascade.gfpgan import Restorer
+from talkswap.systems.cascade.networks import Restorer, Wav2Lip, Wav2LipMel, face_box
 from talkswap.systems.cascade.parts import CASCADES, OnnxNetwork, missing_parts
 from talkswap.systems.cascade.system import Cascade
-from talkswap.systems.cascade.wav2lip import Wav2Lip, Wav2LipMel, face_box
 from talkswap.systems.contract import ClipState, Switches
 from talkswap.types import AlignedFace, Voice
-from talkswap.voice.listen import listen
+from talkswap.voice.features import listen
 
 SIDE = 512
 GREY = 100

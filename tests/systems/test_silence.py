@@ -15,7 +15,7 @@ from talkswap.systems.contract import ClipState, Switches
 from talkswap.systems.swaptalk.system import SwapTalk
 from talkswap.types import AlignedFace, Voice
 from talkswap.voice.activity import active_steps
-from talkswap.voice.listen import MelFeatures, listen
+from talkswap.voice.features import MelFeatures, listen
 from talkswap.voice.load import load_voice
 
 ROOT = Path(__file__).parents[2]

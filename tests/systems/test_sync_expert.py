@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from talkswap.systems.swaptalk.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpert, SyncExpertConfig, contrastive_loss, sync_loss
+from talkswap.voice.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
 SMALL = SyncExpertConfig(
     code_width=16, grid=8, margin=1, width=8, embedding=12, encoder_width=16, dilations=(1, 2), window=33

@@ -45,6 +45,10 @@ def test_training_loads_nothing_that_a_bare_gpu_machine_lacks(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["loaded"] == [], "loaded by importing the stages or by training"
-    assert {"talkswap.train.loop", "talkswap.train.vqgan", "talkswap.train.lip_sync"} <= set(told["modules"])
+    assert {
+        "talkswap.train.loop",
+        "talkswap.systems.swaptalk.training.vqgan",
+        "talkswap.systems.swaptalk.training.lip_sync",
+    } <= set(told["modules"])
     assert "tensorboard is not installed" in told["said"][0] and not (tmp_path / "tensorboard").exists()
     assert (tmp_path / "export/done").exists()

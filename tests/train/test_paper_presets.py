@@ -13,7 +13,7 @@ import torch
 
 from talkswap.cli import main
 from talkswap.errors import InputMissingError
-from talkswap.train.lip_sync import mouth_weight
+from talkswap.systems.swaptalk.training.lip_sync import mouth_weight
 from talkswap.train.perceptual import identity_distance
 from talkswap.train.stages import stage_config
 
@@ -194,7 +194,7 @@ def test_the_identity_distance_of_eq_5_is_an_l1() -> None:
 def test_a_term_whose_teacher_is_missing_is_not_left_out_silently(
     stage: str, settings: dict[str, Any], said: str
 ) -> None:
-    from talkswap.train.vqgan import VQGANStage
+    from talkswap.systems.swaptalk.training.vqgan import VQGANStage
 
     tiny = {
         "network.widths": [8, 8, 8], "network.encoder_blocks": [0, 0, 0], "network.decoder_blocks": [0, 0, 0],

@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from talkswap.data.pairs import PairConfig, make_pairs
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces import mesh
-from talkswap.faces.align import ffhq_affine, transform_points
+from talkswap.faces.geometry import ffhq_affine, transform_points
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
 from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig
+from talkswap.systems.swaptalk.training.face_swap import FaceSwapStage, FaceSwapStageConfig
+from talkswap.systems.swaptalk.training.pairs import PairConfig, make_pairs
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
-from talkswap.train.face_swap import FaceSwapStage, FaceSwapStageConfig
 from talkswap.train.loop import LoopConfig, Trainer
 
 SIZE = 128

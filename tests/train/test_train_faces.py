@@ -20,9 +20,9 @@ from talkswap.faces.detector import DetectorConfig, face_square, load_detector
 from talkswap.faces.guide import LEFT_BROW, RIGHT_BROW
 from talkswap.faces.landmarks import LandmarkConfig, load_landmarks
 from talkswap.faces.mesh import mean_face
-from talkswap.train.faces import DetectorSettings, FacesStage, FacesStageConfig, LandmarkSettings
-from talkswap.train.landmarks import UPPER_LIDS
 from talkswap.train.loop import LoopConfig, Trainer
+from talkswap.train.shared.faces import DetectorSettings, FacesStage, FacesStageConfig, LandmarkSettings
+from talkswap.train.shared.landmarks import UPPER_LIDS
 from talkswap.types import FloatArray, UInt8Image
 
 EYE = (250, 250, 20)  # colour of the dots drawn at the pupils

@@ -12,12 +12,11 @@ import torch
 
 from talkswap.data.identity import blend_people, label_folder, verification
 from talkswap.errors import TrainingDataError
-from talkswap.faces.align import transform_points
-from talkswap.faces.arcface import five_points, similarity
-from talkswap.faces.identity import IdentityConfig, load_identity
+from talkswap.faces.geometry import transform_points
+from talkswap.faces.identity import IdentityConfig, five_points, load_identity, similarity
 from talkswap.faces.mesh import mean_face
-from talkswap.train.identity import IdentityStage, IdentityStageConfig
 from talkswap.train.loop import LoopConfig, Trainer
+from talkswap.train.shared.identity import IdentityStage, IdentityStageConfig
 from talkswap.types import FloatArray, UInt8Image
 
 SMALL = IdentityConfig(size=64, widths=(16, 24, 32), blocks=(1, 1, 1), dimension=256)

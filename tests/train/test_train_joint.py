@@ -16,11 +16,17 @@ from talkswap.data.talking import SPREAD, mouth_shape
 from talkswap.errors import TrainingDataError
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork, save_landmarks
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
+from talkswap.systems.swaptalk.training.joint import JointStage
+from talkswap.systems.swaptalk.training.joint_rows import JointStageConfig
+from talkswap.systems.swaptalk.training.mouths import (
+    landmark_squares,
+    mouth_measures,
+    open_talking,
+    read_points,
+    sharpness,
+)
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
-from talkswap.train.joint import JointStage
-from talkswap.train.joint_rows import JointStageConfig
 from talkswap.train.loop import LoopConfig, Trainer
-from talkswap.train.mouths import landmark_squares, mouth_measures, open_talking, read_points, sharpness
 from talkswap.voice.mel import SILENCE
 
 NETWORK = LipSyncConfig(

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from talkswap.errors import InputMissingError, TrainingError
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpertConfig
-from talkswap.train.lip_sync import LipSyncStage, LipSyncStageConfig
+from talkswap.systems.swaptalk.training.lip_sync import LipSyncStage, LipSyncStageConfig
+from talkswap.systems.swaptalk.training.sync_expert import SyncExpertStage, SyncExpertStageConfig
 from talkswap.train.loop import LoopConfig, Trainer
 from talkswap.train.stages import stage_config
-from talkswap.train.sync_expert import SyncExpertStage, SyncExpertStageConfig
 from talkswap.voice.mel import SILENCE
 
 NETWORK = LipSyncConfig(

@@ -20,7 +20,7 @@ from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import mean_face
 from talkswap.faces.occlusion import OcclusionConfig, load_occlusion
 from talkswap.train.loop import LoopConfig, Trainer
-from talkswap.train.occlusion import OcclusionStage, OcclusionStageConfig
+from talkswap.train.shared.occlusion import OcclusionStage, OcclusionStageConfig
 
 SKIN, HAIR = (205, 150, 120), (60, 40, 30)
 FACES, BACKGROUNDS = 6, 54
@@ -108,7 +108,7 @@ def test_a_shadow_hides_nothing(data: Path) -> None:
 
 
 def test_it_learns_and_exports(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("talkswap.train.occlusion.HELD_VIEWS", 4)
+    monkeypatch.setattr("talkswap.train.shared.occlusion.HELD_VIEWS", 4)
     settings = config(data, 50)
     scores = Trainer(OcclusionStage(settings), settings.loop, tmp_path / "run").train(echo=lambda line: None)
     rows = [json.loads(line) for line in (tmp_path / "run" / "curve.jsonl").read_text().splitlines()]

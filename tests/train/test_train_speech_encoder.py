@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from talkswap.errors import TrainingDataError
-from talkswap.systems.swaptalk.speech_encoder import SpeechEncoderConfig
 from talkswap.train.loop import LoopConfig, Trainer
-from talkswap.train.speech_encoder import (
+from talkswap.train.shared.speech_encoder import (
     SpeechEncoderStage,
     SpeechEncoderStageConfig,
     augment_mel,
@@ -20,7 +19,8 @@ from talkswap.train.speech_encoder import (
     room_noise,
     warp_bands,
 )
-from talkswap.train.speech_labels import ClipLabels, SpeechLabels, load_encoder
+from talkswap.train.shared.speech_labels import ClipLabels, SpeechLabels, load_encoder
+from talkswap.voice.speech_encoder import SpeechEncoderConfig
 
 SMALL = SpeechEncoderConfig(width=24, dilations=(1, 2), window=33, dropout=0.0)
 LOOP = LoopConfig(

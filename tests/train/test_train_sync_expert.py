@@ -10,11 +10,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from talkswap.data.pairs import load_vqgan
 from talkswap.errors import TrainingDataError, TrainingError
 from talkswap.systems.swaptalk.sync_expert import SyncExpertConfig
+from talkswap.systems.swaptalk.training.pairs import load_vqgan
+from talkswap.systems.swaptalk.training.sync_expert import (
+    PRESETS,
+    SyncExpertStage,
+    SyncExpertStageConfig,
+    given_latents,
+)
 from talkswap.train.loop import Batch, LoopConfig, Trainer
-from talkswap.train.sync_expert import PRESETS, SyncExpertStage, SyncExpertStageConfig, given_latents
 
 SMALL = SyncExpertConfig(
     code_width=16, grid=4, margin=0, width=8, embedding=12, encoder_width=16, dilations=(1, 2), window=33
@@ -32,7 +37,7 @@ def configured(folder: Any, **changes: Any) -> SyncExpertStageConfig:
 @pytest.fixture
 def plain_sound(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sound as it was recorded: with the augmentation, which hides most of it, learning takes thousands of steps."""
-    monkeypatch.setattr("talkswap.train.sync_expert.augment_mel", lambda mel: mel)
+    monkeypatch.setattr("talkswap.systems.swaptalk.training.sync_expert.augment_mel", lambda mel: mel)
 
 
 class ShuffledSound(SyncExpertStage):

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from talkswap.errors import InputMissingError, TrainingDataError, TrainingError
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
 from talkswap.faces.mesh import mean_face
+from talkswap.systems.swaptalk.training.vqgan import PRESETS, VQGANStage, VQGANStageConfig, to_pictures, to_tensor
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.train.loop import LoopConfig, Trainer
 from talkswap.train.perceptual import LEVELS, TAPPED, PerceptualNetwork, perceptual_loss
-from talkswap.train.vqgan import PRESETS, VQGANStage, VQGANStageConfig, to_pictures, to_tensor
 
 TINY = VQGANConfig(
     size=320, widths=(8, 8, 16), encoder_blocks=(0, 0, 1), decoder_blocks=(1, 0, 0), code_width=16, codes=64,

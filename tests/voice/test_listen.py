@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from talkswap.types import Voice
-from talkswap.voice.listen import MelFeatures, listen
+from talkswap.voice.features import MelFeatures, listen
 from talkswap.voice.mel import SILENCE, log_mel
 from talkswap.voice.windows import cut_windows
 

@@ -9,10 +9,8 @@ import cv2
 import numpy as np
 
 from talkswap.faces.mask import face_mask
-from talkswap.systems.cascade.gfpgan import Restorer
-from talkswap.systems.cascade.inswapper import Inswapper
+from talkswap.systems.cascade.networks import STEPS, Inswapper, Restorer, Wav2Lip, face_box
 from talkswap.systems.cascade.parts import part_path, steps_of
-from talkswap.systems.cascade.wav2lip import STEPS, Wav2Lip, face_box
 from talkswap.systems.contract import ClipState, CropSpec, SourceState, SpeechSpec, Switches
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.errors import UsageError
 from talkswap.systems.swaptalk.lip_sync_backbones import DiffusersUNet, LipTransformer, PlainUNet, SpeechAttention
-from talkswap.systems.swaptalk.speech_encoder import SpeechEncoder, SpeechEncoderConfig
+from talkswap.voice.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talkswap.checkpoints.hub import HubNetwork
-from talkswap.systems.swaptalk.speech_encoder import SpeechEncoder, SpeechEncoderConfig
+from talkswap.voice.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""Is a preset folder what its manifest says, and which preset folders are on this machine?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from talkswap.checkpoints import LISTED, MANIFEST, check_file, folder_state, inside, read_about, read_records
+from talkswap.checkpoints.catalogue import weight_roots
+from talkswap.checkpoints.publish.card import CARD
+from talkswap.errors import TalkswapError, WeightsCorruptError, WeightsMissingError
+
+HUB = "hub"  # folder below a root for presets fetched by repository and commit
+
+
+@dataclass(frozen=True)
+class FileState:
+    """One file of a preset folder."""
+
+    file: str
+    size: int
+    problem: TalkswapError | None
+
+
+@dataclass(frozen=True)
+class FoundPreset:
+    """A preset folder on this machine."""
+
+    folder: Path
+    origin: str
+    name: str
+    preset: str
+    size: int  # bytes of the files on its list
+    missing: tuple[str, ...]  # what a render with it alone would lack
+
+
+def check_preset(folder: Path) -> list[FileState]:
+    """Every file on the list of a preset folder held against it, then weights that are on no list.
+
+    Raises:
+        WeightsMissingError: there is no manifest.
+        WeightsCorruptError: the manifest itself is damaged.
+    """
+    folder_state(folder)
+    repair = "pack the folder again, or fetch it again"
+    records = read_records(folder)
+    states: list[FileState] = []
+    for file, record in sorted(records.items()):
+        problem: TalkswapError | None = None
+        try:
+            check_file(inside(folder, file), record, repair)
+        except (WeightsMissingError, WeightsCorruptError) as error:
+            problem = error
+        states.append(FileState(file, record.size, problem))
+    for path in sorted(folder.rglob("*")):
+        file = path.relative_to(folder).as_posix()
+        if path.is_file() and path.suffix in LISTED and file not in records and not file.startswith("runs/"):
+            stray = WeightsCorruptError(f"{path} is not listed in {folder / MANIFEST}", repair)
+            states.append(FileState(file, path.stat().st_size, stray))
+    return states
+
+
+def require_whole(folder: Path) -> None:
+    """Raise the first problem of :func:`check_preset`, and :class:`WeightsMissingError` for what a render lacks."""
+    for state in check_preset(folder):
+        if state.problem is not None:
+            raise state.problem
+    preset = folder_state(folder)
+    if preset.missing:
+        raise WeightsMissingError(f"{folder} lacks {', '.join(preset.missing)}", preset.hint)
+
+
+def preset_files(folder: Path) -> list[str]:
+    """All that belongs to a preset folder: manifest, card, listed files, records; nothing that only lies there."""
+    records = [path.relative_to(folder).as_posix() for path in sorted((folder / "runs").rglob("*")) if path.is_file()]
+    kept = [name for name in records if not any(part.startswith(".") for part in name.split("/"))]
+    card = [CARD] if (folder / CARD).is_file() else []
+    return [MANIFEST, *card, *sorted(read_records(folder)), *kept]
+
+
+def _candidates() -> Iterator[tuple[Path, str]]:
+    for root, origin in weight_roots():
+        for pattern in ("*", f"{HUB}/*/*/*"):
+            for path in sorted(root.glob(f"{pattern}/{MANIFEST}")):
+                yield path.parent, origin
+
+
+def found_presets() -> list[FoundPreset]:
+    """Preset folders below the places where weights are looked for, and those fetched from the hub."""
+    found: dict[Path, FoundPreset] = {}
+    for folder, origin in _candidates():
+        if folder.resolve() in found:
+            continue
+        about = read_about(folder)
+        kind = about.get("preset", folder.name)
+        try:
+            missing = folder_state(folder).missing
+        except WeightsCorruptError as error:
+            missing = (error.message,)
+        size = sum(record.size for record in read_records(folder).values())
+        found[folder.resolve()] = FoundPreset(folder, origin, about.get("name", folder.name), kind, size, missing)
+    return list(found.values())

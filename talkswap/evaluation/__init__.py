@@ -1,1 +1,0 @@
-"""Measures of finished clips and of the compact networks."""

@@ -1,0 +1,274 @@
+"""Inception-v3 as the Frechet Inception distance reads pictures: the published network, from a file.
+
+Szegedy et al. 2016, figures 5 to 7, with what the TensorFlow graph of 2015 does otherwise, and which every published
+distance is measured with: 1008 classes; averages at a border count only what lies inside; the last block pools by its
+maximum; pictures are brought to 299 px by TensorFlow 1's bilinear sampling, without half a pixel's shift, and to
+(x - 128) / 128.
+
+The names of the tensors are those of torch-fidelity's file ``weights-inception-2015-12-05-6726825d.pth``, which
+torchmetrics reads too.  Neither package is needed here: torch-fidelity wants torchvision, whose wheel does not load
+beside the CPU build of torch, and it unpickles its weights without restriction.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from talkswap.checkpoints.manifest import file_sha256
+from talkswap.checkpoints.networks import load_network
+from talkswap.checkpoints.tensors import ENDING, read_tensors
+from talkswap.errors import WeightsCorruptError, WeightsMissingError
+from talkswap.evaluation.metrics.metric import Crops, Judge, check_crops
+from talkswap.types import FloatArray
+
+PUBLISHED = "6726825d"  # first digits of the published file's sha256, and the end of its name
+SIZE = 299  # px
+DIMENSION = 2048
+BATCH = 16  # pictures at once: 300 MB
+CLASSES = "fc."  # the classifier's tensors, which no distance looks at
+
+Kernel = tuple[int, int]
+Unit = tuple[str, int, Kernel, int]
+"""(name, channels, kernel, stride)."""
+Branch = tuple[tuple[Unit, ...], tuple[Unit, ...]]
+"""(units one after another, units side by side at its end)."""
+
+
+class Convolution(nn.Module):
+    """Convolution without bias, batch normalisation, ReLU."""
+
+    def __init__(self, before: int, after: int, kernel: Kernel, stride: int = 1, padded: bool = True) -> None:
+        super().__init__()
+        padding = (kernel[0] // 2, kernel[1] // 2) if padded and stride == 1 else 0
+        self.conv = nn.Conv2d(before, after, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(after, eps=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C H W to B C' H' W'."""
+        return F.relu(self.bn(self.conv(x)))
+
+
+class Mixed(nn.Module):
+    """Branches side by side over one input, and a pooled one after them.
+
+    Args:
+        before: channels of the input.
+        branches: what each consists of.
+        pooled: channels that ``branch_pool`` makes of the pooled input; 0: a reduction, pooled by its maximum at stride
+            2 and left as it is.
+        by_maximum: what ``branch_pool`` pools by; False: the average of what lies inside.
+    """
+
+    def __init__(self, before: int, branches: tuple[Branch, ...], pooled: int = 0, by_maximum: bool = False) -> None:
+        super().__init__()
+        self.branches, self.pooled, self.by_maximum = branches, pooled, by_maximum
+        self.channels = pooled or before
+        for chain, ends in branches:
+            inner = before
+            for name, channels, kernel, stride in chain:
+                self.add_module(name, Convolution(inner, channels, kernel, stride))
+                inner = channels
+            for name, channels, kernel, stride in ends:
+                self.add_module(name, Convolution(inner, channels, kernel, stride))
+            self.channels += sum(unit[1] for unit in ends) or inner
+        if pooled:
+            self.branch_pool = Convolution(before, pooled, (1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B C H W to B channels H' W'."""
+        made = []
+        for chain, ends in self.branches:
+            inner = x
+            for name, *_ in chain:
+                inner = self.get_submodule(name)(inner)
+            made += [self.get_submodule(name)(inner) for name, *_ in ends] or [inner]
+        if not self.pooled:
+            made.append(F.max_pool2d(x, 3, 2))
+        elif self.by_maximum:
+            made.append(self.branch_pool(F.max_pool2d(x, 3, 1, 1)))
+        else:
+            made.append(self.branch_pool(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)))
+        return torch.cat(made, 1)
+
+
+def _chain(name: str, *units: tuple[int, Kernel], reduces: bool = False, numbered: bool = True) -> Branch:
+    """A branch of units named ``NAME_1``, ``NAME_2`` ...; a reduction's last one has stride 2."""
+    last = len(units) - 1
+    return tuple(
+        (f"{name}_{place + 1}" if numbered else name, channels, kernel, 2 if reduces and place == last else 1)
+        for place, (channels, kernel) in enumerate(units)
+    ), ()
+
+
+def _fan(name: str, *units: tuple[int, Kernel]) -> Branch:
+    """A branch whose last step is a row and a column filter side by side, ``NAME_Na`` and ``NAME_Nb``."""
+    chain, _ = _chain(name, *units)
+    channels, number = units[-1][0], len(units) + 1
+    return chain, ((f"{name}_{number}a", channels, (1, 3), 1), (f"{name}_{number}b", channels, (3, 1), 1))
+
+
+ONE, THREE, FIVE, ROW, COLUMN = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
+
+
+def _fine(before: int, pooled: int) -> Mixed:
+    """A block at 35 cells (figure 5)."""
+    branches = (
+        _chain("branch1x1", (64, ONE), numbered=False),
+        _chain("branch5x5", (48, ONE), (64, FIVE)),
+        _chain("branch3x3dbl", (64, ONE), (96, THREE), (96, THREE)),
+    )
+    return Mixed(before, branches, pooled)
+
+
+def _to_middle(before: int) -> Mixed:
+    """The reduction to 17 cells."""
+    branches = (
+        _chain("branch3x3", (384, THREE), reduces=True, numbered=False),
+        _chain("branch3x3dbl", (64, ONE), (96, THREE), (96, THREE), reduces=True),
+    )
+    return Mixed(before, branches)
+
+
+def _middle(width: int) -> Mixed:
+    """A block at 17 cells (figure 6): filters of 7 as a row and a column."""
+    branches = (
+        _chain("branch1x1", (192, ONE), numbered=False),
+        _chain("branch7x7", (width, ONE), (width, ROW), (192, COLUMN)),
+        _chain("branch7x7dbl", (width, ONE), (width, COLUMN), (width, ROW), (width, COLUMN), (192, ROW)),
+    )
+    return Mixed(768, branches, 192)
+
+
+def _to_coarse(before: int) -> Mixed:
+    """The reduction to 8 cells."""
+    branches = (
+        _chain("branch3x3", (192, ONE), (320, THREE), reduces=True),
+        _chain("branch7x7x3", (192, ONE), (192, ROW), (192, COLUMN), (192, THREE), reduces=True),
+    )
+    return Mixed(before, branches)
+
+
+def _coarse(before: int, by_maximum: bool) -> Mixed:
+    """A block at 8 cells (figure 7)."""
+    branches = (
+        _chain("branch1x1", (320, ONE), numbered=False),
+        _fan("branch3x3", (384, ONE)),
+        _fan("branch3x3dbl", (448, ONE), (384, THREE)),
+    )
+    return Mixed(before, branches, 192, by_maximum)
+
+
+def resize_as_tensorflow(pictures: Tensor, size: int) -> Tensor:
+    """Bilinear sampling as TensorFlow 1 did it: px n is read at n times the ratio of the sides.
+
+    Args:
+        pictures: B C H W, floats.
+        size: side of the result, px.
+
+    Returns:
+        B C size size.
+    """
+    for axis in (2, 3):
+        length = pictures.shape[axis]
+        place = torch.arange(size, dtype=torch.float32) * torch.tensor(length / size, dtype=torch.float32)
+        low = place.long()
+        share = (place - low).to(pictures.dtype).view([size if at == axis else 1 for at in range(4)])
+        first = pictures.index_select(axis, low)
+        second = pictures.index_select(axis, (low + 1).clamp_max(length - 1))
+        pictures = first + (second - first) * share
+    return pictures
+
+
+class InceptionNetwork(nn.Module):
+    """Pictures to the 2048 features below the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Conv2d_1a_3x3 = Convolution(3, 32, THREE, 2)
+        self.Conv2d_2a_3x3 = Convolution(32, 32, THREE, padded=False)
+        self.Conv2d_2b_3x3 = Convolution(32, 64, THREE)
+        self.Conv2d_3b_1x1 = Convolution(64, 80, ONE)
+        self.Conv2d_4a_3x3 = Convolution(80, 192, THREE, padded=False)
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = _fine(192, 32), _fine(256, 64), _fine(288, 64)
+        self.Mixed_6a = _to_middle(288)
+        self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = (_middle(width) for width in (128, 160, 160, 192))
+        self.Mixed_7a = _to_coarse(768)
+        self.Mixed_7b, self.Mixed_7c = _coarse(1280, False), _coarse(DIMENSION, True)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """B 3 H W in 0 to 255 (any number type) to B 2048."""
+        x = (resize_as_tensorflow(pictures.float(), SIZE) - 128) / 128
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
+        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))  # B 192 71 71
+        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, 2))))  # B 288 35 35
+        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))  # B 768 17 17
+        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # B 2048 8 8
+        return x.mean((2, 3))
+
+
+class InceptionFeatures:
+    """Features for :mod:`talkswap.evaluation.metrics.frechet` by Inception-v3.
+
+    Args:
+        network: with its weights.
+        judge: what to call it.
+    """
+
+    dimension = DIMENSION
+
+    def __init__(self, network: InceptionNetwork, judge: Judge) -> None:
+        self.network, self.judge = network.eval(), judge
+
+    @torch.inference_mode()
+    def __call__(self, crops: Crops) -> FloatArray:
+        """N S S 3 uint8 to N 2048."""
+        check_crops(crops)
+        made = [
+            self.network(torch.from_numpy(crops[start : start + BATCH]).permute(0, 3, 1, 2)).numpy()
+            for start in range(0, len(crops), BATCH)
+        ]
+        return np.concatenate(made) if made else np.zeros((0, DIMENSION), np.float32)
+
+
+def _tensors(path: Path, hint: str) -> object:
+    """What a file holds; of a pickle, tensors and plain containers only."""
+    if path.suffix == ENDING:
+        return read_tensors([path], hint)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_inception(path: Path, published: bool | None = None) -> InceptionFeatures:
+    """Inception-v3 from a file: the published ``.pth``, or the same tensors as ``.safetensors``.
+
+    Args:
+        path: the file.
+        published: whether it holds the published tensors, so that figures are comparable; None: only where its sha256
+            says so, which a file converted from the published one cannot.
+
+    Raises:
+        WeightsMissingError: there is no such file.
+        WeightsCorruptError: it holds anything but this network's tensors.
+    """
+    hint = "fetch the published file again: weights-inception-2015-12-05-6726825d.pth of torch-fidelity"
+    if not path.is_file():
+        raise WeightsMissingError(f"no Inception network at {path}", hint)
+    try:
+        tensors = _tensors(path, hint)
+    except (RuntimeError, pickle.UnpicklingError, BadZipFile, EOFError, ValueError, KeyError) as error:
+        raise WeightsCorruptError(f"{path.name} does not hold tensors alone", hint) from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise WeightsCorruptError(f"{path.name} does not hold tensors by name", hint)
+    kept = {name: value for name, value in tensors.items() if not name.startswith(CLASSES)}
+    network = load_network(InceptionNetwork(), kept, "Inception")
+    sha256 = file_sha256(path)
+    if published is None:
+        published = sha256.startswith(PUBLISHED)
+    name = "Inception-v3 of 2015-12-05" if published else f"Inception-v3 from {path.name}"
+    return InceptionFeatures(network, Judge("inception", name, published, sha256))

@@ -1,0 +1,199 @@
+"""The judge of identity: a face recognition network that turns pictures of faces into unit vectors.
+
+Any network of ArcFace's signature serves: an onnx file, RGB 1x3x112x112 as x / 127.5 - 1, eyes, nose tip and mouth
+corners at ArcFace's five places, one vector a face.  Taken is, in this order: the file that the user names; buffalo_l's
+``w600k_r50.onnx``, downloaded by us or by insightface; and else our own compact identity network.
+
+Equation 17 of the SwapTalk paper wants a network that took no part in training.  The compact network was the identity
+loss of all compact networks and breaks that condition: its figures are marked, and are no evidence of a likeness.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from talkswap.checkpoints import find_preset
+from talkswap.checkpoints.catalogue import read_catalogue
+from talkswap.checkpoints.finding import preset_state
+from talkswap.checkpoints.manifest import file_sha256
+from talkswap.checkpoints.presets import has, network_folder, verify, weight_hashes
+from talkswap.errors import DependencyError, TrainingDataError, WeightsCorruptError, WeightsMissingError
+from talkswap.evaluation.metrics.metric import Crops, Judge, check_crops, check_landmarks, has_face, sampled
+from talkswap.faces.analyse import onnx_errors
+from talkswap.faces.geometry import ffhq_affine, warp_crop
+from talkswap.faces.identity import ARCFACE_POINTS, ARCFACE_SIZE, five_points, load_identity, similarity
+from talkswap.faces.insightface import RECOGNITION
+from talkswap.types import FloatArray, UInt8Image
+
+CROP = 320  # px of the FFHQ crop that the compact network is given
+PUBLISHED = f"insightface/models/buffalo_l/{RECOGNITION}"  # in the paper preset's folder
+OWN = Path(".insightface/models/buffalo_l") / RECOGNITION  # below the home folder, where insightface downloads to
+EVERY = 5  # frames between two that are looked at: who somebody is changes slower than what he says
+
+
+class IdentityJudge(Protocol):
+    """Whoever says whom a face shows."""
+
+    judge: Judge
+
+    def __call__(self, pictures: list[UInt8Image], landmarks: FloatArray) -> FloatArray:
+        """Unit vectors (N D) of N pictures with one face each.
+
+        Args:
+            pictures: H W 3.
+            landmarks: N 478 3 in px of the pictures.
+        """
+        ...
+
+
+class OnnxIdentity:
+    """A recognition network of ArcFace's signature, run on the CPU.
+
+    Args:
+        path: the onnx file.
+        threads: of onnxruntime.
+
+    Raises:
+        WeightsMissingError: there is no such file.
+        WeightsCorruptError: it is no onnx network of that signature.
+        DependencyError: onnxruntime is not installed.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        if not path.is_file():
+            raise WeightsMissingError(f"no identity network at {path}", "name an onnx file of ArcFace's signature")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DependencyError(
+                "an identity network in an onnx file needs the package onnxruntime",
+                'run `pip install "talkswap[paper]"`, or leave --identity-network out',
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        hint = "it must take RGB faces as 1 3 112 112 and answer with one vector each, as ArcFace does"
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except onnx_errors() as error:
+            raise WeightsCorruptError(f"{path} cannot be read as an onnx network", hint) from error
+        inputs = self._session.get_inputs()
+        shape = inputs[0].shape if len(inputs) == 1 else []
+        if len(shape) != 4 or any(
+            isinstance(n, int) and n != m for n, m in zip(shape[1:], (3, ARCFACE_SIZE, ARCFACE_SIZE), strict=True)
+        ):
+            raise WeightsCorruptError(f"{path} is no network of ArcFace's signature: it takes {shape}", hint)
+        self._input, self._one_by_one = inputs[0].name, shape[0] == 1
+        digest = file_sha256(path)
+        published = digest == published_hash()
+        note = "" if published else "Whether the judging network took part in training is for its user to know"
+        self.judge = Judge("identity", "ArcFace w600k_r50" if published else path.stem, published, digest, note)
+
+    def __call__(self, pictures: list[UInt8Image], landmarks: FloatArray) -> FloatArray:
+        faces = np.stack([aligned_face(rgb, points) for rgb, points in zip(pictures, landmarks, strict=True)])
+        tensor = np.ascontiguousarray(faces.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - 1
+        batches = [tensor[k : k + 1] for k in range(len(tensor))] if self._one_by_one else [tensor]
+        vectors = np.concatenate(
+            [np.asarray(self._session.run(None, {self._input: batch})[0]).reshape(len(batch), -1) for batch in batches]
+        )
+        return unit(vectors)
+
+
+class CompactIdentity:
+    """The compact preset's own identity network, where no other is at hand.
+
+    Raises:
+        WeightsMissingError, WeightsCorruptError.
+    """
+
+    def __init__(self) -> None:
+        preset = find_preset("compact")
+        self._network = load_identity(network_folder(preset, "identity"))
+        self.judge = Judge(
+            kind="identity",
+            name="compact identity network",
+            comparable=False,
+            sha256=weight_hashes(preset).get("identity.safetensors", ""),
+            note="It took part in training, so that equation 17's condition is not met: give --identity-network",
+        )
+
+    @torch.inference_mode()
+    def __call__(self, pictures: list[UInt8Image], landmarks: FloatArray) -> FloatArray:
+        crops = [
+            warp_crop(rgb, ffhq_affine(points, CROP), CROP) for rgb, points in zip(pictures, landmarks, strict=True)
+        ]
+        tensor = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return np.asarray(self._network(tensor).numpy(), np.float32)
+
+
+def aligned_face(rgb: UInt8Image, landmarks: FloatArray) -> UInt8Image:
+    """ArcFace's crop (112 112 3) of the face with these landmarks (478 3, px of the picture)."""
+    return warp_crop(rgb, similarity(five_points(landmarks), ARCFACE_POINTS), ARCFACE_SIZE)
+
+
+def unit(vectors: FloatArray) -> FloatArray:
+    """Vectors (N D) at length one."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
+
+
+def published_hash() -> str:
+    """sha256 of buffalo_l's recognition network, as the catalogue states it."""
+    members = (member for entry in read_catalogue() for member in entry.members)
+    return next((member.record.sha256 for member in members if member.record.file == PUBLISHED), "")
+
+
+def load_identity_judge(file: Path | None = None) -> IdentityJudge:
+    """The best judge on this machine; its :class:`Judge` says whether its figures may stand beside published ones.
+
+    Args:
+        file: an onnx file that the user names.
+
+    Raises:
+        WeightsMissingError, WeightsCorruptError, DependencyError: a file is missing or damaged, or onnxruntime is not
+            installed and the file cannot be run.
+    """
+    if file is not None:
+        return OnnxIdentity(file)
+    paper = preset_state("paper")
+    if any(has(folder, PUBLISHED) for folder in paper.folders):
+        return OnnxIdentity(verify(paper, PUBLISHED))
+    own = Path.home() / OWN
+    if own.is_file() and file_sha256(own) == published_hash():
+        return OnnxIdentity(own)
+    return CompactIdentity()
+
+
+def embed_frames(
+    judge: IdentityJudge, crops: Crops, landmarks: FloatArray, every: int = EVERY, batch: int = 16
+) -> FloatArray:
+    """Whom a clip's frames show.
+
+    Args:
+        crops: N S S 3.
+        landmarks: N 478 3 in px of the crops, nan where no face is; the face is aligned anew by them.
+        every: frames between two that are looked at.
+
+    Returns:
+        float32 M D, unit length, of each ``every``-th frame; nan where it has no face.
+
+    Raises:
+        TrainingDataError: none of them has one, or the shapes do not fit.
+    """
+    check_crops(crops)
+    check_landmarks(landmarks)
+    if len(crops) != len(landmarks):
+        raise TrainingDataError(f"{len(crops)} crops with {len(landmarks)} landmarks", "give one each")
+    rows = sampled(len(crops), every)
+    seen = np.flatnonzero(has_face(landmarks[rows]))
+    if len(seen) == 0:
+        raise TrainingDataError("no frame shows a face", "look at the clip")
+    parts = [rows[seen[k : k + batch]] for k in range(0, len(seen), batch)]
+    found = np.concatenate([judge([np.asarray(crops[row]) for row in part], landmarks[part]) for part in parts])
+    vectors = np.full((len(rows), found.shape[1]), np.nan, np.float32)
+    vectors[seen] = found
+    return vectors

@@ -1,0 +1,230 @@
+"""SyncNet (Chung and Zisserman, "Out of time", 2016) in the shape of its published weights, syncnet_v2.
+
+    five pictures 3x5x224x224 -> seven convolutions, the first over all five -> 512 -> 512 -> 1024
+    0.2 s of cepstra 1x13x20  -> six convolutions                            -> 512 -> 512 -> 1024
+
+Layers stand where the published file counts them, so that its names (``netcnnlip.0.weight``) fit unchanged; a pooling
+of one cell, which does nothing, keeps its number too.  The file is a pickle and is never read as one here: `talkswap
+download` turns it into safetensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from talkswap.checkpoints.networks import load_network
+from talkswap.checkpoints.tensors import read_tensors
+from talkswap.errors import WeightsMissingError
+from talkswap.types import FloatArray, UInt8Image
+
+SIDE = 224  # px of a picture
+FRAMES = 5  # pictures that are seen together
+CEPSTRA = 20  # that are heard together: as long as five pictures at 25 frames/s
+STRIDE = CEPSTRA // FRAMES  # cepstra per picture
+COUNTER = "num_batches_tracked"  # of batch normalisation; files of before 2018 have none
+
+
+def _layer(convolution: nn.Conv2d | nn.Conv3d, pool: nn.Module | None = None) -> list[nn.Module]:
+    """Convolution, normalisation, rectifier and, where there is one, a pooling."""
+    norm = nn.BatchNorm2d if isinstance(convolution, nn.Conv2d) else nn.BatchNorm3d
+    layer: list[nn.Module] = [convolution, norm(convolution.out_channels), nn.ReLU(inplace=True)]
+    return layer if pool is None else [*layer, pool]
+
+
+def _flat(before: int, after: int, kernel: int, stride: int = 1, padding: int = 0) -> nn.Conv3d:
+    """A convolution within single pictures."""
+    return nn.Conv3d(before, after, (1, kernel, kernel), (1, stride, stride), (0, padding, padding))
+
+
+def _shrink(padding: int = 0) -> nn.MaxPool3d:
+    return nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, padding, padding))
+
+
+def _head(width: int, embedding: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, embedding))
+
+
+class SyncNet(nn.Module):
+    """Embeddings of mouths and of sounds, near to each other where both belong together.
+
+    Args:
+        embedding: width of the embeddings; 1024 in the published file.
+    """
+
+    def __init__(self, embedding: int = 1024) -> None:
+        super().__init__()
+        self.embedding = embedding
+        self.netcnnaud = nn.Sequential(
+            *_layer(nn.Conv2d(1, 64, 3, padding=1), nn.MaxPool2d(1, 1)),
+            *_layer(nn.Conv2d(64, 192, 3, padding=1), nn.MaxPool2d(3, (1, 2))),
+            *_layer(nn.Conv2d(192, 384, 3, padding=1)),
+            *_layer(nn.Conv2d(384, 256, 3, padding=1)),
+            *_layer(nn.Conv2d(256, 256, 3, padding=1), nn.MaxPool2d(3, 2)),
+            *_layer(nn.Conv2d(256, 512, (5, 4))),
+        )
+        self.netfcaud = _head(512, embedding)
+        self.netfclip = _head(512, embedding)
+        self.netcnnlip = nn.Sequential(
+            *_layer(nn.Conv3d(3, 96, (FRAMES, 7, 7), (1, 2, 2)), _shrink()),
+            *_layer(_flat(96, 256, 5, stride=2, padding=1), _shrink(padding=1)),
+            *_layer(_flat(256, 256, 3, padding=1)),
+            *_layer(_flat(256, 256, 3, padding=1)),
+            *_layer(_flat(256, 256, 3, padding=1), _shrink()),
+            *_layer(_flat(256, 512, 6)),
+        )
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """Embeddings (T-4 E) of all runs of five in pictures (3 T 224 224: BGR, 0 to 255).
+
+        Only the first convolution crosses time, so a stretch gives each run what it would get alone.
+        """
+        seen = self.netcnnlip(pictures[None])[0, :, :, 0, 0].t()  # T-4 512
+        return self.netfclip(seen)
+
+    def hear(self, cepstra: Tensor) -> Tensor:
+        """Embeddings (B E) of stretches of cepstra (B 1 13 20)."""
+        return self.netfcaud(self.netcnnaud(cepstra).flatten(1))
+
+    def forward(self, pictures: Tensor, cepstra: Tensor) -> Tensor:
+        """Distance (T-4) of each run of five pictures (3 T 224 224) and its own cepstra (T-4 1 13 20)."""
+        return F.pairwise_distance(self.see(pictures), self.hear(cepstra))
+
+
+def load_syncnet(path: Path) -> SyncNet:
+    """The published network from a safetensors file with its own names, ready to run.
+
+    Raises:
+        WeightsMissingError: there is no such file.
+        WeightsCorruptError: it is no safetensors file, or holds another network.
+    """
+    if not path.is_file():
+        raise WeightsMissingError(f"no SyncNet at {path}", "run `talkswap download syncnet_v2`")
+    tensors = read_tensors([path], "`talkswap download syncnet_v2` fetches the published file and converts it")
+    network = SyncNet()
+    counters = {name: value for name, value in network.state_dict().items() if name.endswith(COUNTER)}
+    return load_network(network, counters | tensors, "syncnet_v2")
+
+
+@torch.inference_mode()
+def see_all(network: SyncNet, squares: Iterable[UInt8Image], batch: int = 8) -> FloatArray:
+    """Embeddings of all runs of five among face squares, in their order.
+
+    Args:
+        squares: T pictures of 224 px, RGB; taken one by one, never all held.
+        batch: runs in one pass; more than eight gain nothing on a CPU.
+
+    Returns:
+        float32 (T - 4, E); (0, E) for fewer than five.
+    """
+    place = next(network.parameters()).device
+    answers = [network.see(_tensor(part).to(place)).cpu().numpy() for part in _stretches(squares, batch)]
+    return np.concatenate(answers) if answers else np.zeros((0, network.embedding), np.float32)
+
+
+def _stretches(squares: Iterable[UInt8Image], batch: int) -> Iterator[list[UInt8Image]]:
+    """Stretches of up to ``batch`` runs; neighbours share four pictures, so that no run is lost between them."""
+    held: list[UInt8Image] = []
+    for square in squares:
+        held.append(square)
+        if len(held) == batch + FRAMES - 1:
+            yield held
+            held = held[batch:]
+    if len(held) >= FRAMES:
+        yield held
+
+
+def _tensor(squares: list[UInt8Image]) -> Tensor:
+    """3 T 224 224 of floats 0 to 255, blue first as OpenCV reads."""
+    return torch.from_numpy(np.stack(squares)[..., ::-1].copy()).permute(3, 0, 1, 2).float()
+
+
+@torch.inference_mode()
+def hear_all(network: SyncNet, cepstra: FloatArray, count: int, batch: int = 64) -> FloatArray:
+    """Embeddings of the sound during runs of five pictures at 25 frames/s.
+
+    Args:
+        cepstra: T 13, of :func:`talkswap.evaluation.judges.syncnet.mfcc`.
+        count: runs; the last needs cepstra up to 4 (count - 1) + 20.
+
+    Returns:
+        float32 (count, E).
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(cepstra, CEPSTRA, axis=0)[::STRIDE][:count]  # count 13 20
+    if len(windows) < count:
+        raise ValueError(f"{len(cepstra)} cepstra hold {len(windows)} stretches, not {count}")
+    tensor = torch.from_numpy(np.ascontiguousarray(windows, np.float32))[:, None]
+    place = next(network.parameters()).device
+    answers = [network.hear(part.to(place)).cpu().numpy() for part in tensor.split(batch)]
+    return np.concatenate(answers) if answers else np.zeros((0, network.embedding), np.float32)
+
+
+# --- Mel-frequency cepstra as SyncNet hears them: the numbers of the Python package its authors used.
+
+
+HZ = 16000
+WINDOW, STEP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the transform's length
+FILTERS, COEFFICIENTS = 26, 13
+EMPHASIS = 0.97
+LIFT = 22  # of the cepstral lifter
+RATE = HZ // STEP  # frames per second
+
+
+def mfcc(samples: FloatArray) -> FloatArray:
+    """Cepstra of a voice.
+
+    Args:
+        samples: N at 16 kHz in [-1, 1]; rounded to 16 bits first.
+
+    Returns:
+        float32 (T, 13); frame k begins at k / 100 seconds.  The last frame reaches past the end, into zeros; a voice
+        shorter than one frame has one.  No samples: (0, 13).
+    """
+    if samples.size == 0:
+        return np.zeros((0, COEFFICIENTS), np.float32)
+    whole = np.clip(np.round(np.asarray(samples, np.float64).reshape(-1) * 32768), -32768, 32767)
+    emphasised = np.concatenate([whole[:1], whole[1:] - EMPHASIS * whole[:-1]])
+    count = 1 + max(0, -(-(len(emphasised) - WINDOW) // STEP))
+    padded = np.zeros((count - 1) * STEP + WINDOW)
+    padded[: len(emphasised)] = emphasised[: len(padded)]
+    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::STEP]  # T 400
+    spectrum = np.fft.rfft(frames, FFT, axis=1)
+    power = (np.square(spectrum.real) + np.square(spectrum.imag)) / FFT  # T 257
+    cepstra = np.log(_above_zero(power @ mel_triangles().T)) @ _cosines().T  # T 13
+    cepstra[:, 0] = np.log(_above_zero(power.sum(1)))
+    return cepstra.astype(np.float32)
+
+
+def _above_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Silence has no logarithm: exact zeros become the least step of a double."""
+    return np.where(values == 0, np.finfo(np.float64).eps, values)
+
+
+@lru_cache(maxsize=1)
+def mel_triangles() -> NDArray[np.float64]:
+    """Triangles of height one between corners on whole FFT bins, even in mel = 2595 log10(1 + f / 700): (26, 257)."""
+    highest = 2595 * np.log10(1 + HZ / 2 / 700)
+    corners = 700 * (10 ** (np.linspace(0, highest, FILTERS + 2) / 2595) - 1)  # Hz
+    bins = np.floor((FFT + 1) * corners / HZ)
+    low, middle, high = bins[:-2, None], bins[1:-1, None], bins[2:, None]
+    place = np.arange(FFT // 2 + 1)
+    with np.errstate(divide="ignore", invalid="ignore"):  # low filters are so narrow that a side may be empty
+        rising = np.where((place >= low) & (place < middle), (place - low) / (middle - low), 0.0)
+        falling = np.where((place >= middle) & (place < high), (high - place) / (high - middle), 0.0)
+    return rising + falling
+
+
+@lru_cache(maxsize=1)
+def _cosines() -> NDArray[np.float64]:
+    """Orthonormal DCT-II, its rows lifted by 1 + 11 sin(pi n / 22): (13, 26)."""
+    n = np.arange(COEFFICIENTS)
+    waves = np.cos(np.pi * n[:, None] * (2 * np.arange(FILTERS) + 1) / (2 * FILTERS))
+    waves *= np.sqrt(np.where(n == 0, 1, 2) / FILTERS)[:, None]
+    return waves * (1 + LIFT / 2 * np.sin(np.pi * n / LIFT))[:, None]

@@ -1,0 +1,151 @@
+"""Does the mouth open when the mouth that spoke opened?
+
+The distance of the inner lips over that of the outer eye corners, on a grid of 25 moments a second, is held against the
+same of the clip that the voice comes from: Pearson's correlation.  No network judges but the landmarks', so that this
+figure cannot be won by pleasing one.  A second figure takes the voice's clip one second late and is what chance gives:
+it should be near 0, and a first figure near it says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talkswap.data.lips import pearson
+from talkswap.data.talking import mouth_opening
+from talkswap.errors import TrainingDataError
+from talkswap.evaluation.metrics.metric import Metric, check_landmarks
+from talkswap.types import FloatArray
+from talkswap.voice.activity import ease, voice_activity
+
+RATE = 25  # moments per second
+SHIFT = 25  # moments: one second
+LEAST = 12  # moments that two curves must share for a correlation: half a second
+
+MOUTH_OPENING = Metric(
+    key="mouth_opening",
+    label="Mouth r",
+    better="higher",
+    about="Correlation of the mouth's opening with that of the clip the voice comes from, 25 times a second",
+)
+SHIFTED = Metric(
+    key="mouth_opening_shifted",
+    label="Mouth r, 1 s off",
+    better="neither",
+    about="The same with the voice's clip one second away: what chance gives",
+)
+
+
+@dataclass(frozen=True)
+class OpeningScore:
+    """How a mouth follows another."""
+
+    correlation: float  # nan where a clip is shorter than half a second or shows no face
+    shifted: float  # nan where they share less than half a second beyond the shift
+
+
+def opening_curve(landmarks: FloatArray, times: NDArray[np.float64], moments: NDArray[np.float64]) -> FloatArray:
+    """Mouth opening at given moments, on the line between neighbouring frames.
+
+    Args:
+        landmarks: N 478 3, nan where no face is: the opening is then that between the nearest frames with one.
+        times: N seconds, rising.
+        moments: M seconds.
+
+    Returns:
+        M, in parts of the distance of the outer eye corners; all nan where no frame has a face.
+
+    Raises:
+        TrainingDataError: shapes do not fit.
+    """
+    check_landmarks(landmarks)
+    if len(times) != len(landmarks):
+        raise TrainingDataError(f"{len(landmarks)} landmarks at {len(times)} times", "give one time each")
+    found = mouth_opening(landmarks)
+    seen = np.isfinite(found)
+    if not seen.any():
+        return np.full(len(moments), np.nan, np.float32)
+    return np.interp(moments, np.asarray(times, np.float64)[seen], found[seen]).astype(np.float32)
+
+
+def opening_correlation(
+    landmarks: FloatArray, times: NDArray[np.float64], voice_landmarks: FloatArray, voice_times: NDArray[np.float64]
+) -> OpeningScore:
+    """Hold a result's mouth against that of the clip whose voice it was given.
+
+    Args:
+        landmarks, times: N 478 3 and N seconds of the result.
+        voice_landmarks, voice_times: of the voice's own clip; time 0 of both is the voice's beginning.
+
+    Raises:
+        TrainingDataError: shapes do not fit.
+    """
+    end = min((float(t[-1]) for t in (times, voice_times) if len(t)), default=0.0)
+    moments = np.arange(int(end * RATE + 1e-6) + 1) / RATE
+    result = opening_curve(landmarks, times, moments)
+    voice = opening_curve(voice_landmarks, voice_times, moments)
+    return OpeningScore(_correlation(result, voice), _correlation(result[SHIFT:], voice[:-SHIFT]))
+
+
+def _correlation(first: FloatArray, second: FloatArray) -> float:
+    if len(first) < LEAST or not (np.isfinite(first).all() and np.isfinite(second).all()):
+        return float("nan")
+    return pearson(first.astype(np.float64), second.astype(np.float64))
+
+
+# --- Silence: does the mouth rest while nobody speaks?
+
+
+OPENING_IN_SILENCE = Metric(
+    key="silence",
+    label="Silence",
+    better="lower",
+    unit="%",
+    about="Mouth opening beyond that of the voice's own clip while the voice is silent, in eye distances",
+)
+
+HZ = 16000
+LEAST_SILENT = 5  # silent moments: a fifth of a second
+
+
+def silent_moments(voice: FloatArray, moments: int) -> NDArray[np.bool_]:
+    """Which of so many moments, 25 a second, lie in silence: not spoken, nor while a mouth opens or closes for it.
+
+    Args:
+        voice: samples at 16 kHz.
+    """
+    times = [Fraction(k, RATE) for k in range(moments)]
+    return np.asarray(ease(voice_activity(voice, times), times) == 0)
+
+
+def silence(
+    landmarks: FloatArray,
+    times: NDArray[np.float64],
+    voice_landmarks: FloatArray,
+    voice_times: NDArray[np.float64],
+    voice: FloatArray,
+) -> float:
+    """Excess opening in silence, in percent of the eye distance.
+
+    Args:
+        landmarks, times: N 478 3 and N seconds of the result.
+        voice_landmarks, voice_times: of the clip that the voice comes from.
+        voice: its samples at 16 kHz; time 0 of all three is the same.
+
+    Returns:
+        nan where less than a fifth of a second is silent, or a clip shows no face.
+
+    Raises:
+        TrainingDataError: shapes do not fit.
+    """
+    end = min((float(t[-1]) for t in (times, voice_times) if len(t)), default=0.0)
+    count = min(int(end * RATE + 1e-6) + 1, len(voice) * RATE // HZ)
+    quiet = np.flatnonzero(silent_moments(voice, count))
+    if len(quiet) < LEAST_SILENT:
+        return float("nan")
+    result = opening_curve(landmarks, times, quiet / RATE)
+    truth = opening_curve(voice_landmarks, voice_times, quiet / RATE)
+    return 100 * float(np.maximum(result.astype(np.float64) - truth, 0).mean())

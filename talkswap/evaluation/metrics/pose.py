@@ -1,0 +1,158 @@
+"""Head pose: by how many degrees a result's head is turned otherwise than the truth's.
+
+The rotation is that of the mean face through the points which neither speech nor blinks move
+(:func:`talkswap.faces.track.head_rotation`).  With x right, y down and z away from the viewer it is written as
+
+    R = Y(yaw) X(pitch) Z(roll)
+
+yaw positive where the nose points to the picture's right, pitch positive where it points up, roll positive where the
+head leans clockwise.  The error of the whole pose is the angle of the one rotation that leads from the truth's to the
+result's.  ReSyncer's table 2 has a pose error too, by a pretrained network of its own: the two are not comparable.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talkswap.evaluation.metrics.metric import Metric, check_landmarks, check_pair, has_face
+from talkswap.faces.mesh import FACE_OVAL, SKIN_POINTS, mean_face, similarity
+from talkswap.faces.smooth import STEADY
+from talkswap.faces.track import head_rotation
+from talkswap.types import FloatArray
+
+POSE = Metric(
+    key="pose",
+    label="Pose error",
+    better="lower",
+    unit="degrees",
+    about="Angle between the result's and the truth's head rotation",
+    needs_truth=True,
+)
+YAW = Metric("yaw", "Yaw error", "lower", "degrees", "Difference of turning aside", needs_truth=True)
+PITCH = Metric("pitch", "Pitch error", "lower", "degrees", "Difference of nodding", needs_truth=True)
+ROLL = Metric("roll", "Roll error", "lower", "degrees", "Difference of leaning", needs_truth=True)
+
+
+def angles(rotation: FloatArray) -> tuple[float, float, float]:
+    """(yaw, pitch, roll) in degrees of a head rotation (3 3)."""
+    matrix = np.asarray(rotation, np.float64)
+    forward = -matrix[:, 2]  # out of the face, toward the viewer
+    yaw = np.arctan2(forward[0], -forward[2])
+    pitch = np.arctan2(-forward[1], np.hypot(forward[0], forward[2]))
+    # What is left once yaw and pitch are undone: where the face's own x axis lies in the plane that it looks along.
+    right = np.array([np.cos(yaw), 0, np.sin(yaw)])
+    down = np.array([np.sin(pitch) * np.sin(yaw), np.cos(pitch), -np.sin(pitch) * np.cos(yaw)])
+    roll = np.arctan2(down @ matrix[:, 0], right @ matrix[:, 0])
+    return float(np.degrees(yaw)), float(np.degrees(pitch)), float(np.degrees(roll))
+
+
+def angle_between(first: FloatArray, second: FloatArray) -> float:
+    """Degrees of the rotation that leads from one rotation (3 3) to another, 0 to 180."""
+    change = np.asarray(second, np.float64) @ np.asarray(first, np.float64).T
+    # sine and cosine together: the arc cosine alone is blind below a tenth of a degree in float32
+    axis = np.array([change[2, 1] - change[1, 2], change[0, 2] - change[2, 0], change[1, 0] - change[0, 1]])
+    return float(np.degrees(np.arctan2(np.linalg.norm(axis), np.trace(change) - 1)))
+
+
+def pose_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
+    """Errors of the head pose in each frame.
+
+    Args:
+        result: N 478 3, px of any picture, nan where no face is.
+        truth: N 478 3, px of the same picture.
+
+    Returns:
+        N 4, degrees, none negative: whole pose, yaw, pitch, roll; nan where either has no face.
+
+    Raises:
+        TrainingDataError: shapes do not fit.
+    """
+    check_landmarks(result)
+    check_pair(result, truth)
+    errors: NDArray[np.float32] = np.full((len(result), 4), np.nan, np.float32)
+    for index in np.flatnonzero(has_face(result) & has_face(truth)):
+        made, wanted = head_rotation(result[index]), head_rotation(truth[index])
+        apart = np.array(angles(made)) - np.array(angles(wanted))
+        errors[index, 0] = angle_between(wanted, made)
+        errors[index, 1:] = np.abs((apart + 180) % 360 - 180)
+    return errors
+
+
+# --- Expression: by how much a result's face moves otherwise than the truth's, whoever's face it is.
+
+
+EXPRESSION = Metric(
+    key="expression",
+    label="Expression error",
+    better="lower",
+    unit="% of the eye distance",
+    about="Difference between the result's and the truth's facial motion, pose and each face's own shape removed",
+    needs_truth=True,
+)
+
+NEIGHBOURHOOD = 0.1  # eye distances, sigma of the weights by which neighbours count
+LEAST_FRAMES = 5  # with a face, for a resting face to mean anything
+
+
+@lru_cache(maxsize=1)
+def _moving() -> NDArray[np.intp]:
+    """Numbers of the skin's points inside the face's outline."""
+    return np.setdiff1d(np.arange(SKIN_POINTS), np.array(FACE_OVAL))
+
+
+@lru_cache(maxsize=1)
+def _neighbours() -> NDArray[np.float64]:
+    """P P, rows sum to one: how much each moving point's neighbours count."""
+    points = mean_face().points[_moving()].astype(np.float64)
+    squared = ((points[:, None] - points[None]) ** 2).sum(2)
+    weights = np.exp(-squared / (2 * NEIGHBOURHOOD**2))
+    return np.asarray(weights / weights.sum(1, keepdims=True))
+
+
+def upright(landmarks: FloatArray) -> NDArray[np.float64]:
+    """The face without its pose, in the mean face's place: 478 3 to 478 3 in eye distances of the mean face."""
+    points = np.asarray(landmarks, np.float64)
+    steady = list(STEADY)
+    reference = mean_face().points[steady].astype(np.float64)
+    scale, rotation, shift = similarity(points[steady], reference)
+    return scale * points @ rotation.T + shift
+
+
+def motion(landmarks: FloatArray) -> NDArray[np.float64]:
+    """How the skin moves about the clip's resting face.
+
+    Args:
+        landmarks: N 478 3, all of them with a face.
+
+    Returns:
+        N P 2, eye distances, x and y.
+    """
+    faces = np.array([upright(face)[_moving(), :2] for face in landmarks])
+    return np.asarray(_neighbours() @ (faces - np.median(faces, axis=0)))
+
+
+def expression_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
+    """Expression error of each frame.
+
+    Args:
+        result: N 478 3, px of any picture, nan where no face is; one person throughout.
+        truth: N 478 3, px of any picture.
+
+    Returns:
+        N, percent of the eye distance; nan where either has no face, and everywhere in a clip with fewer than
+        ``LEAST_FRAMES`` faces.
+
+    Raises:
+        TrainingDataError: shapes do not fit.
+    """
+    check_landmarks(result)
+    check_pair(result, truth)
+    errors = np.full(len(result), np.nan, np.float32)
+    both = has_face(result) & has_face(truth)
+    if int(both.sum()) >= LEAST_FRAMES:
+        apart = motion(result[both]) - motion(truth[both])
+        errors[both] = 100 * np.linalg.norm(apart, axis=2).mean(1)
+    return errors

@@ -1,0 +1,106 @@
+"""One finished clip against the clip it was made from: every metric that a single result has.
+
+Figures of a whole set (FID, ID Retrieve) need more than one result and are left out.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from talkswap.checkpoints import find_preset
+from talkswap.errors import NoAudioError, NoTargetFaceError, NoVideoError, UnreadableMediaError
+from talkswap.evaluation.judges.judges import JudgeFiles, load_judges
+from talkswap.evaluation.judges.observe import Observation, look, matched_truth, observe_result, observe_truth, sound_of
+from talkswap.evaluation.metrics.columns import columns, measure
+from talkswap.evaluation.protocol.case import Case, open_photo
+from talkswap.evaluation.protocol.methods import Setup
+from talkswap.evaluation.protocol.results import Column
+from talkswap.faces.analyse import FaceAnalyser, load_analyser
+from talkswap.media.probe import probe
+from talkswap.types import Voice
+from talkswap.voice.load import load_voice
+
+
+@dataclass(frozen=True)
+class ClipPlan:
+    """What to score."""
+
+    result: Path
+    target: Path
+    source: Path | None = None  # photo; None: no face was put in
+    audio: Path | None = (
+        None  # the voice that drove the lips, as a clip of who spoke it or as sound; None: the target's
+    )
+    size: int = 320  # px of the crops
+    setup: Setup = Setup()
+    judges: JudgeFiles = JudgeFiles()
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """What was found."""
+
+    setting: str  # "self": the target's own voice, so that the truth of every frame is known; else "cross"
+    frames: int
+    values: dict[str, float]  # metric key -> value
+    missing: dict[str, str]  # metric key -> why it has none
+    columns: tuple[Column, ...]  # of the values and of what is missing
+
+
+def score_clip(plan: ClipPlan) -> ClipScore:
+    """Score one result.
+
+    Raises:
+        InputMissingError, UnreadableMediaError, NoVideoError: a file is not there, or not what it was given as.
+        NoAudioError: the result has no sound.
+        NoSourceFaceError, NoTargetFaceError: nobody is seen in the photo, in the target, or in the result.
+        WeightsMissingError, WeightsCorruptError: of the analyser or of a judge.
+    """
+    for path in (plan.result, plan.target):
+        probe(path)  # the cheap checks come first
+    preset = find_preset(plan.setup.preset, plan.setup.weights)
+    analyser = load_analyser(preset.analyser, preset)
+    photo = None
+    if plan.source is not None:
+        photo = open_photo(plan.source.name, plan.source.stem, plan.source, analyser, plan.size)
+    heard = sound_of(plan.result)
+    if not len(heard.samples):
+        raise NoAudioError(f"{plan.result} has no sound", "the metrics of lip-sync need it")
+    with tempfile.TemporaryDirectory(prefix="talkswap-eval-") as place:
+        folder = Path(place)
+        seen = look(plan.target, analyser, plan.size)
+        whole = observe_truth(plan.target, own_sound(plan.target), seen, plan.size, folder)
+        result = observe_result(plan.result, whole, analyser, folder)
+        voiced = whole if plan.audio is None else voice_clip(plan.audio, analyser, plan.size)
+        setting = "self" if plan.audio is None else "cross"
+        case = Case(setting, result, matched_truth(whole, result, folder), voiced, photo, True, 0.0, 0.0)
+        judges = load_judges(plan.judges)
+        values, missing = measure(case, judges)
+        count = len(result.times)
+    known = tuple(column for column in columns(judges) if column.metric.key in values or column.metric.key in missing)
+    return ClipScore(setting, count, values, missing, known)
+
+
+def own_sound(target: Path) -> Voice:
+    """The target's own sound; silence where it has none, since a voice may have been laid on a silent clip."""
+    try:
+        return sound_of(target)
+    except NoAudioError:
+        return Voice(np.zeros(0, np.float32), 16000)
+
+
+def voice_clip(audio: Path, analyser: FaceAnalyser, size: int) -> Observation | None:
+    """The clip that a voice was spoken in; None where it shows nobody, or is sound alone.
+
+    Raises:
+        InputMissingError, NoAudioError, UnreadableMediaError: it cannot be heard.
+    """
+    voice = load_voice(audio)
+    try:
+        return observe_truth(audio, voice, look(audio, analyser, size), size, None)
+    except (NoVideoError, NoTargetFaceError, UnreadableMediaError):
+        return None

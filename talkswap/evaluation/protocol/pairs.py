@@ -1,0 +1,175 @@
+"""The clips of an evaluation and its pairs: (source clip, target clip) of two speakers, drawn with a fixed seed.
+
+Section IV of the paper draws 112 pairs from the held-out part of HDTF; here from that of any folder made by
+``talkswap data prepare``.  Pairs are drawn from what the data set's manifest lists, whether or not every file of it
+is still there, so that the same data set and seed give everybody the same pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from talkswap.data.clip import paths_of, sha256_of
+from talkswap.data.hdtf import draw_pairs
+from talkswap.errors import InputMissingError, TrainingDataError
+from talkswap.evaluation.protocol.results import ClipRefused
+
+SPLITS = ("val", "train", "all")
+PORTRAITS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class EvaluationClip:
+    """One prepared clip: the region around a face at 25 frames/s, its voice, and where it looks ahead."""
+
+    name: str
+    speaker: str
+    frames: int
+    seconds: float
+    video: Path
+    voice: Path
+    portrait: int  # frame in which the head is turned least: the photo when this clip is the source
+    stated: dict[str, str]  # path below the data set -> sha256 in the manifest, of video and voice
+    folder: Path
+
+    def trouble(self) -> str:
+        """Why the clip cannot be had here; "" = it can."""
+        for file, digest in self.stated.items():
+            path = self.folder / file
+            try:
+                if not path.is_file():
+                    return f"{file} is missing"
+                if sha256_of(path) != digest:
+                    return f"{file} differs from the data set's manifest"
+            except OSError as error:
+                return f"{file} cannot be read: {error.strerror}"
+        return ""
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """The clips that pairs are drawn from."""
+
+    folder: Path
+    split: str
+    clips: tuple[EvaluationClip, ...]  # by name
+    refused: tuple[ClipRefused, ...]  # that the preparation refused or could not get
+    digest: str  # sha256 of the manifest
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Whose face goes into which clip; in the cross setting the source clip gives the voice as well."""
+
+    number: int
+    source: EvaluationClip
+    target: EvaluationClip
+    photo: Path | None = None  # a portrait that takes the place of the source clip's frame
+
+    @property
+    def source_name(self) -> str:
+        """What the face is called in reports."""
+        return self.source.name if self.photo is None else self.photo.name
+
+
+def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
+    """Read a prepared data set.
+
+    Args:
+        split: ``val``: the speakers held out by the preparation; ``all``: every clip, for a folder that holds nothing
+            that anything was trained on.
+
+    Raises:
+        InputMissingError: there is no such folder.
+        TrainingDataError: it is no prepared data set, or has no clip in this split.
+    """
+    if not folder.is_dir():
+        raise InputMissingError(f"{folder} is no folder", "name a folder made by `talkswap data prepare`")
+    path = folder / "manifest.json"
+    hint = "run `talkswap data prepare` to its end"
+    if not path.is_file():
+        raise TrainingDataError(f"{folder} is no prepared data set: it has no manifest.json", hint)
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        rate = int(manifest["settings"]["clip"]["rate"])
+        clips = [_clip(folder, record, rate) for record in manifest["clips"] if split in ("all", record["split"])]
+        refused = tuple(
+            ClipRefused(r["clip"] or Path(r["source"]).name, f"{r['reason']}: {r['detail']}")
+            for r in manifest["refused"]
+        )
+        refused += _never_had(folder / "protocol.json")
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingDataError(f"{path} is damaged or of another version: {error}", hint) from error
+    if not clips:
+        where = "in it" if split == "all" else f"in its split {split}"
+        raise TrainingDataError(
+            f"{folder} has no clip {where}",
+            "prepare videos of more speakers, or take --split all where nothing in the folder was ever trained on",
+        )
+    return EvaluationSet(folder, split, tuple(sorted(clips, key=lambda c: c.name)), refused, sha256_of(path))
+
+
+def _never_had(path: Path) -> tuple[ClipRefused, ...]:
+    """Videos of HDTF's lists that `talkswap data hdtf` did not find; nothing for other data sets."""
+    if not path.is_file():
+        return ()
+    listed = json.loads(path.read_text(encoding="utf-8")).get("missing", [])
+    return tuple(ClipRefused(f"{v['subset']}_{v['name']}", f"not among the videos: {v['address']}") for v in listed)
+
+
+def _clip(folder: Path, record: dict[str, Any], rate: int) -> EvaluationClip:
+    paths = paths_of(record["name"], record["split"])
+    stated = {paths[kind]: record["files"][paths[kind]] for kind in ("video", "voice")}
+    frames = int(record["frames"])
+    return EvaluationClip(
+        record["name"], record["speaker"], frames, frames / rate, folder / paths["video"], folder / paths["voice"],
+        int(record["portrait"]), stated, folder,
+    )  # fmt: skip
+
+
+def draw(chosen: EvaluationSet, count: int, seed: int, portraits: Path | None = None) -> tuple[list[Pair], int]:
+    """The pairs, and how many different ones the clips would give.
+
+    Args:
+        count: pairs wanted; fewer are returned where the clips do not give as many.
+        portraits: a folder of pictures that give the faces instead of the source clips, dealt with the same seed.
+
+    Raises:
+        TrainingDataError: only one speaker, or no picture among the portraits.
+    """
+    named = {clip.name: clip for clip in chosen.clips}
+    listed = [(clip.name, clip.speaker) for clip in chosen.clips]
+    drawn = draw_pairs(listed, count, seed)
+    if not drawn:
+        speaker = chosen.clips[0].speaker
+        raise TrainingDataError(
+            f"the {len(listed)} clips of {chosen.folder} (split {chosen.split}) show one speaker only, {speaker}",
+            "a face swap needs two; prepare videos of more people, with --speakers where one speaks in several",
+        )
+    of_speaker: dict[str, int] = {}
+    for _, speaker in listed:
+        of_speaker[speaker] = of_speaker.get(speaker, 0) + 1
+    possible = len(listed) ** 2 - sum(own**2 for own in of_speaker.values())
+    photos = _dealt(portraits, len(drawn), seed) if portraits is not None else [None] * len(drawn)
+    pairs = [
+        Pair(number, named[source], named[target], photo)
+        for number, ((source, target), photo) in enumerate(zip(drawn, photos, strict=True))
+    ]
+    return pairs, possible
+
+
+def _dealt(folder: Path, count: int, seed: int) -> Sequence[Path]:
+    """Portraits in an order that the seed decides, each as often as any other."""
+    if not folder.is_dir():
+        raise InputMissingError(f"{folder} is no folder", "name a folder of pictures with --portraits")
+    photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PORTRAITS)
+    if not photos:
+        raise TrainingDataError(f"{folder} holds no picture", f"give {', '.join(PORTRAITS)} files")
+    order = np.random.default_rng(seed).permutation(len(photos))
+    return [photos[int(order[number % len(photos)])] for number in range(count)]

@@ -1,0 +1,115 @@
+"""What an evaluation is asked: data, pairs, methods, judges, and the table that it fills."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from talkswap.checkpoints import PresetFolder
+from talkswap.errors import OutputExistsError, OutputUnwritableError
+from talkswap.evaluation.judges.judges import JudgeFiles, Judges
+from talkswap.evaluation.protocol.methods import Setup
+from talkswap.evaluation.protocol.pairs import EvaluationSet, Pair
+from talkswap.evaluation.protocol.published import TABLE_ONE
+from talkswap.evaluation.protocol.results import Kind, PublishedRow, Setting
+from talkswap.types import ProgressEvent
+
+Report = Callable[[ProgressEvent], None]
+SETTINGS: tuple[Setting, ...] = ("self", "cross")
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What to evaluate, and how."""
+
+    data: Path
+    out: Path
+    setting: Literal["self", "cross", "both"] = "both"
+    pairs: int = 112  # the paper's number
+    seed: int = 0
+    methods: tuple[str, ...] = ()  # none: all
+    limit: int = 0  # only the first so many pairs; 0 = all
+    resume: bool = False
+    split: str = "val"
+    portraits: Path | None = None  # pictures that give the faces instead of the source clips
+    seconds: Fraction | None = None  # only the beginning of each clip
+    size: int = 320  # px of the crops, as in the paper
+    setup: Setup = field(default_factory=Setup)
+    judges: JudgeFiles = field(default_factory=JudgeFiles)
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        return tuple(s for s in SETTINGS if self.setting in (s, "both"))
+
+    @property
+    def end(self) -> float:
+        """Seconds from which frames are left out."""
+        return math.inf if self.seconds is None else float(self.seconds)
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table that an evaluation fills."""
+
+    kind: Kind
+    number: str  # the paper's
+    title: str
+    published: tuple[PublishedRow, ...]
+    metrics: tuple[str, ...] = ()  # keys of the columns shown; none: all
+
+
+TABLE_I = Table("hdtf", "I", "Table I", TABLE_ONE)
+
+
+def fewer(count: int, plan: EvaluationPlan, chosen: EvaluationSet) -> str:
+    """One line for a data set that does not give as many pairs as were wanted."""
+    return f"only {count} of {plan.pairs} pairs: the {len(chosen.clips)} clips of split {plan.split} give no more"
+
+
+def check_folder(plan: EvaluationPlan) -> None:
+    """See that the folder is free, or belongs to this evaluation.
+
+    Raises:
+        OutputExistsError, OutputUnwritableError.
+    """
+    if plan.out.exists() and not plan.out.is_dir():
+        raise OutputUnwritableError(f"{plan.out} is a file", "name a folder with --out")
+    if not plan.out.is_dir():
+        return
+    begun = (plan.out / "work" / "plan.json").is_file()
+    others = [path for path in plan.out.iterdir() if path.name != ".lock"]
+    if begun and not plan.resume:
+        raise OutputExistsError(
+            f"{plan.out} holds an evaluation", "add --resume to go on with it, or name another --out"
+        )
+    if others and not begun:
+        raise OutputExistsError(f"{plan.out} is not empty", "name a new folder with --out")
+
+
+def options_of(plan: EvaluationPlan, preset: PresetFolder) -> dict[str, str]:
+    """What decides the figures besides data and weights."""
+    return {
+        "setting": plan.setting, "split": plan.split, "limit": str(plan.limit or "none"), "crop": f"{plan.size} px",
+        "seconds": "whole clips" if plan.seconds is None else f"{float(plan.seconds):g}", "preset": preset.name,
+        "device": plan.setup.device, "portraits": str(plan.portraits or "none"),
+    }  # fmt: skip
+
+
+def notes_of(plan: EvaluationPlan, drawn: Sequence[Pair], judges: Judges, chosen: EvaluationSet) -> tuple[str, ...]:
+    """What a reader must know before the figures."""
+    notes = []
+    if len(drawn) < plan.pairs:
+        notes.append(fewer(len(drawn), plan, chosen))
+    if 0 < plan.limit < len(drawn):
+        notes.append(f"only the first {plan.limit} of the {len(drawn)} pairs that were drawn")
+    notes.append(f"ID Retrieve chooses among {len({pair.source_name for pair in drawn})} sources")
+    if plan.split != "val":
+        notes.append(f"Clips are of split {plan.split}: that nothing was trained on them is the user's word")
+    notes.append("Results are measured without the marks that a render carries otherwise")
+    notes.append("The cascades' lip sync is Wav2Lip's; in the paper it is the paper's own")
+    notes += [f"{judge.name}: {judge.note}" for judge in judges.named() if judge.note]
+    return tuple(notes)

@@ -1,0 +1,364 @@
+"""What an evaluation found: settings, methods, pairs, and all that a reader needs to repeat it.
+
+Everything here is frozen, imports no network, and goes through JSON and back without a loss
+(:func:`write_evaluation`, :func:`read_evaluation`); ``report.json`` is nothing else.
+
+Figures that were judged with a published network and figures of a compact stand-in never share a table:
+:meth:`Evaluation.columns_for` gives the columns of one table at a time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from talkswap.errors import OutputUnwritableError, TrainingDataError
+from talkswap.evaluation.metrics.metric import Judge, Metric
+
+FORMAT = 1
+COMPACT_MARK = "compact, not comparable with published figures"
+"""Stands over every column whose judge is not the published network."""
+
+Kind = Literal["hdtf", "clip", "ablation"]
+Setting = Literal["self", "cross"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric with the network that judged; figures of two judges are two columns."""
+
+    metric: Metric
+    judge: Judge | None = None  # None: the metric needs no network
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the column may stand beside published figures."""
+        return self.judge is None or self.judge.comparable
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Stills of one result (talkswap.evaluation.report.plots); paths relative to the report's folder, in POSIX spelling."""
+
+    frames: str  # JPEG: the face at some moments of the clip, from left to right
+    mouths: str  # JPEG: the mouth at more of them
+    photo: str = ""  # JPEG: the source photo; one file for all methods of a pair
+    target_frames: str = ""  # JPEG: the target's face at the same moments; likewise
+    target_mouths: str = ""
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """One method on one pair."""
+
+    number: int  # of the pair, from 0
+    source: str  # clip whose person's face is put in
+    target: str  # clip that is changed
+    voice: str  # clip whose sound drives the lips
+    values: dict[str, float] = field(default_factory=dict)  # metric key -> value; never nan
+    missing: dict[str, str] = field(default_factory=dict)  # metric key -> why there is no value
+    error: str = ""  # why the method failed on this pair; "" = it did not
+    warnings: tuple[str, ...] = ()
+    timings: dict[str, float] = field(default_factory=dict)  # seconds: "render", "observe", "score"
+    video: str = ""  # the finished clip with its sound, relative to the report's folder; "" = none was made
+    pictures: Pictures | None = None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One cell of a table: a metric over all pairs of a method."""
+
+    value: float  # mean over the pairs, or the one value of the whole set (FID)
+    count: int  # pairs behind it
+    deviation: float | None = None  # standard deviation between pairs; None for a figure of the whole set
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """One row: a method over all pairs of a setting."""
+
+    key: str  # "swap-sync"; in an ablation the run's name
+    label: str  # "SwapTalk (swap-sync)"
+    about: str = ""  # one sentence without a full stop
+    not_run: str = ""  # why nothing was rendered, such as the missing part's name; "" = it ran
+    pairs: tuple[PairResult, ...] = ()
+    figures: dict[str, Figure] = field(default_factory=dict)  # metric key -> mean
+    choices: dict[str, str] = field(default_factory=dict)  # an ablation's own columns: {"backbone": "unet"}
+    weights: dict[str, str] = field(default_factory=dict)  # file -> sha256, of this row's networks
+
+    @property
+    def failed(self) -> tuple[PairResult, ...]:
+        """Pairs on which the method failed."""
+        return tuple(pair for pair in self.pairs if pair.error)
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """All rows of one setting."""
+
+    setting: Setting
+    methods: tuple[MethodResult, ...]
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A row of a paper's table; facts only."""
+
+    paper: str  # "SwapTalk"
+    table: str  # "I"
+    setting: str  # "self", "cross"; "" where the table has none
+    key: str  # the method's key in this package, or the paper's own words where it has none here
+    label: str  # as the paper writes it
+    values: dict[str, float]  # metric key -> figure
+    choices: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """A clip that took part."""
+
+    name: str
+    speaker: str
+    frames: int
+    seconds: float
+    files: dict[str, str]  # path in the data set -> sha256
+
+
+@dataclass(frozen=True)
+class ClipRefused:
+    """A clip that could not be had."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """All that decides the figures."""
+
+    created: str  # ISO 8601, UTC
+    command: str  # as typed
+    data: str
+    seed: int
+    pairs_wanted: int
+    pairs_possible: int
+    pairs: tuple[tuple[str, str], ...]  # (source clip, target clip)
+    clips: tuple[ClipFacts, ...]
+    refused: tuple[ClipRefused, ...]  # clips that the data set names and that could not be had
+    commit: str  # of the checkout, "+" behind it where files differ; "" outside a checkout
+    versions: dict[str, str]
+    machine: dict[str, str]
+    weights: dict[str, str]  # file -> sha256
+    options: dict[str, str]
+    notes: tuple[str, ...] = ()  # lines that a reader must see: fewer pairs than wanted, a stand-in judge
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A whole evaluation: what ``report.json`` holds."""
+
+    kind: Kind
+    title: str
+    table: str  # number of the paper's table that this repeats: "I" to "VI"; "" for a single clip
+    columns: tuple[Column, ...]
+    settings: tuple[SettingResult, ...]
+    published: tuple[PublishedRow, ...]
+    provenance: Provenance
+    seconds: float  # wall time, all runs that made it together
+    format: int = FORMAT
+
+    def columns_for(self, comparable: bool, setting: SettingResult | None = None) -> tuple[Column, ...]:
+        """The columns of one table.
+
+        Args:
+            comparable: True: published networks and metrics without a network; False: compact stand-ins.
+            setting: keep only columns in which this setting has a figure.
+        """
+        chosen = tuple(column for column in self.columns if column.comparable is comparable)
+        if setting is None:
+            return chosen
+        return tuple(c for c in chosen if any(c.metric.key in method.figures for method in setting.methods))
+
+    def published_for(self, setting: str) -> tuple[PublishedRow, ...]:
+        """The paper's rows of one setting."""
+        return tuple(row for row in self.published if row.setting in ("", setting))
+
+    @property
+    def failures(self) -> int:
+        """Pairs on which a method failed, over all settings; methods that were not run do not count."""
+        return sum(len(method.failed) for setting in self.settings for method in setting.methods)
+
+
+# --- JSON
+
+
+def to_plain(value: Any) -> Any:
+    """A dataclass of this module in JSON's own types.
+
+    Raises:
+        ValueError: a number is not finite; such a figure belongs into ``missing``.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a figure is not finite")
+    return value
+
+
+def from_plain(kind: Any, value: Any) -> Any:
+    """The opposite of :func:`to_plain`.
+
+    Raises:
+        TypeError, KeyError, ValueError: ``value`` is not of this kind.
+    """
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = _hints(kind)
+        if unknown := set(value) - set(hints):
+            raise ValueError(f"{kind.__name__} has no {min(unknown)}")
+        return kind(**{name: from_plain(hints[name], item) for name, item in value.items()})
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(from_plain(arguments[0], item) for item in _of(list, value))
+        return tuple(from_plain(one, item) for one, item in zip(arguments, _of(list, value), strict=True))
+    if origin is dict:
+        return {_of(str, key): from_plain(arguments[1], item) for key, item in _of(dict, value).items()}
+    if origin in (types.UnionType, typing.Union):
+        return None if value is None else from_plain(next(a for a in arguments if a is not type(None)), value)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{value!r} is none of {arguments}")
+        return value
+    if kind is float:
+        return float(_of((int, float), value))
+    return _of(kind, value)
+
+
+@lru_cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
+
+
+def _of(kind: Any, value: Any) -> Any:
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise TypeError(f"{value!r} is no {kind}")
+    return value
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write ``report.json`` in one move.
+
+    Raises:
+        OutputUnwritableError.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(to_plain(evaluation), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read a ``report.json``, or that of a report's folder.
+
+    Raises:
+        TrainingDataError: there is none, or it is not one of this version.
+    """
+    if path.is_dir():
+        path = path / "report.json"
+    hint = "name the folder that `talkswap eval hdtf --out` wrote"
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TrainingDataError(f"no report at {path}: {error.strerror}", hint) from error
+    except (ValueError, RecursionError) as error:
+        raise TrainingDataError(f"{path} is no report: {error}", hint) from error
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        raise TrainingDataError(f"{path} is no report of this version", hint)
+    try:
+        evaluation: Evaluation = from_plain(Evaluation, plain)
+    except (TypeError, KeyError, ValueError) as error:
+        raise TrainingDataError(f"{path} is no report of this version: {error}", hint) from error
+    return evaluation
+
+
+# --- What is finished of a long evaluation: one JSON line per result, appended in one write.
+
+
+Key = tuple[str, str, int]
+"""Setting, method, number of the pair."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One result."""
+
+    setting: str
+    method: str
+    result: PairResult
+
+    @property
+    def key(self) -> Key:
+        return (self.setting, self.method, self.result.number)
+
+
+class Journal:
+    """The results of one evaluation folder.
+
+    Args:
+        path: the file of lines; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> dict[Key, Entry]:
+        """The newest entry of every key; lines that are torn or of another version are passed over."""
+        found: dict[Key, Entry] = {}
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return found
+        except OSError as error:
+            raise OutputUnwritableError(f"cannot read {self.path}: {error.strerror}", "check the folder") from error
+        for line in lines:
+            try:
+                plain: Any = json.loads(line)
+                entry = from_plain(Entry, plain)
+            except (ValueError, TypeError, KeyError):
+                continue
+            found[entry.key] = entry
+        return found
+
+    def add(self, entry: Entry) -> None:
+        """Append one entry and see it on the disk.
+
+        Raises:
+            OutputUnwritableError: the folder is read-only or the disk full.
+        """
+        line = json.dumps(to_plain(entry), ensure_ascii=False).encode() + b"\n"
+        try:
+            with open(self.path, "a+b", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                if end:
+                    file.seek(end - 1)
+                    if file.read(1) != b"\n":
+                        line = b"\n" + line  # an earlier run was killed within its last line
+                file.write(line)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise OutputUnwritableError(f"cannot write {self.path}: {error.strerror}", "is the disk full?") from error

@@ -1,1 +1,0 @@
-"""Marks on what talkswap made, and the detector that reads them."""

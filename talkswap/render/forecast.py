@@ -1,0 +1,144 @@
+"""What a render will be like, before it is made: who is there, how long it takes, what it needs.
+
+Time, memory and disk are measured, not looked up: a few frames of the clip itself, from where the face is largest, go
+through the whole corridor and the encoder into a temporary file.  The other frames are taken to cost as much; those
+without a face cost less.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from talkswap.device import peak_memory_mb
+from talkswap.faces.people import PeopleChooser
+from talkswap.faces.track import FaceTracker, TrackConfig
+from talkswap.media.join import picture_ending
+from talkswap.media.timeline import Timeline
+from talkswap.media.writer import VideoWriter
+from talkswap.render.corridor import Corridor, batch_size
+from talkswap.render.look import LookConfig, sample_frames
+from talkswap.render.pipeline import Stopwatch, closing_source
+from talkswap.render.prepare import Prepared, encoder_settings
+
+PROBE_SECONDS = 4.0  # of work, after which no further batch is begun
+PROBE_BATCHES = 6
+COPIES = 3  # of the encoded picture on the disk at once: segments, joined, finished
+FRONTAL = 30.0  # degrees of yaw up to which a face counts as seen from the front
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What some frames cost here."""
+
+    frames: int
+    seconds: float  # per frame, once the work flows
+    start: float  # seconds until it does
+    bytes: float  # of encoded picture, per frame
+
+
+def probe_render(ready: Prepared) -> Probe:
+    """Make some frames of a clip and measure them.
+
+    Raises:
+        As :func:`talkswap.render.render`.
+    """
+    size = ready.plan.batch_size or batch_size(ready.device, ready.info)
+    timeline = _best_part(ready, PROBE_BATCHES * size)
+    corridor = Corridor(replace(ready, timeline=timeline), Stopwatch(), size)
+    settings = encoder_settings(ready.plan)
+    began = time.perf_counter()
+    marks: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="talkswap-probe-") as folder:
+        encoded = Path(folder) / f"probe{picture_ending(settings.encoder)}"
+        with (
+            VideoWriter(encoded, ready.info, settings) as writer,
+            closing_source(corridor.frames()) as works,
+        ):
+            for work in works:
+                writer.write(work.frame.rgb, work.frame.time - timeline.times[0], work.frame.fine)
+                marks.append(time.perf_counter() - began)
+                if len(marks) % size == 0 and len(marks) > size and marks[-1] > PROBE_SECONDS:
+                    break
+        encoded_bytes = encoded.stat().st_size
+    # The first batch fills the stages and warms the networks up; what comes after it is the pace.
+    first = min(size, len(marks)) - 1
+    rest = len(marks) - 1 - first
+    pace = (marks[-1] - marks[first]) / rest if rest else marks[-1] / len(marks)
+    return Probe(len(marks), pace, max(0.0, marks[first] - pace * (first + 1)), encoded_bytes / len(marks))
+
+
+def _best_part(ready: Prepared, frames: int) -> Timeline:
+    """Some frames of the plan from where the face is seen best, or from its beginning."""
+    whole = ready.timeline
+    best = ready.roles[0].person.time if ready.roles else Fraction(0)
+    index = min(range(len(ready.index.times)), key=lambda i: abs(ready.index.times[i] - best))
+    places = [place for place, picture in enumerate(whole.picture) if picture == index]
+    first = max(0, min(places[0] if places else 0, len(whole) - frames))
+    last = min(len(whole), first + max(1, frames))
+    end = whole.times[last] if last < len(whole) else whole.duration
+    return Timeline(whole.picture[first:last], whole.times[first:last], end)
+
+
+def frontal_share(ready: Prepared) -> float | None:
+    """Share of the looked-at faces of the people that are changed whose yaw is below 30 degrees; None without any."""
+    if not ready.roles:
+        return None
+    tracker = FaceTracker(ready.analyser, TrackConfig(detect_every=1, follow=False), ready.analyser.embed)
+    choose = PeopleChooser([role.person.embedding for role in ready.roles])
+    yaws: list[float] = []
+    for frame in sample_frames(ready.info, ready.index, LookConfig()):
+        found = choose(tracker.update(frame), *frame.rgb.shape[:2])
+        yaws += [abs(face.yaw) for face in found if face is not None]
+    return sum(yaw < FRONTAL for yaw in yaws) / len(yaws) if yaws else None
+
+
+def free_memory_mb() -> float | None:
+    """Memory that programs can have without swapping, in MB; None where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        pass
+    names = getattr(os, "sysconf_names", {})
+    if {"SC_PAGE_SIZE", "SC_AVPHYS_PAGES"} <= names.keys():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") / 1e6
+    return None
+
+
+def forecast(ready: Prepared, prepared_in: float, made: int) -> dict[str, Any]:
+    """Time, memory and disk that a render needs, and what there is of them.
+
+    Args:
+        ready: its inputs.
+        prepared_in: seconds that preparing them took.
+        made: frames that an interrupted run has finished.
+    """
+    probe = probe_render(ready)
+    frames = len(ready.timeline)
+    sound = float(ready.timeline.duration) * 2 * 128_000 / 8  # bytes: two channels as media.mux writes them
+    found = {
+        "estimated_seconds": round(prepared_in + probe.start + probe.seconds * (frames - made), 1),
+        "estimated_from": f"{probe.frames} frames of this clip, made here just now",
+        "seconds_per_frame": round(probe.seconds, 4),
+        "memory_needed_mb": round(peak_memory_mb()),
+        "memory_free_mb": _rounded(free_memory_mb()),
+        "disk_needed_mb": round((COPIES * probe.bytes * frames + sound) / 1e6, 1),
+        "disk_free_mb": round(shutil.disk_usage(ready.plan.output.parent).free / 1e6),
+    }
+    if ready.device.name == "cuda":
+        import torch
+
+        found["gpu_memory_needed_mb"] = round(torch.cuda.max_memory_reserved() / 1e6)
+        found["gpu_memory_free_mb"] = round(torch.cuda.mem_get_info()[0] / 1e6)
+    return found
+
+
+def _rounded(value: float | None) -> int | None:
+    return None if value is None else round(value)

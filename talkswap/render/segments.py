@@ -1,0 +1,326 @@
+"""The work folder of a render: closed segments beside the output, so that nothing finished is ever made twice.
+
+    .talkswap-OUTPUT/
+      lock              held by the one process at work here
+      work.json         what decides the frames: the same command finds its own work again
+      segment-00000.mp4 a closed piece of the picture
+      segment-00000.json what the report needs of it; written last, so a segment with it is whole
+
+Everything is written under another name, brought to the disk and renamed: after a power cut a name stands for a whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from talkswap.checkpoints import file_sha256
+from talkswap.errors import OutputUnwritableError, UsageError
+from talkswap.files import Lock
+from talkswap.media.containers import output_error
+from talkswap.media.mux import check_output
+from talkswap.media.timeline import Timeline
+
+MOST_FRAMES = 256  # in a segment, whatever its seconds: where a frame takes seconds, a kill costs minutes
+LEAST_FRAMES = 4  # x265 gives a shorter file time stamps from memory that it never set
+VERSION = 1
+_LONGEST_NAME = 180  # bytes of the output's name that a folder's name has room for
+
+
+@dataclass(frozen=True)
+class Span:
+    """The frames of one segment."""
+
+    number: int
+    first: int  # output frame
+    last: int  # the frame after its last one
+
+
+def cut_spans(timeline: Timeline, seconds: float, batch: int) -> list[Span]:
+    """Cut a timeline into segments of whole batches, so that how it is cut does not change what a network sees.
+
+    Args:
+        timeline: the output's frames.
+        seconds: most output in a segment.
+        batch: frames per network call.
+
+    Raises:
+        UsageError: ``seconds`` is not positive.
+    """
+    if not 0 < seconds < math.inf:
+        raise UsageError(f"segments of {seconds} seconds cannot be made", "give a positive number of segment_seconds")
+    total, first = len(timeline), 0
+    spans: list[Span] = []
+    while first < total:
+        end = timeline.times[first] + Fraction(seconds)
+        frames = min(bisect_left(timeline.times, end, first) - first, MOST_FRAMES) // batch * batch
+        last = first + max(frames, -(-LEAST_FRAMES // batch) * batch)
+        if total - last < LEAST_FRAMES:
+            last = total
+        spans.append(Span(len(spans), first, last))
+        first = last
+    return spans
+
+
+def digest(ingredients: Mapping[str, Any]) -> str:
+    """sha256 of everything that decides a render's frames, 64 hex digits."""
+    text = json.dumps(ingredients, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def work_folder(output: Path) -> Path:
+    """Where the segments of an output wait for each other."""
+    name = output.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return output.parent / f".talkswap-{name}"
+
+
+def unfinished_work(output: Path) -> dict[str, Any]:
+    """What ``work.json`` of an interrupted render says; empty where there is none."""
+    try:
+        found = json.loads((work_folder(output) / "work.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.get("version") == VERSION else {}
+
+
+def finished_frames(output: Path) -> int:
+    """Frames in the finished segments that an interrupted render of this output left."""
+    lasts = [0]
+    for record in work_folder(output).glob("segment-*.json"):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            lasts.append(int(json.loads(record.read_text(encoding="utf-8"))["last"]))
+    return max(lasts)
+
+
+class WorkFolder:
+    """The work folder of one output, locked while the block runs.
+
+    At the end of the block all of it goes; where the block failed, finished segments stay, if there is one, and one
+    line says so.
+
+    Args:
+        output: the clip to make.
+        overwrite: whether it may exist.
+        say: takes lines for the user.
+
+    Raises:
+        As :func:`talkswap.media.mux.check_output`.
+        OutputUnwritableError: another talkswap is at work on the same output, or nothing can be written there.
+    """
+
+    def __init__(self, output: Path, overwrite: bool, say: Callable[[str], None]) -> None:
+        self.output, self.overwrite, self.say = output, overwrite, say
+        self.path = work_folder(output)
+        self.total = 0
+        self.finished: list[dict[str, Any]] = []  # what is known of each finished segment, in order
+        self._spans: list[Span] = []
+        self._ending = ""
+
+    def __enter__(self) -> WorkFolder:
+        check_output(self.output, self.overwrite)
+        try:
+            self._lock = Lock(self.path, self.say)
+        except BlockingIOError as error:
+            raise OutputUnwritableError(
+                f"another talkswap is at work on {self.output} ({error.strerror})",
+                "wait for it, or name another output",
+            ) from error
+        except OSError as error:
+            raise OutputUnwritableError(
+                f"nothing can be written in {self.output.parent} ({error.strerror})", "choose another folder"
+            ) from error
+        try:
+            check_output(self.output, self.overwrite)  # the other one may just have finished
+        except BaseException:
+            self._leave()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.forget()
+        kept = self._leave()
+        if kind is not None and kept and self._spans:
+            done = self._spans[min(kept, len(self._spans)) - 1].last
+            self.say(
+                f"stopped with {count(kept, 'segment')} finished: the same command goes on at frame {done} "
+                f"of {self.total}, --fresh starts anew"
+            )
+
+    def begin(self, ingredients: Mapping[str, Any], batch: int, fresh: bool = False) -> int:
+        """Take up the work that an interrupted render left, if it is this render's, else clear it away.
+
+        Args:
+            ingredients: what decides the frames, by name.
+            batch: frames per network call, if the work begins now.
+            fresh: clear it away in any case.
+
+        Returns:
+            Frames per network call: those with which the work was begun.
+        """
+        known = unfinished_work(self.output)
+        left = [path for path in self._here() if path.suffix == ".json" and path.name != "work.json"]
+        same = known.get("digest") == digest(ingredients) and isinstance(known.get("batch"), int)
+        if same and not fresh:
+            return int(known["batch"])
+        if left:
+            old = known.get("ingredients", {})
+            changed = sorted(key for key in {*old, *ingredients} if old.get(key) != ingredients.get(key))
+            why = "--fresh was given" if same else f"{', '.join(changed) or 'what decides the frames'} changed"
+            self.say(f"starts anew, since {why}: {count(len(left), 'segment')} finished before removed")
+        self._clear(())
+        record = {"version": VERSION, "digest": digest(ingredients), "batch": batch, "ingredients": dict(ingredients)}
+        self._write("work.json", record)
+        return batch
+
+    def take_up(self, spans: list[Span], ending: str) -> int:
+        """Find the segments that are finished; whatever else lies here is removed.
+
+        Args:
+            spans: all segments of the render.
+            ending: of a segment's file.
+
+        Returns:
+            The frame with which the work goes on.
+        """
+        self._spans, self._ending = spans, ending
+        self.total = spans[-1].last
+        self.finished = []
+        for span in spans:
+            facts = self._facts(span)
+            if facts is None:
+                break
+            self.finished.append(facts)
+        kept = [name for span in spans[: len(self.finished)] for name in (self.file(span).name, _record(span))]
+        self._clear(("work.json", *kept))
+        first = spans[len(self.finished) - 1].last if self.finished else 0
+        if first:
+            self.say(
+                f"goes on at frame {first} of {self.total}, {count(len(self.finished), 'segment')} finished before"
+            )
+        return first
+
+    def file(self, span: Span) -> Path:
+        """Where a finished segment lies."""
+        return self.path / f"segment-{span.number:05d}{self._ending}"
+
+    def part(self, span: Span) -> Path:
+        """Where it is written."""
+        return self.path / f"segment-{span.number:05d}.part{self._ending}"
+
+    def finish(self, span: Span, facts: Mapping[str, Any]) -> None:
+        """Bring a closed segment to the disk under its own name, with what the report needs of it.
+
+        Raises:
+            OutputUnwritableError: the disk is full or fails.
+        """
+        part = self.part(span)
+        try:
+            _sync(part)
+            record = {**facts, "last": span.last, "size": part.stat().st_size, "sha256": file_sha256(part)}
+            os.replace(part, self.file(span))
+            self._write(_record(span), record)
+        except OSError as error:
+            raise output_error(error, self.file(span)) or _named(error, self.file(span)) from error
+        self.finished.append(record)
+
+    def forget(self) -> None:
+        """Remove all segments: they are in the output, or nobody wants them."""
+        self.finished = []
+        self._clear(())
+
+    def _facts(self, span: Span) -> dict[str, Any] | None:
+        """What is known of a segment, or None where it is not whole."""
+        file = self.file(span)
+        try:
+            facts = json.loads((self.path / _record(span)).read_text(encoding="utf-8"))
+            whole = file.stat().st_size == facts["size"] and file_sha256(file) == facts["sha256"]
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            self.say(f"the segment {file.name} is damaged, it is made again")
+            return None
+        return dict(facts)
+
+    def _here(self) -> list[Path]:
+        try:
+            return [path for path in self.path.iterdir() if path.name != Lock.NAME]
+        except FileNotFoundError:  # somebody has removed the folder
+            return []
+
+    def _clear(self, kept: tuple[str, ...]) -> None:
+        for path in self._here():
+            if path.name not in kept:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    with suppress(OSError):
+                        path.unlink()
+
+    def _leave(self) -> int:
+        """Remove what is not finished, and the folder where nothing is; give the lock back.
+
+        Returns:
+            Finished segments that are kept.
+        """
+        records = [path for path in self._here() if re.fullmatch(r"segment-\d+\.json", path.name)]
+        if records:
+            stems = {path.stem for path in records}
+            whole = [path.name for path in self._here() if path.name.partition(".")[0] in stems]
+            self._clear(("work.json", *(name for name in whole if ".part" not in name)))
+        else:
+            self._clear(())
+        self._lock.release(remove=not records)
+        return len(records)
+
+    def _write(self, name: str, record: Mapping[str, Any]) -> None:
+        part = self.path / f"{name}.part"
+        try:
+            part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            _sync(part)
+            os.replace(part, self.path / name)
+            _sync(self.path)
+        except OSError as error:
+            raise output_error(error, self.path / name) or _named(error, self.path / name) from error
+
+
+def count(number: int, noun: str) -> str:
+    """``3 segments``, ``1 segment``."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _named(error: OSError, path: Path) -> OutputUnwritableError:
+    return OutputUnwritableError(f"{path} cannot be written ({error.strerror})", "check the disk and its rights")
+
+
+def _record(span: Span) -> str:
+    return f"segment-{span.number:05d}.json"
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    if path.is_dir() and os.name == "nt":
+        return  # Windows opens no folders; its file system keeps their order
+    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,107 @@
+"""The source photo, or several of one person: read, find the face, cut it out, tell which is best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from talkswap.errors import InputMissingError, NoSourceFaceError, UnreadableMediaError
+from talkswap.faces.analyse import FaceAnalyser
+from talkswap.faces.geometry import align
+from talkswap.faces.track import yaw_degrees
+from talkswap.types import AlignedFace, FloatArray, UInt8Image
+
+MOST_BYTES = 512 * 2**20
+MOST_SIDE = 2048  # px: larger photos are reduced before a face is looked for
+ENOUGH_WIDTH = 256.0  # px: a wider face gives no more detail, the networks' crops being that small
+WIDEST_YAW = 60.0  # degrees from which half of a face is out of sight
+FINE = 128  # px: side of the crop in which sharpness is compared
+
+
+@dataclass(frozen=True)
+class SourceFace:
+    """The largest face of one photo."""
+
+    path: Path
+    face: AlignedFace
+    width: float  # px in the photo
+    identity: FloatArray  # unit length
+    yaw: float  # degrees
+    sharpness: float  # mean change from px to px of the crop at one size, in levels
+
+    @property
+    def quality(self) -> float:
+        """How much it tells, in [0, 1] x sharpness: seen from the front, and large enough."""
+        frontal = max(0.0, 1 - abs(self.yaw) / WIDEST_YAW)
+        return frontal * min(1.0, self.width / ENOUGH_WIDTH) * self.sharpness
+
+
+def read_photo(path: Path) -> UInt8Image:
+    """A picture as H x W x 3 RGB, upright as its EXIF says.
+
+    Raises:
+        InputMissingError: missing, or a directory.
+        UnreadableMediaError: not a picture, or damaged.
+    """
+    if path.is_dir():
+        raise InputMissingError(f"{path} is a directory", "name a picture file")
+    if not path.is_file():
+        raise InputMissingError(f"there is no file {path}", "check the path")
+    size = path.stat().st_size
+    if not 0 < size <= MOST_BYTES:
+        raise UnreadableMediaError(
+            f"{path} is {'empty' if not size else 'too large'}", "give a PNG, JPEG or WebP photo"
+        )
+    try:
+        bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UnreadableMediaError(
+            f"{path} is no picture that can be read", "give a PNG, JPEG or WebP photo"
+        ) from error
+    if bgr is None:
+        raise UnreadableMediaError(f"{path} is no picture that can be read", "give a PNG, JPEG or WebP photo")
+    scale = MOST_SIDE / max(bgr.shape[:2])
+    if scale < 1:
+        bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def source_face(photo: UInt8Image, analyser: FaceAnalyser, size: int, path: Path) -> tuple[AlignedFace, float]:
+    """The largest face of a photo in a crop of ``size`` px, and how wide it is in the photo (px).
+
+    Raises:
+        NoSourceFaceError: there is none.
+    """
+    faces = analyser.detect(photo)
+    if not faces:
+        raise NoSourceFaceError(f"no face was found in {path}", "choose a photo with one face seen from the front")
+    face = max(faces, key=lambda f: float((f.box[2] - f.box[0]) * (f.box[3] - f.box[1])))
+    return align(photo, face.landmarks, size), float(face.box[2] - face.box[0])
+
+
+def sharpness(crop: UInt8Image) -> float:
+    """Mean strength of a crop's finest edges, in levels, at a size at which crops can be compared."""
+    small = cv2.resize(crop, (FINE, FINE), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    inner = grey[FINE // 5 : -FINE // 5, FINE // 5 : -FINE // 5]  # the face without what is around it
+    return float(np.abs(cv2.Laplacian(inner, cv2.CV_32F)).mean())
+
+
+def read_source(photo: UInt8Image, analyser: FaceAnalyser, size: int, path: Path) -> SourceFace:
+    """The largest face of a photo with all that tells how good it is.
+
+    Raises:
+        NoSourceFaceError: there is none.
+    """
+    face, width = source_face(photo, analyser, size, path)
+    identity = analyser.embed(face.crop, face.landmarks)
+    return SourceFace(path, face, width, identity, yaw_degrees(face.landmarks), sharpness(face.crop))
+
+
+def best_first(faces: list[SourceFace]) -> list[SourceFace]:
+    """Photos of one person, the best to take skin from first, the others in the order given."""
+    best = max(range(len(faces)), key=lambda place: (faces[place].quality, -place))
+    return [faces[best], *faces[:best], *faces[best + 1 :]]

@@ -1,0 +1,298 @@
+"""Stage ``joint``: lip transform and decoder trained together in pixels, the latent space fixed.
+
+The paper trains both against codes alone (eq. 3 and 14).  A small code says little about where a lip ends, so mouths that
+were right as codes came out soft, and the mouth that was covered shone through.  Here the encoder and the codebooks
+stay frozen and the rest learns from what it shows:
+
+* *plain* rows: crops decoded from the encoder's own vectors, from nearest codes, or from vectors with a little noise;
+* *driven* rows: a frame of a clip, its mouth made from another frame of the same clip that is posed alike; the truth is known;
+* *spoken* rows: what a render does.  The frame's own mouth has to become one of other speech.  No truth exists, so a landmark
+  network reads the decoded mouth, a discriminator asks whether it looks real, and all that is not mouth must stay.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from talkswap.checkpoints.tensors import unpack
+from talkswap.data.stills import open_stills
+from talkswap.data.talking import INNER_BOTTOM, INNER_TOP
+from talkswap.faces.identity import load_identity
+from talkswap.faces.landmarks import load_landmarks
+from talkswap.faces.mesh import OUTER_LIPS
+from talkswap.systems.swaptalk.lip_sync import LipSync
+from talkswap.systems.swaptalk.training.joint_rows import JointRows, JointStageConfig
+from talkswap.systems.swaptalk.training.mouths import (
+    landmark_squares,
+    mouth_crop,
+    mouth_measures,
+    open_talking,
+    read_points,
+    reading_gain,
+    sharpness,
+)
+from talkswap.systems.swaptalk.training.pairs import load_vqgan
+from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradients, to_pictures, to_tensor
+from talkswap.systems.swaptalk.vqgan import VQGAN
+from talkswap.train.loop import Batch, Stage
+from talkswap.train.perceptual import PerceptualNetwork, perceptual_loss
+from talkswap.train.shared.speech_encoder import augment_mel, pearson, read_lags
+from talkswap.types import FloatArray
+
+
+class Joint(nn.Module):
+    """Both networks, so that one optimiser and one running mean hold them."""
+
+    def __init__(self, vqgan: VQGAN, lip_sync: LipSync) -> None:
+        super().__init__()
+        self.vqgan, self.lip_sync = vqgan, lip_sync
+
+
+class JointStage(Stage):
+    """Trains the decoder of a VQGAN and the transform of a lip-sync module together."""
+
+    name = "joint"
+
+    def __init__(self, config: JointStageConfig) -> None:
+        super().__init__(config)
+        self.config: JointStageConfig = config
+        torch.manual_seed(config.loop.seed)
+        vqgan, lip_sync = load_vqgan(config.vqgan), LipSync(config.network)
+        lip_sync.load_state_dict({k: v.float() for k, v in unpack(load_file(config.lip_sync)).items()})
+        if config.speech is not None:
+            lip_sync.transform.speech.load_state_dict({k: v.float() for k, v in load_file(config.speech).items()})
+        vqgan.requires_grad_(False)
+        vqgan.decoder.requires_grad_(True)
+        lip_sync.requires_grad_(False)
+        lip_sync.transform.unet.requires_grad_(True)
+        self.network: Joint = Joint(vqgan, lip_sync)
+        self.discriminator = PatchDiscriminator()
+        self.reader = load_landmarks(config.landmark_network)
+        teachers: dict[str, nn.Module] = {"landmarks": self.reader}
+        if config.identity_network is not None:
+            teachers["identity"] = load_identity(config.identity_network)
+        if config.perceptual_network is not None:
+            teachers["perceptual"] = PerceptualNetwork(config.perceptual_network)
+        self.frozen = nn.ModuleDict(teachers)
+        window, lags = config.network.window, read_lags(config.lags)
+        self.talking = open_talking(config.data, "train", config.videos, lags, window)
+        self.held_out = open_talking(config.data, "val", config.videos, {}, window)
+        self.rows = JointRows(config, self.talking, self.reader.config.size)
+        self.gain = reading_gain(self.reader, self.talking)
+        self._real: list[Tensor] = []
+        self._made: list[Tensor] = []
+
+    def _squares(self, faces: list[FloatArray]) -> Tensor:
+        return landmark_squares(faces, self.network.vqgan.config.size, self.reader.config.size)
+
+    def _read(self, crops: Tensor, squares: Tensor) -> Tensor:
+        return mouth_measures(read_points(self.reader, crops, squares))
+
+    def batch(self, step: int) -> Batch:
+        return self.rows.batch(step)
+
+    # --- losses
+
+    def _latents(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents to decode (B C G G), the driven rows' true ones, the shapes that were asked for."""
+        config, net = self.config, self.network
+        count = config.driven + config.spoken
+        with torch.no_grad():
+            raw = net.vqgan.embed(torch.cat([batch["crop"], batch["reference"]]))
+            own, reference = raw[: len(batch["crop"])], raw[len(batch["crop"]) :]
+            plain = own[count:]
+            noise = torch.randn_like(plain) * config.noise
+            kind = batch["kind"][:, None, None, None]
+            plain = torch.where(kind < config.noisy, plain + noise, plain)
+            if bool((kind > 1 - config.quantized).any()):
+                plain = torch.where(kind > 1 - config.quantized, net.vqgan.quantize(plain), plain)
+            transform = net.lip_sync.transform
+            transform.speech.eval()
+            tokens = transform.speech.tokens(augment_mel(batch["speech"]))
+            wanted = transform.speech.wanted(transform.speech.tokens(batch["speech"])).float()
+            asked = torch.where(batch["wanted"][:, None], wanted, batch["asked"])
+            told = asked + 0.05 * torch.randn_like(asked)
+            tokens = tokens * (~batch["hidden"])[:, None, None]
+            half = raw.shape[2] // 2
+            lower = reference[:, :, half:]
+            # what reaches the transform in a render has been through the face swap, which smooths
+            lower = lower + torch.randn_like(lower) * (0.15 * torch.rand(len(lower), 1, 1, 1, device=lower.device))
+        made = transform.unet(lower, tokens, told).float()
+        latent = torch.cat([torch.cat([own[:count, :, :half], made], 2), plain])
+        return latent, own[: config.driven, :, half:], asked
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        config, crop = self.config, batch["crop"]
+        latent, true, asked = self._latents(batch)
+        made = self.network.vqgan.decode(latent).float()
+        picture = made.detach().requires_grad_()
+        total, logs = self._terms(picture, batch, asked)
+        reals, fakes = self._windows(crop, batch), self._windows(picture, batch)
+        self._real = [r.detach() for i, r in enumerate(reals) if i != 1]
+        self._made = [f.detach() for f in fakes]
+        gradient = torch.autograd.grad(total, picture, retain_graph=False)[0]
+        if step >= config.adversarial_start:
+            self.discriminator.requires_grad_(False)  # type: ignore[union-attr]
+            scores = [-self.discriminator(f).mean() for f in fakes]  # type: ignore[misc]
+            adversarial = torch.stack(scores).mean()
+            sharp = torch.autograd.grad(adversarial, picture)[0]
+            self.discriminator.requires_grad_(True)  # type: ignore[union-attr]
+            weight = config.adversarial * min(1.0, (step - config.adversarial_start + 1) / 200)
+            gradient = gradient + weight * sharp * (gradient.norm() / (sharp.norm() + 1e-9))
+            logs["adversarial"] = adversarial.detach()
+        # the value's gradient is the one wanted; its own size means nothing, so it is shifted to the loss
+        value = (made * gradient).sum()
+        code = (latent[: config.driven, :, latent.shape[2] // 2 :] - true).abs().mean()
+        logs["code"] = code.detach()
+        return value - value.detach() + total.detach() + config.code * code, logs
+
+    def _windows(self, crops: Tensor, batch: Batch) -> list[Tensor]:
+        """Mouths of driven rows, of spoken rows, and a part of each plain row's face."""
+        config, side = self.config, self.config.mouth_side
+        count = config.driven + config.spoken
+        cut = [crops[i : i + 1, :, y : y + side, x : x + side] for i, (x, y) in enumerate(batch["mouth"].tolist())]
+        room = crops.shape[-1] - config.focus
+        x, y = (round(float(v) * room) for v in (0.15 + 0.7 * batch["kind"][0], 0.25 + 0.7 * batch["kind"][-1]))
+        plain = crops[count:, :, y : y + config.focus, x : x + config.focus]
+        return [torch.cat(cut[: config.driven]), torch.cat(cut[config.driven :]), plain]
+
+    def _terms(self, made: Tensor, batch: Batch, asked: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Everything that is measured on the decoded pictures."""
+        config, crop, weight = self.config, batch["crop"], batch["weight"]
+        first, last = config.driven, config.driven + config.spoken
+        truth = torch.cat([torch.arange(first), torch.arange(last, len(crop))])  # rows with a truth
+
+        def near(rows: Tensor | slice) -> Tensor:
+            a, b, w = made[rows], crop[rows], weight[rows]
+            edges = [((x - y).abs() * w).mean() for x, y in zip(gradients(a), gradients(b), strict=True)]
+            return config.pixel * ((a - b).abs() * w).mean() + config.gradient * torch.stack(edges).sum()
+
+        close = near(truth)
+        total = close + config.keep * near(slice(first, last))
+        logs: dict[str, float | Tensor] = {"close": close.detach()}
+        with torch.no_grad():
+            error = ((made[last:].clamp(-1, 1) - crop[last:]) / 2).square().mean((1, 2, 3))
+            logs["psnr"] = -10 * torch.log10(error).mean()
+        if "perceptual" in self.frozen:
+            fakes, reals = self._windows(made, batch), self._windows(crop, batch)
+            perceptual = sum(
+                (perceptual_loss(self.frozen["perceptual"], fakes[i], reals[i]) for i in (0, 2)), made.new_zeros(())
+            )
+            total = total + 0.5 * config.perceptual * perceptual
+            logs["perceptual"] = 0.5 * perceptual.detach()
+        if "identity" in self.frozen:
+            with torch.no_grad():
+                person = self.frozen["identity"](crop)
+            identity = 1 - (self.frozen["identity"](made) * person).sum(1).mean()
+            total = total + config.identity * identity
+            logs["identity"] = identity.detach()
+        # the reader sees each picture a little moved, and sometimes grey: a colour that only it takes for an opening pays nothing
+        squares = batch["square"] + torch.randn_like(batch["square"]) * 0.01
+        with torch.no_grad():
+            before = read_points(self.reader, crop[:last], squares)
+        seen = made[:last]
+        grey = torch.rand(last, 1, 1, 1, device=made.device) < 0.6
+        seen = torch.where(grey, seen.mean(1, keepdim=True).expand_as(seen), seen)
+        after = read_points(self.reader, seen, squares)
+        lips = list(OUTER_LIPS) + list(INNER_TOP) + list(INNER_BOTTOM)
+        points = (after[:first, lips, :2] - before[:first, lips, :2]).abs().mean()
+        change = mouth_measures(after[first:]) - mouth_measures(before[first:])
+        wanted = (asked[first:] - batch["own"][first:]).clamp(-4, 4) * self.gain.to(change)
+        part = F.smooth_l1_loss(change, wanted, reduction="none")
+        landmark = part[:, 0].mean() + 0.3 * part[:, 1:].mean()
+        logs |= {"points": points.detach(), "landmark": landmark.detach()}
+        hue = self._hue(made, crop, batch)
+        logs["hue"] = hue.detach()
+        return total + config.points * points + config.landmark * landmark + config.hue * hue, logs
+
+    def _hue(self, made: Tensor, crop: Tensor, batch: Batch) -> Tensor:
+        """L1 of red and blue against green over patches of 8 px, in the windows of spoken rows."""
+        parts = []
+        for pictures in (made, crop):
+            coarse = F.avg_pool2d(self._windows(pictures, batch)[1], 8)
+            parts.append(torch.cat([coarse[:, :1] - coarse[:, 1:2], coarse[:, 2:] - coarse[:, 1:2]], 1))
+        return (parts[0] - parts[1]).abs().mean()
+
+    def discriminator_loss(self, batch: Batch, step: int) -> Tensor | None:
+        if self.discriminator is None or step + 100 < self.config.adversarial_start:
+            return None
+        real = torch.stack([F.relu(1 - self.discriminator(r)).mean() for r in self._real]).mean()
+        fake = torch.stack([F.relu(1 + self.discriminator(f)).mean() for f in self._made]).mean()
+        return 0.5 * (real + fake)
+
+    # --- held-out figures
+
+    def _asked(self, count: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
+        """Held-out stills, the stills whose mouths they are asked for, and the decoded pictures."""
+        talking, net = self.held_out, self.network
+        random = np.random.default_rng(7)
+        rows = np.concatenate([r[:: max(1, len(r) // 4)][:4] for r in talking.rows])[:count]
+        asked = random.permutation(len(talking.shape))[: len(rows)]
+        made = []
+        half = net.vqgan.config.grid // 2
+        for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // 6)):
+            crop = to_tensor([np.asarray(talking.stills.crops[i]) for i in rows[part]])
+            latent = net.vqgan.embed(crop)
+            tokens = net.lip_sync.transform.speech.tokens(torch.from_numpy(talking.heard[asked[part]]))
+            shape = torch.from_numpy(talking.shape[asked[part]])
+            lower = net.lip_sync.transform.unet(latent[:, :, half:], tokens, shape)
+            made.append(net.vqgan.decode(torch.cat([latent[:, :, :half], lower.float()], 2)).float().clamp(-1, 1))
+        return rows, asked, torch.cat(made)
+
+    def score(self) -> dict[str, float]:
+        talking, stills = self.held_out, open_stills(self.config.data / "portraits-val")
+        numbers = np.linspace(0, len(stills) - 1, self.config.validation).astype(int)
+        psnr, sharp = [], []
+        for part in np.array_split(numbers, max(1, len(numbers) // 8)):
+            crop = to_tensor([np.asarray(stills.crops[i]) for i in part])
+            made = self.network.vqgan.decode(self.network.vqgan.embed(crop)).float().clamp(-1, 1)
+            psnr += (-10 * torch.log10(((made - crop) / 2).square().mean((1, 2, 3)))).tolist()
+            sharp += [sharpness(a) / sharpness(b) for a, b in zip(to_pictures(made), to_pictures(crop), strict=True)]
+        rows, asked, pictures = self._asked(self.config.validation)
+        read = self._read(pictures, self._squares(talking.faces(rows)))[:, 0].numpy()
+        real = [sharpness(mouth_crop(talking.stills.crops[r], talking.stills.landmarks[r])) for r in rows]
+        lips = [
+            sharpness(mouth_crop(p, talking.stills.landmarks[r]))
+            for p, r in zip(to_pictures(pictures), rows, strict=True)
+        ]
+        return {
+            "psnr": float(np.mean(psnr)),
+            "sharpness": float(np.median(sharp)),
+            "pearson": pearson(read, talking.shape[asked, 0]),
+            "pearson-own": pearson(read, talking.shape[rows, 0]),
+            "spread": float(read.std() / max(talking.shape[asked, 0].std() * float(self.gain[0]), 1e-3)),
+            "mouth-sharpness": float(np.median(np.array(lips) / np.array(real))),
+        }
+
+    def sample(self, path: Path) -> None:
+        """Rows of target, donor of the mouth, result; twelve held-out frames."""
+        rows, asked, pictures = self._asked(self.config.validation)
+        chosen = np.linspace(0, len(rows) - 1, 12).astype(int)
+        crops = self.held_out.stills.crops
+        made = to_pictures(pictures)
+        lines = [
+            np.concatenate([np.asarray(p) for p in line], 1)
+            for part in (chosen[:6], chosen[6:])
+            for line in ([crops[rows[i]] for i in part], [crops[asked[i]] for i in part], [made[i] for i in part])
+        ]
+        cv2.imwrite(str(path), np.concatenate(lines)[:, :, ::-1])
+
+    def export(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, part in (("vqgan", self.network.vqgan), ("lip_sync", self.network.lip_sync)):
+            save_file({k: v.contiguous() for k, v in part.state_dict().items()}, folder / f"{name}.safetensors")
+            (folder / f"{name}.json").write_text(json.dumps(asdict(part.config), indent=1))
+
+
+def networks(config: JointStageConfig) -> dict[str, nn.Module]:
+    """The networks of this stage, for counting."""
+    return {"vqgan": VQGAN(), "lip-sync": LipSync(config.network), "discriminator": PatchDiscriminator()}

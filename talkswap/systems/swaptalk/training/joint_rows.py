@@ -1,0 +1,170 @@
+"""What the stage ``joint`` draws: driven, spoken and plain rows of a batch, and their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from talkswap.data.proxy import compatible, yaw
+from talkswap.data.stills import StillAugmentation, draw_still, importance, open_stills
+from talkswap.faces.guide import FaceGuide
+from talkswap.faces.mask import lower_face_mask
+from talkswap.faces.mesh import OUTER_LIPS
+from talkswap.systems.swaptalk.lip_sync import LipSyncConfig
+from talkswap.systems.swaptalk.training.mouths import Talking, landmark_squares
+from talkswap.systems.swaptalk.training.vqgan import to_tensor
+from talkswap.train.stage import Batch, LoopConfig, step_seed
+from talkswap.types import FloatArray, UInt8Image
+from talkswap.voice.mel import SILENCE
+
+
+@dataclass(frozen=True)
+class JointStageConfig:
+    """Data and losses of the stage; the defaults are compact's."""
+
+    data: Path = Path("cache")
+    videos: Path | None = None  # folder with clips.csv; None: every prepared clip counts alike
+    lags: Path | None = None  # seconds by clip name, from the stage speech-encoder
+    vqgan: Path = Path("weights/compact/vqgan.safetensors")
+    lip_sync: Path = Path("weights/compact/lip_sync.safetensors")
+    speech: Path | None = None  # another trained speech encoder
+    identity_network: Path | None = None  # folder
+    landmark_network: Path = Path("weights/compact")  # folder
+    perceptual_network: Path | None = None
+    network: LipSyncConfig = LipSyncConfig()
+    loop: LoopConfig = LoopConfig(steps=2000, batch=6, learning_rate=2.5e-4, warmup=50, ema=0.995, sample_every=400)
+    driven: int = 2  # rows of a batch
+    spoken: int = 2
+    portraits: float = 0.6  # share of portraits among plain rows
+    quantized: float = 0.2  # share of plain rows decoded from nearest codes
+    noisy: float = 0.25  # share decoded from vectors with noise, as modules make them
+    noise: float = 0.25  # its standard deviation; vectors have unit variance
+    hidden: float = 0.3  # share of driven and spoken rows without speech tokens: the shape alone must do
+    wanted: float = 0.3  # share of spoken rows asked for what the speech encoder wants, not for a true shape
+    silent: float = 0.06  # share of spoken rows with silence
+    laid: float = 0.5  # share of spoken rows on which another face was laid first, as the swap of a render does
+    mouth_pull: float = 0.012  # as in the stage lip-sync
+    pixel: float = 1.0
+    gradient: float = 1.0
+    code: float = 0.3  # L1 of driven latents: keeps the transform near the encoder's vectors
+    perceptual: float = 0.12
+    identity: float = 0.1
+    landmark: float = 0.15  # change of the mouth's measures against the change asked for, spoken rows
+    points: float = 0.02  # px of the landmark square: lips of driven rows against the truth's
+    keep: float = 1.0  # L1 outside the lower face of spoken rows
+    hue: float = (
+        2.0  # L1 of the coarse hue of spoken mouths against the frame's own: speech moves lips, it does not paint them
+    )
+    adversarial: float = 0.35  # share of the other terms' gradient
+    adversarial_start: int = 150
+    focus: int = 192  # px: window of plain rows for the perceptual and adversarial terms
+    mouth_side: int = 128  # px: window of the others, around the mouth
+    validation: int = 48
+
+
+class JointRows:
+    """Draws batches; a function of seed and step.
+
+    Args:
+        talking: training stills with what was said around them.
+        square: px, side of the landmark network's input.
+    """
+
+    def __init__(self, config: JointStageConfig, talking: Talking, square: int) -> None:
+        self.config, self.talking, self.square = config, talking, square
+        self.sets = [open_stills(config.data / "portraits-train"), open_stills(config.data / "frames-train")]
+        sizes = np.array([len(r) for r in talking.rows], float) ** 0.5
+        self.share = sizes / sizes.sum()
+        self.augmentation = StillAugmentation()
+        closed = talking.shape[talking.shape[:, 0] <= np.quantile(talking.shape[:, 0], 0.05)]
+        self.rest = np.median(closed, 0)  # measures of a closed mouth, for silence
+
+    def _clip(self, random: np.random.Generator) -> np.ndarray:
+        """Still numbers of one clip; long clips are drawn more often."""
+        return self.talking.rows[int(random.choice(len(self.talking.rows), p=self.share))]
+
+    def _driven(self, random: np.random.Generator) -> tuple[int, int, int]:
+        """A still, one that is posed alike with another mouth, and itself as the mouth asked for."""
+        rows = self._clip(random)
+        row = int(random.choice(rows))
+        tried = random.choice(rows, 16)
+        pose, shape = self.talking.pose, self.talking.shape
+        turned = np.abs(pose[tried] - pose[row]).mean(1)
+        moved = np.minimum(np.abs(shape[tried] - shape[row])[:, 0], 1.5)
+        return row, int(tried[np.argmin(turned - self.config.mouth_pull * moved + (tried == row))]), row
+
+    def _spoken(self, random: np.random.Generator) -> tuple[int, int, int]:
+        """A still, itself as the reference, and a still of any clip whose mouth is asked for."""
+        rows = self._clip(random)
+        row = int(random.choice(rows))
+        tried = random.choice(rows if random.random() < 0.5 else self._clip(random), 4)
+        # far mouths count more: near ones are what changing nothing would give
+        far = np.abs(self.talking.shape[tried, 0] - self.talking.shape[row, 0]) + 0.3
+        return row, row, int(random.choice(tried, p=far / far.sum()))
+
+    def _laid(self, random: np.random.Generator, crop: UInt8Image, points: FloatArray) -> tuple[UInt8Image, FloatArray]:
+        """A frame with some portrait's face laid over it, and its landmarks; heads turned too far apart stay as they are."""
+        portraits = self.sets[0]
+        number = int(random.integers(len(portraits)))
+        source = np.asarray(portraits.landmarks[number], np.float32)
+        if not compatible(yaw(source), yaw(points)):
+            return crop, points
+        guided = FaceGuide(np.asarray(portraits.crops[number]), source).lay(crop, points)
+        return guided.crop, guided.landmarks
+
+    def batch(self, step: int) -> Batch:
+        config, talking = self.config, self.talking
+        random = np.random.default_rng(step_seed(config.loop.seed, step))
+        count = config.driven + config.spoken
+        draws = [self._driven(random) if i < config.driven else self._spoken(random) for i in range(count)]
+        stills, references, asked = (np.array(column) for column in zip(*draws, strict=True))
+        crops, faces, weights, mouths = [], [], [], []
+        for number, row in enumerate(stills):
+            crop, points = np.asarray(talking.stills.crops[row]), talking.faces([row])[0]
+            if number >= config.driven and random.random() < config.laid:
+                crop, points = self._laid(random, crop, points)
+            crops.append(crop)
+            faces.append(points)
+            size = crop.shape[0]
+            if number < config.driven:
+                weights.append(importance(points, size, 0.7, 1.2, 2.5))
+            else:
+                lower = cv2.dilate(lower_face_mask(points, size), np.ones((15, 15)))
+                small = cv2.resize(lower, (size // 4, size // 4), interpolation=cv2.INTER_AREA)
+                weights.append(np.asarray(1 - small, np.float32))
+            corner = points[list(OUTER_LIPS), :2].mean(0) - config.mouth_side / 2 + random.integers(-12, 13, 2)
+            mouths.append([int(np.clip(c, 0, size - config.mouth_side)) for c in corner])
+        for _ in range(config.loop.batch - count):
+            crop, points = draw_still(
+                self.sets[0 if random.random() < config.portraits else 1], random, self.augmentation
+            )
+            crops.append(crop)
+            weights.append(importance(points, crop.shape[0], 0.7, 1.2, 2.0))
+        size = crops[0].shape[0]
+        heard, shapes = talking.heard[asked], talking.shape[asked]
+        spoken = np.arange(count) >= config.driven
+        silent = spoken & (random.random(count) < config.silent)
+        heard[silent], shapes[silent] = SILENCE, self.rest
+        return {
+            "crop": to_tensor(crops),
+            "reference": to_tensor(
+                [
+                    np.asarray(talking.stills.crops[i]) if number < config.driven else crops[number]
+                    for number, i in enumerate(references)
+                ]
+            ),
+            "weight": F.interpolate(torch.from_numpy(np.stack(weights))[:, None], (size, size), mode="bilinear"),
+            "speech": torch.from_numpy(heard),
+            "asked": torch.from_numpy(shapes),
+            "own": torch.from_numpy(talking.shape[stills]),
+            "square": landmark_squares(faces, size, self.square),
+            "mouth": torch.tensor(mouths),
+            "hidden": torch.from_numpy(random.random(count) < config.hidden),
+            "wanted": torch.from_numpy(spoken & ~silent & (random.random(count) < config.wanted)),
+            "kind": torch.from_numpy(random.random(config.loop.batch - count).astype(np.float32)),
+        }

@@ -1,0 +1,130 @@
+"""Stage ``faces``: what the compact face analyser is made of, one network per run.
+
+``part = "landmarks"`` trains the dense landmarks (:mod:`talkswap.train.shared.landmarks`), ``part = "detector"`` the detector
+(:mod:`talkswap.train.shared.detector`).  Both read the same prepared folder and the same photographs without faces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from talkswap.data.detection import SceneConfig
+from talkswap.data.face_views import ViewConfig
+from talkswap.errors import TrainingDataError, UsageError
+from talkswap.faces.detector import DetectorConfig, DetectorNetwork
+from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork
+from talkswap.train.loop import Batch, LoopConfig, Stage
+
+PARTS = ("landmarks", "detector")
+HELD_BACKGROUNDS = 50  # the first of backgrounds.tar, kept for scores
+HELD_SCENES = 46  # the last of scenes.tar, kept for scores
+
+
+@dataclass(frozen=True)
+class LandmarkSettings:
+    """The landmark network, its views and its loss."""
+
+    network: LandmarkConfig = LandmarkConfig()
+    views: ViewConfig = ViewConfig()
+    lips: float = 3.0  # weight of a point, where the skin has 1
+    eyes: float = 2.5
+    oval: float = 1.5
+    depth: float = 0.3  # of z beside x and y
+    parts: float = 1.0  # weight of the shape of lips and eyes
+    lids: float = 4.0  # weight of how far lids lie apart
+    presence: float = 0.05
+    knee: float = 0.02  # of the eye distance: where smooth L1 turns from square to straight
+    blinks: float = 0.3  # share of faces from the folder blinks-train, where there is one (talkswap.data.blinks)
+    start: Path | None = None  # weights folder of an earlier run, whose shape basis stays
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """The detector, its pictures and its loss."""
+
+    network: DetectorConfig = DetectorConfig()
+    pictures: SceneConfig = SceneConfig()
+    centre: float = 0.3  # weights of the L1 terms: centre in cells, log side, points in sides
+    side: float = 1.0
+    points: float = 4.0
+
+
+@dataclass(frozen=True)
+class FacesStageConfig:
+    """Which part to train, from what and for how long; each part's own settings lie in its own field."""
+
+    part: str = "landmarks"
+    data: Path = Path("cache")  # made by `talkswap data prepare`
+    scenes: Path = Path("scenes")  # scenes.tar with scenes.json, backgrounds.tar
+    teachers: Path = Path("teachers")  # a detector teacher here checks the photographs' labels
+    loop: LoopConfig = LoopConfig(steps=4800, batch=64, learning_rate=2e-3, ema=0.998, clip=5.0)
+    landmarks: LandmarkSettings = LandmarkSettings()
+    detector: DetectorSettings = DetectorSettings()
+
+
+PRESETS = {
+    "compact": FacesStageConfig(),
+    "paper": FacesStageConfig(
+        landmarks=LandmarkSettings(network=LandmarkConfig.named("large"), views=ViewConfig(size=192)),
+        detector=DetectorSettings(network=DetectorConfig.named("large")),
+    ),
+}
+
+
+def check_enough(count: int, held: int, what: str, folder: Path) -> None:
+    """Raise TrainingDataError where nothing would be left to train on beside what is held out for scores."""
+    if count <= held:
+        raise TrainingDataError(
+            f"{folder} has {count} {what}, of which {held} are held out for scores", f"give it more than {held}"
+        )
+
+
+def networks(config: FacesStageConfig) -> Mapping[str, nn.Module]:
+    """The untrained network of the configured part, for counting parameters."""
+    if config.part == "detector":
+        return {"detector": DetectorNetwork(config.detector.network)}
+    return {"landmarks": LandmarkNetwork(config.landmarks.network)}
+
+
+class FacesStage(Stage):
+    """The configured part behind one name.
+
+    Raises:
+        UsageError: no such part.
+    """
+
+    name = "faces"
+
+    def __init__(self, config: FacesStageConfig) -> None:
+        super().__init__(config)
+        from talkswap.train.shared.detector import DetectorStage
+        from talkswap.train.shared.landmarks import LandmarkStage
+
+        if config.part not in PARTS:
+            raise UsageError(f"stage faces has no part {config.part!r}", f"parts are {', '.join(PARTS)}")
+        self._part: Stage = LandmarkStage(config) if config.part == "landmarks" else DetectorStage(config)
+        self.network = self._part.network
+
+    def batch(self, step: int) -> Batch:
+        """The part's batch."""
+        return self._part.batch(step)
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """The part's loss."""
+        return self._part.loss(batch, step)
+
+    def score(self) -> dict[str, float]:
+        """The part's figures on held-out data."""
+        return self._part.score()
+
+    def sample(self, path: Path) -> None:
+        """The part's sample sheet."""
+        self._part.sample(path)
+
+    def export(self, folder: Path) -> None:
+        """The part's finished weights."""
+        self._part.export(folder)
