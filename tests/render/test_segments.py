@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -58,33 +56,6 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with WorkFolder(output, False, print), WorkFolder(tmp_path / "b.mp4", False, print):
         pass
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
-    code = "import sys, os; from pathlib import Path; from talkswap.files import Lock\n"
-    code += "Lock(Path(sys.argv[1]), print); os.kill(os.getpid(), 9)"
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "work")])
-    assert done.returncode == -9 and (tmp_path / "work" / Lock.NAME).exists()
-    Lock(tmp_path / "work", print).release(remove=True)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lock_on_a_folder_that_was_just_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = Lock(tmp_path / "work", print)
-    opened = os.open
-    opens: list[Path] = []
-
-    def open_late(path: Path, *rest: int) -> int:
-        handle = opened(path, *rest)
-        if not opens:
-            first.release(remove=True)  # between the other's opening and its locking
-        opens.append(path)
-        return handle
-
-    monkeypatch.setattr(os, "open", open_late)
-    second = Lock(tmp_path / "work", print)
-    assert len(opens) == 2 and second.file.exists()
-    second.release(remove=True)
 
 
 def test_an_output_that_appeared_while_waiting_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
