@@ -15,15 +15,17 @@ from talkswap.errors import InputMissingError, TrainingError
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpertConfig
 from talkswap.systems.swaptalk.training.lip_sync import LipSyncStage, LipSyncStageConfig
-from talkswap.systems.swaptalk.training.sync_expert import SyncExpertStage, SyncExpertStageConfig
+from talkswap.systems.swaptalk.training.sync_expert import SyncExpertStage, SyncExpertStageConfig, given_latents
 from talkswap.train.loop import LoopConfig, Trainer
 from talkswap.train.stages import stage_config
 from talkswap.voice.mel import SILENCE
 
 NETWORK = LipSyncConfig(
-    code_width=16, grid=4, widths=(16, 16, 16, 16), blocks=(1, 1, 1, 1), heads=2, margin=0,
+    code_width=16, grid=4, widths=(16, 16, 16), blocks=(1, 1, 1), heads=2, margin=0,
     encoder_width=16, dilations=(1, 2), window=33, warp_width=8,
 )  # fmt: skip
+# Three widths, not four: torch 2.13 fills the weight gradient of a strided 3 x 3 convolution over a single cell with
+# whatever lies in memory when it computes in bfloat16 on a CPU.
 EXPERT = SyncExpertConfig(
     code_width=16, grid=4, margin=0, width=8, embedding=12, encoder_width=16, dilations=(1, 2), window=33
 )
@@ -34,9 +36,9 @@ LOOP = LoopConfig(
 
 @pytest.fixture(scope="module")
 def expert(talking_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of a shortly trained expert."""
+    """The export of an expert that hardly trained: no test here asks it to be right."""
     run = tmp_path_factory.mktemp("expert")
-    loop = replace(LOOP, steps=80, batch=24, learning_rate=5e-3)
+    loop = replace(LOOP, steps=4)
     config = SyncExpertStageConfig(
         data=talking_folder.data, codes=talking_folder.codes, vqgan=talking_folder.vqgan, network=EXPERT,
         loop=loop, moments=6, weakest=-1.0, checked_at=0,
@@ -57,15 +59,48 @@ def configured(folder: Any, expert: Path | None, **changes: Any) -> LipSyncStage
     return LipSyncStageConfig(**{**given, "sequences": 2, "mouth_rows": (0, 2), "mouth_columns": (1, 3), **changes})
 
 
-def test_a_short_run_learns_the_told_mouth_and_exports(talking_folder: Any, expert: Path, tmp_path: Path) -> None:
-    loop = replace(LOOP, steps=60, log_every=5)
+def agreement(stage: LipSyncStage) -> float:
+    """Correlation of the mouth shape that a fixed set of samples asks for with the opening in the latents' answer.
+
+    The clips are made so that the first six channels of the lower half are the opening and the others are noise.
+    References show another mouth on purpose, so a network that changes nothing lies below zero.
+    """
+    openings, requests = [], []
+    stage.network.eval()
+    with torch.no_grad():
+        for number in range(10**6, 10**6 + 3):  # far from the batches that a short run draws
+            torch.manual_seed(number)
+            batch = stage.batch(number)
+            reference = given_latents(stage.frozen["vqgan"].lower, batch["from_lower"])
+            latent, _ = stage._transformed(reference, batch["speech"], batch)
+            openings.append(latent[:, :6].float().mean((1, 2, 3)))
+            requests.append(batch["shape"][:, 0])
+    stage.network.train()
+    return float(np.corrcoef(torch.cat(openings), torch.cat(requests))[0, 1])
+
+
+@pytest.mark.parametrize(("seed", "precision"), [(0, "float32"), (1, "bf16"), (2, "float32")])
+def test_the_mouth_takes_the_shape_that_is_asked_for(
+    talking_folder: Any, tmp_path: Path, seed: int, precision: str
+) -> None:
+    loop = replace(LOOP, steps=60, seed=seed, precision=precision)
+    plain = {"sync": 0.0, "probe": 0.0, "pixel": 0.0, "sequences": 0, "far": 0.0, "silent": 0.0, "told": 1.0}
+    stage = LipSyncStage(configured(talking_folder, None, loop=loop, **plain))
+    assert agreement(stage) < 0
+    Trainer(stage, loop, tmp_path).train(echo=lambda line: None)
+    assert agreement(stage) > 0.7
+
+
+def test_a_finished_run_leaves_scores_a_sheet_and_weights_that_load(
+    talking_folder: Any, expert: Path, tmp_path: Path
+) -> None:
+    loop = replace(LOOP, steps=4, log_every=2)
     stage = LipSyncStage(configured(talking_folder, expert, loop=loop))
     scores = Trainer(stage, loop, tmp_path).train(echo=lambda line: None)
-    rows = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    assert rows[-1]["probe"] < 0.8 * rows[0]["probe"]
-    assert rows[-1]["code"] < rows[-1]["untouched"]
     assert {"pearson", "pearson-shifted", "spread", "opening-in-silence", "pearson-quantized"} <= set(scores)
     assert all(np.isfinite(value) for value in scores.values())
+    row = json.loads((tmp_path / "curve.jsonl").read_text().splitlines()[-1])
+    assert {"code", "untouched", "probe", "sync", "cosine", "pixel"} <= set(row)
     sheet = cv2.imread(str(tmp_path / "sample.png"))
     assert sheet.shape[0] > 5 * 32 and sheet.std() > 0
     stored = json.loads((tmp_path / "export" / "lip_sync.json").read_text())
