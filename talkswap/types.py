@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+DEFAULT_SYSTEM = "swaptalk"
+"""The system that dubs where nobody names one; the only place outside ``talkswap/systems`` that names a system."""
+
 UInt8Image = NDArray[np.uint8]
 """H x W x 3, RGB, 0 to 255."""
 
@@ -103,7 +106,7 @@ class RenderPlan:
     target: Path
     audio: Path | None  # None: the sound of the target itself
     output: Path
-    system: str = "swaptalk"  # or a cascade of published parts (talkswap.systems.cascade.parts)
+    system: str = DEFAULT_SYSTEM  # a name in talkswap.systems.registry
     preset: str = "auto"  # auto | compact | paper
     weights: Path | None = None  # a preset folder to take instead of looking for one
     device: str = "auto"  # auto | cpu | cuda | mps

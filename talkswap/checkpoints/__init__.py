@@ -22,6 +22,7 @@ from talkswap.checkpoints.catalogue import (
     read_catalogue,
     weight_roots,
 )
+from talkswap.checkpoints.description import PRESETS
 from talkswap.checkpoints.finding import (
     Resolution,
     absent_packages,
@@ -45,7 +46,6 @@ from talkswap.checkpoints.manifest import (
 from talkswap.checkpoints.presets import (
     COMPACT_NETWORKS,
     PACKAGES,
-    PRESETS,
     PresetFolder,
     load_config,
     load_weights,

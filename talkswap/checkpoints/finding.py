@@ -9,8 +9,9 @@ from pathlib import Path
 
 from talkswap.checkpoints import catalogue as places
 from talkswap.checkpoints.catalogue import RENDER, read_catalogue
+from talkswap.checkpoints.description import PRESETS
 from talkswap.checkpoints.manifest import MANIFEST, read_about, read_records
-from talkswap.checkpoints.presets import COMPACT_NETWORKS, PACKAGES, PRESETS, PresetFolder, has, repair_hint, verify_all
+from talkswap.checkpoints.presets import COMPACT_NETWORKS, PACKAGES, PresetFolder, has, repair_hint, verify_all
 from talkswap.checkpoints.tensors import ENDING
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 

@@ -15,7 +15,6 @@ from talkswap.errors import WeightsCorruptError, WeightsMissingError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PRESETS = ("paper", "compact")  # best first: the order in which `auto` tries them
 COMPACT_NETWORKS = ("detector", "landmarks", "identity", "vqgan", "face_swap", "lip_sync")
 """Without one of these the compact preset renders nothing, whatever its manifest lists."""
 PACKAGES = {

@@ -1,39 +1,124 @@
-"""Systems and speech features by name and preset; the only place that knows which systems there are."""
+"""Every system on this machine: the folders beside this file, and the entry points of other packages."""
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from talkswap.checkpoints import PresetFolder
-from talkswap.systems.contract import SpeechSpec, Switches, System
-from talkswap.types import Voice
-from talkswap.voice.features import MelFeatures, SpeechFeatures, listen
-from talkswap.voice.windows import SpeechTrack
+from talkswap import systems as folder
+from talkswap.checkpoints.description import NetworkDescription, Requirements, resolve
+from talkswap.checkpoints.presets import PresetFolder, verify
+from talkswap.errors import UsageError
+from talkswap.systems import shared
+from talkswap.systems.description import SystemDescription
+from talkswap.train.stages import StageDescription
+from talkswap.types import DEFAULT_SYSTEM, Voice
 
 if TYPE_CHECKING:
     from talkswap.device import Device
+    from talkswap.systems.contract import SpeechSpec, Switches, System
+    from talkswap.voice.features import SpeechFeatures
+    from talkswap.voice.windows import SpeechTrack
+
+GROUP = "talkswap.systems"
+"""Entry points that bring a system from elsewhere: ``NAME = "package:SYSTEM"``."""
 
 
-def load_system(preset: PresetFolder, device: Device, switches: Switches, name: str = "swaptalk") -> System:
+def _descriptions() -> Iterator[SystemDescription]:
+    for module in pkgutil.iter_modules(folder.__path__):
+        if module.ispkg:
+            package = import_module(f"{folder.__name__}.{module.name}")
+            # one paper may bring several systems, as the cascades do
+            yield from getattr(package, "SYSTEMS", None) or (package.SYSTEM,)
+    for entry in entry_points(group=GROUP):
+        yield entry.load()
+
+
+@cache
+def systems() -> dict[str, SystemDescription]:
+    """Every system by name, the default first.
+
+    Raises:
+        UsageError: two of them have the same name.
+    """
+    registry: dict[str, SystemDescription] = {}
+    for description in _descriptions():
+        if description.name in registry or description.name in shared.ROOMS:
+            raise UsageError(
+                f"two systems are called {description.name}", "uninstall the package that brings the second"
+            )
+        registry[description.name] = description
+    return {DEFAULT_SYSTEM: registry.pop(DEFAULT_SYSTEM), **registry}
+
+
+def find_system(name: str = DEFAULT_SYSTEM) -> SystemDescription:
+    """A system by its name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in systems():
+        raise UsageError(f"there is no system called {name!r}", f"choose one of: {', '.join(systems())}")
+    return systems()[name]
+
+
+def networks(system: str | None = None) -> dict[str, NetworkDescription]:
+    """The shared networks and those of one system, or of all, by ``ROOM/NAME``.
+
+    Raises:
+        UsageError: there is no such system.
+    """
+    chosen = systems().values() if system is None else (find_system(system),)
+    return {network.path: network for network in (*shared.NETWORKS, *(n for s in chosen for n in s.networks))}
+
+
+def stages(system: str = DEFAULT_SYSTEM) -> dict[str, StageDescription]:
+    """The stages that `talkswap train` can train for a system, in their order: each may need the ones before it.
+
+    Raises:
+        UsageError: there is no such system.
+    """
+    return {stage.name: stage for stage in (*shared.STAGES, *find_system(system).stages)}
+
+
+def requirements(system: str = DEFAULT_SYSTEM) -> dict[str, Requirements]:
+    """What a render with a system can't do without, by preset; a system without weights of ours lists no preset.
+
+    Raises:
+        UsageError: there is no such system.
+    """
+    description = find_system(system)
+    rooms = (*shared.ROOMS, *dict.fromkeys(network.room for network in description.networks))
+    return {
+        preset: Requirements(
+            rooms,
+            tuple(network.path for network in networks(system).values() if preset in network.presets),
+            needs.downloads,
+            needs.packages,
+        )
+        for preset, needs in description.presets.items()
+    }
+
+
+def load_system(preset: PresetFolder, device: Device, switches: Switches, name: str = DEFAULT_SYSTEM) -> System:
     """A system, its weights verified and on the device.
 
     Args:
-        preset: whose networks ``swaptalk`` is made of; the cascades have parts of their own.
-        device: where the networks run; the cascades' run on the CPU.
+        preset: whose networks the system is made of.
+        device: where the networks run.
         switches: which parts work.
-        name: ``swaptalk``, or one of :data:`talkswap.systems.cascade.parts.CASCADES`.
+        name: of the system.
 
     Raises:
         UsageError: there is no such system.
         WeightsMissingError, WeightsCorruptError.
     """
-    if name == "swaptalk":
-        from talkswap.systems.swaptalk.system import SwapTalk
-
-        return SwapTalk.load(preset, device, switches)
-    from talkswap.systems.cascade.system import Cascade
-
-    return Cascade.load(name, switches)
+    system: System = resolve(find_system(name).system).load(name, preset, device, switches)
+    return system
 
 
 def load_listener(voice: Voice, speech: SpeechSpec, preset: PresetFolder, device: Device) -> SpeechTrack:
@@ -42,15 +127,16 @@ def load_listener(voice: Voice, speech: SpeechSpec, preset: PresetFolder, device
     Raises:
         WeightsMissingError, WeightsCorruptError: of the speech network, where there is one.
     """
+    from talkswap.voice.features import MelFeatures, listen
+
     if speech.kind == "wav2lip":
         from talkswap.systems.cascade.networks import Wav2LipMel
 
         return listen(voice, Wav2LipMel(), speech.length, gate=False)  # as published: it hears everything
     features: SpeechFeatures = MelFeatures()
     if speech.kind == "hubert":
-        from talkswap.checkpoints import verify
         from talkswap.voice.hubert import HubertFeatures
 
-        folder = verify(preset, "hubert/model.safetensors").parent
-        features = HubertFeatures(folder, device.place)
+        hubert = verify(preset, "hubert/model.safetensors").parent
+        features = HubertFeatures(hubert, device.place)
     return listen(voice, features, speech.length)

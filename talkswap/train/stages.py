@@ -8,6 +8,7 @@ import time
 import types
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,22 @@ from talkswap.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
     from talkswap.train.figures import StepProgress
+
+
+@dataclass(frozen=True)
+class StageDescription:
+    """One stage of training, named without importing torch.
+
+    Its module holds the two classes, ``networks(config)`` (the untrained networks, for counting), ``work(config,
+    networks)`` (what one sample runs through: :class:`talkswap.train.estimate.Work`) and, where there is more than the
+    config's defaults, ``PRESETS`` (name to config).
+    """
+
+    name: str  # of `talkswap train`
+    module: str
+    config: str  # class in the module: a frozen dataclass with a field ``loop``
+    stage: str  # class in the module: a :class:`talkswap.train.stage.Stage`
+
 
 STAGES: dict[str, tuple[str, str, str]] = {
     # name: module, config class, stage class

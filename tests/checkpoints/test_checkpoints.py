@@ -40,8 +40,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(checkpoints.places, "checkout_weights", lambda: None)
-    monkeypatch.setattr(checkpoints.places, "packaged_weights", lambda: None)
+    monkeypatch.setattr(checkpoints.catalogue, "checkout_weights", lambda: None)
+    monkeypatch.setattr(checkpoints.catalogue, "packaged_weights", lambda: None)
     catalogue = Path(checkpoints.__file__).parents[2] / "weights" / "manifest.toml"
     monkeypatch.setattr(checkpoints.catalogue, "catalogue_path", lambda: catalogue)
     return folder
@@ -320,7 +320,7 @@ def test_tensors_and_configuration_of_different_folders_are_not_mixed(root: Path
 
 def test_a_root_that_is_named_twice_counts_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_compact(root)
-    monkeypatch.setattr(checkpoints.places, "checkout_weights", lambda: root)
+    monkeypatch.setattr(checkpoints.catalogue, "checkout_weights", lambda: root)
     assert preset_state("compact").folders == (folder,)
 
 

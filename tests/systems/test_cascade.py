@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
 from talkswap import checkpoints
+from talkswap.checkpoints.finding import preset_state
+from talkswap.device import choose_device
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.faces import mesh
 from talkswap.faces.geometry import ffhq_affine, transform_points
@@ -107,7 +109,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def dub(name: str, mel: float = -4.0, switches: Switches | None = None) -> tuple[np.ndarray, np.ndarray]:
     """(crop, mask) of a grey face."""
-    system = Cascade.load(name, switches or Switches())
+    system = Cascade.load(name, preset_state("paper"), choose_device("cpu"), switches or Switches())
     source = system.encode_source(face(180))
     heard = np.full((1, 16, 80), mel, np.float32)
     one = face()
@@ -151,7 +153,7 @@ def test_lips_hear_the_voice_and_stay_inside_their_box(home: Path) -> None:
 
 
 def test_a_closed_gate_leaves_the_lips_and_two_photos_are_averaged(home: Path) -> None:
-    system = Cascade.load("cascade-swap-sync", Switches())
+    system = Cascade.load("cascade-swap-sync", preset_state("paper"), choose_device("cpu"), Switches())
     one, other = face(180), face(60)
     both, alone = system.encode_source(one, [other]), system.encode_source(one)
     assert not np.allclose(both.values["source"], alone.values["source"])
@@ -175,7 +177,7 @@ def test_missing_parts_are_named_with_the_command_that_brings_them(home: Path) -
     assert missing_parts("wav2lip") == ()
     assert missing_parts("cascade-swap-restore-sync") == ("buffalo_l", "gfpgan_1.4")
     with pytest.raises(WeightsMissingError, match="gfpgan_1.4") as refused:
-        Cascade.load("wav2lip-restore", Switches())
+        Cascade.load("wav2lip-restore", preset_state("paper"), choose_device("cpu"), Switches())
     assert "talkswap download gfpgan_1.4" in refused.value.hint
     with pytest.raises(UsageError):
         missing_parts("roop")
@@ -200,7 +202,7 @@ def test_another_network_in_a_parts_place_is_refused(home: Path, tmp_path: Path)
     path = home / "paper" / parts.PARTS["wav2lip"].file
     path.write_bytes(path.read_bytes() + b"\x00")
     with pytest.raises(WeightsCorruptError):
-        Cascade.load("wav2lip", Switches())
+        Cascade.load("wav2lip", preset_state("paper"), choose_device("cpu"), Switches())
 
 
 def test_the_mel_is_wav2lips_own() -> None:

@@ -26,7 +26,7 @@ Crops = tuple[np.ndarray, np.ndarray]
 @pytest.fixture(scope="module")
 def system() -> SwapTalk:
     preset = find_preset("compact", ROOT / "weights" / "compact")
-    return SwapTalk.load(preset, choose_device("cpu"), Switches())
+    return SwapTalk.load("swaptalk", preset, choose_device("cpu"), Switches())
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from talkswap.checkpoints import verify
 from talkswap.checkpoints.finding import preset_state
 from talkswap.errors import DependencyError, InputMissingError, UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.faces.analyse import onnx_errors
+from talkswap.systems.cascade import CASCADES
 from talkswap.types import FloatArray
 
 
@@ -39,16 +40,6 @@ PARTS = {
 STEPS = {"swap": ("inswapper", "arcface"), "sync": ("wav2lip",), "restore": ("gfpgan",)}
 """What each step of a cascade needs."""
 
-CASCADES: Mapping[str, tuple[str, ...]] = {
-    "wav2lip": ("sync",),
-    "wav2lip-restore": ("sync", "restore"),
-    "cascade-sync-swap": ("sync", "swap"),
-    "cascade-sync-swap-restore": ("sync", "swap", "restore"),
-    "cascade-swap-sync": ("swap", "sync"),
-    "cascade-swap-restore-sync": ("swap", "restore", "sync"),
-}
-"""The rows of Table I that are made of parts: name -> steps in order."""
-
 
 def steps_of(name: str) -> tuple[str, ...]:
     """The steps of a cascade.
@@ -57,7 +48,7 @@ def steps_of(name: str) -> tuple[str, ...]:
         UsageError: there is no such cascade.
     """
     if name not in CASCADES:
-        raise UsageError(f"there is no system called {name!r}", f"choose swaptalk or {', '.join(CASCADES)}")
+        raise UsageError(f"there is no system called {name!r}", f"choose one of: {', '.join(CASCADES)}")
     return CASCADES[name]
 
 

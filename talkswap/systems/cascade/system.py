@@ -8,6 +8,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from talkswap.checkpoints.presets import PresetFolder
+from talkswap.device import Device
 from talkswap.faces.mask import face_mask
 from talkswap.systems.cascade.networks import STEPS, Inswapper, Restorer, Wav2Lip, face_box
 from talkswap.systems.cascade.parts import part_path, steps_of
@@ -45,8 +47,8 @@ class Cascade:
         self.swapper, self.lips, self.restorer = swapper, lips, restorer
 
     @classmethod
-    def load(cls, name: str, switches: Switches) -> Cascade:
-        """The cascade with its parts from this machine, each held against its manifest.
+    def load(cls, name: str, preset: PresetFolder, device: Device, switches: Switches) -> Cascade:
+        """The cascade with its parts from this machine, each held against its manifest; they run on the CPU.
 
         Raises:
             UsageError: there is no such cascade.

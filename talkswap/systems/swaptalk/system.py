@@ -62,7 +62,7 @@ class SwapTalk:
         self.speech = SpeechSpec(lip_sync.config.speech, lip_sync.config.window)
 
     @classmethod
-    def load(cls, preset: PresetFolder, device: Device, switches: Switches) -> SwapTalk:
+    def load(cls, name: str, preset: PresetFolder, device: Device, switches: Switches) -> SwapTalk:
         """Every network from a preset's verified files.
 
         Raises:

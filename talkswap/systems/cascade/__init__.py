@@ -1,0 +1,41 @@
+"""The cascades that the SwapTalk paper compares itself with: other people's published networks, one after the other.
+
+Each order of steps is a system of its own, so that a render and a row of the tables can name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from talkswap.systems.description import EvaluationRow, SystemDescription
+
+CASCADES: Mapping[str, tuple[str, ...]] = {
+    "wav2lip": ("sync",),
+    "wav2lip-restore": ("sync", "restore"),
+    "cascade-sync-swap": ("sync", "swap"),
+    "cascade-sync-swap-restore": ("sync", "swap", "restore"),
+    "cascade-swap-sync": ("swap", "sync"),
+    "cascade-swap-restore-sync": ("swap", "restore", "sync"),
+}
+"""Name -> steps in order."""
+
+
+def _describe(name: str, label: str, about: str) -> SystemDescription:
+    return SystemDescription(
+        name=name,
+        title=label,
+        paper="the methods that table I of SwapTalk (arXiv 2405.05636) compares with",
+        system="talkswap.systems.cascade.system:Cascade",
+        rows=(EvaluationRow(name, label, about, swaps="swap" in CASCADES[name]),),
+        missing="talkswap.systems.cascade.parts:missing_parts",
+    )
+
+
+SYSTEMS = (
+    _describe("wav2lip", "Wav2Lip", "lips by Wav2Lip, the face stays"),
+    _describe("wav2lip-restore", "Wav2Lip-Restore", "lips by Wav2Lip, then GFPGAN; the face stays"),
+    _describe("cascade-sync-swap", "Sync-Swap", "lip sync, then Roop's face swap"),
+    _describe("cascade-sync-swap-restore", "Sync-Swap-Restore", "lip sync, then Roop's face swap, then GFPGAN"),
+    _describe("cascade-swap-sync", "Swap-Sync", "Roop's face swap, then lip sync"),
+    _describe("cascade-swap-restore-sync", "Swap-Restore-Sync", "Roop's face swap, then GFPGAN, then lip sync"),
+)

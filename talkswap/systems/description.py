@@ -1,0 +1,88 @@
+"""What a system says of itself: its folder's ``SYSTEM``, which the registry reads and nothing else names.
+
+A description is plain data.  Whatever needs torch is named as ``module:NAME`` and imported on use
+(:func:`talkswap.checkpoints.description.resolve`), so every command can list every system in a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from talkswap.checkpoints.description import NetworkDescription
+from talkswap.train.stages import StageDescription
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of a system's options, with the text that ``--help`` shows; its type says which values it takes."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The options of a system that has none."""
+
+
+@dataclass(frozen=True)
+class PresetNeeds:
+    """What a preset of a system needs beside the system's own networks."""
+
+    downloads: tuple[str, ...] = ()  # entries of weights/manifest.toml, by name
+    packages: tuple[str, ...] = ()  # importable names beyond talkswap's own requirements
+
+
+@dataclass(frozen=True)
+class Maker:
+    """One of ``talkswap data NAME``: it makes training data that belong to this system alone."""
+
+    name: str  # "codes", "pairs" …
+    help: str  # one line
+    config: str  # "module:Class": a frozen dataclass whose fields become options (:func:`option`)
+    run: str  # "module:function": (config, report of ProgressEvents, echo of lines) -> summary as JSON values
+
+
+@dataclass(frozen=True)
+class EvaluationRow:
+    """One row that this system puts into the tables."""
+
+    key: str
+    label: str  # as the paper writes it
+    about: str
+    options: Mapping[str, Any] = field(default_factory=dict)  # its own render options that this row sets
+    swaps: bool = True  # whether the source's face is put in: else its identity isn't measured
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A row of a paper's table; facts only."""
+
+    paper: str  # "SwapTalk"
+    table: str  # "I"
+    setting: str  # "self", "cross"; "" where the table has none
+    key: str  # of an :class:`EvaluationRow`, or the paper's own words where there is none
+    label: str  # as the paper writes it
+    values: dict[str, float]  # metric key -> figure
+    choices: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class SystemDescription:
+    """A way to dub a face: one folder below ``talkswap/systems``, or one entry point of the group ``talkswap.systems``."""
+
+    name: str  # of --system, and of its room in a preset folder
+    title: str  # as the paper writes it
+    paper: str  # authors, title and where to find it
+    system: str  # "module:Class"; its classmethod load(name, preset, device, options) makes a contract.System
+    options: type[Any] = NoOptions  # frozen dataclass of its own render options, each field an :func:`option`
+    networks: tuple[NetworkDescription, ...] = ()  # its own; those of faces and voice belong to every system
+    stages: tuple[StageDescription, ...] = ()  # its own, in the order in which they are trained
+    presets: Mapping[str, PresetNeeds] = field(default_factory=dict)  # name -> needs; none = it has no weights of ours
+    makers: tuple[Maker, ...] = ()
+    bench: str = ""  # "module:function": (preset, device, batch size) -> talkswap.cli.bench's Workload; "" = none
+    rows: tuple[EvaluationRow, ...] = ()
+    published: str = ""  # "module:NAME" of a Sequence[PublishedRow]: all tables of its paper; "" = none
+    ablations: str = ""  # "module:NAME": what `talkswap eval ablation` can fill in; "" = none
+    missing: str = ""  # "module:function": (name of the system) -> parts that this machine lacks; "" = presets say it

@@ -1,0 +1,95 @@
+"""SwapTalk: a face swap and a lip sync that edit one latent space (arXiv 2405.05636).
+
+This file is all that the rest of the tool reads of the system; the networks and the stages are imported on use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from talkswap.checkpoints.description import NetworkDescription
+from talkswap.systems.description import EvaluationRow, PresetNeeds, SystemDescription, option
+from talkswap.train.stages import StageDescription
+
+_HERE = "talkswap.systems.swaptalk"
+_TRAINING = f"{_HERE}.training"
+
+
+@dataclass(frozen=True)
+class SwapTalkOptions:
+    """What a render with SwapTalk can choose beside what every render can."""
+
+    order: Literal["swap-sync", "sync-swap"] = option("swap-sync", "Which of the two latent edits comes first.")
+
+
+SYSTEM = SystemDescription(
+    name="swaptalk",
+    title="SwapTalk",
+    paper="SwapTalk: Audio-Driven Talking Face Generation with One-Shot Customization in Latent Space, arXiv 2405.05636",
+    system=f"{_HERE}.system:SwapTalk",
+    options=SwapTalkOptions,
+    networks=(
+        NetworkDescription(
+            "vqgan",
+            "swaptalk",
+            f"{_HERE}.vqgan:VQGAN",
+            f"{_HERE}.vqgan:VQGANConfig",
+            "the latent space of faces",
+            "vqgan",
+        ),
+        NetworkDescription(
+            "face_swap",
+            "swaptalk",
+            f"{_HERE}.face_swap:FaceSwap",
+            f"{_HERE}.face_swap:FaceSwapConfig",
+            "gives the target the source's face",
+            "face-swap",
+        ),
+        NetworkDescription(
+            "lip_sync",
+            "swaptalk",
+            f"{_HERE}.lip_sync:LipSync",
+            f"{_HERE}.lip_sync:LipSyncConfig",
+            "moves the lips with the voice",
+            "lip-sync",
+        ),
+        NetworkDescription(
+            "sync_expert",
+            "swaptalk",
+            f"{_HERE}.sync_expert:SyncExpert",
+            f"{_HERE}.sync_expert:SyncExpertConfig",
+            "supervises training; a render does not need it",
+            "sync-expert",
+            presets=(),
+        ),
+    ),
+    stages=(
+        StageDescription("vqgan", f"{_TRAINING}.vqgan", "VQGANStageConfig", "VQGANStage"),
+        StageDescription("face-swap", f"{_TRAINING}.face_swap", "FaceSwapStageConfig", "FaceSwapStage"),
+        StageDescription("sync-expert", f"{_TRAINING}.sync_expert", "SyncExpertStageConfig", "SyncExpertStage"),
+        StageDescription("lip-sync", f"{_TRAINING}.lip_sync", "LipSyncStageConfig", "LipSyncStage"),
+        StageDescription("joint", f"{_TRAINING}.joint", "JointStageConfig", "JointStage"),
+    ),
+    presets={
+        "compact": PresetNeeds(),
+        "paper": PresetNeeds(
+            downloads=("hubert-config", "hubert-preprocessor", "hubert", "buffalo_l"),
+            packages=("transformers", "diffusers", "insightface", "onnxruntime"),
+        ),
+    },
+    rows=(
+        EvaluationRow(
+            "swaptalk-sync-swap",
+            "SwapTalk, sync-swap",
+            "lip sync, then face swap, in the latent space",
+            {"order": "sync-swap"},
+        ),
+        EvaluationRow(
+            "swaptalk",
+            "SwapTalk",
+            "face swap, then lip sync, in the latent space: the paper's order",
+            {"order": "swap-sync"},
+        ),
+    ),
+)
