@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from talkswap.data.portraits import CROP
 from talkswap.errors import TrainingDataError
 from talkswap.faces.geometry import align
-from talkswap.faces.guide import eye_openings
+from talkswap.faces.measures import eye_openings
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.types import FloatArray, UInt8Image

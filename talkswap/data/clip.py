@@ -37,9 +37,9 @@ from talkswap.data.portraits import label_clip
 from talkswap.data.talking import smoothed_quads
 from talkswap.errors import NoAudioError, NoVideoError, OutputUnwritableError, UnreadableMediaError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
-from talkswap.faces.geometry import quad_affine
+from talkswap.faces.geometry import box_around, box_overlap, quad_affine
 from talkswap.faces.mesh import POINTS
-from talkswap.faces.track import FaceTracker, TrackedFace, overlap
+from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.writer import VideoWriter
 from talkswap.types import ClipInfo, ColourTags, FloatArray, Frame, UInt8Image
@@ -162,7 +162,7 @@ def taught(piece: Piece, followed: Followed, config: ClipConfig) -> Followed:
     landmarks = np.full_like(followed.landmarks, np.nan)
     for row, (_, _, points) in enumerate(label_clip(config.teachers, frames)):
         own = followed.landmarks[row]
-        if points is not None and np.isfinite(own[0, 0]) and overlap(_box(points), _box(own)) >= 0.3:
+        if points is not None and np.isfinite(own[0, 0]) and box_overlap(box_around(points), box_around(own)) >= 0.3:
             landmarks[row] = points
     missing = int(np.isnan(landmarks[:, 0, 0]).sum())
     if missing > (1 - config.least_seen) * len(landmarks):

@@ -18,7 +18,7 @@ import numpy as np
 from talkswap.data.face_views import STORED, StoredFaces, degrade, relight
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces.detector import STRIDE, face_square
-from talkswap.faces.geometry import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE
+from talkswap.faces.geometry import NOSE_TIP, eyes_and_mouth
 from talkswap.types import FloatArray, UInt8Image
 
 DETECTOR_TEACHER_FILE = "face_detector_yunet.onnx"
@@ -49,9 +49,8 @@ class SceneConfig:
 
 def four_points(landmarks: FloatArray) -> FloatArray:
     """Eyes, nose tip and middle of the mouth (4 x 2) of 478 mesh points."""
-    points = np.asarray(landmarks, np.float32)[:, :2]
-    left, right, mouth = (points[list(part)].mean(0) for part in (LEFT_EYE, RIGHT_EYE, MOUTH_CORNERS))
-    return np.stack([left, right, points[1], mouth]).astype(np.float32)
+    left, right, mouth = eyes_and_mouth(landmarks)
+    return np.stack([left, right, landmarks[NOSE_TIP, :2], mouth]).astype(np.float32)
 
 
 class DetectorTeacher:

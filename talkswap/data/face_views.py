@@ -13,7 +13,7 @@ import numpy as np
 
 from talkswap.data.portraits import CROP
 from talkswap.errors import TrainingDataError
-from talkswap.faces.geometry import transform_points
+from talkswap.faces.geometry import outer_eye_distance, transform_points
 from talkswap.faces.landmarks import POINTS, affine_from_landmarks
 from talkswap.types import FloatArray, UInt8Image
 
@@ -108,7 +108,7 @@ class StoredFaces:
     def _balance(self) -> FloatArray:
         """One over the root of how common a crop's turn, nod, mouth and eye opening are together."""
         p = self.landmarks
-        eyes = np.linalg.norm(p[:, 33, :2] - p[:, 263, :2], axis=1) + 1e-6
+        eyes = outer_eye_distance(p[..., :2]) + 1e-6
         left, right = p[:, 1, 0] - p[:, 234, 0], p[:, 454, 0] - p[:, 1, 0]
         turn = (left - right) / (np.abs(left + right) + 1e-6)
         nod = (p[:, 1, 1] - (p[:, 33, 1] + p[:, 263, 1]) / 2) / eyes

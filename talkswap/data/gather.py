@@ -20,8 +20,9 @@ import numpy as np
 
 from talkswap.data.clip import paths_of, put
 from talkswap.data.cutting import Piece, read_piece
-from talkswap.data.talking import mouth_opening, smoothed_quads
+from talkswap.data.talking import smoothed_quads
 from talkswap.faces.geometry import quad_affine, transform_points, warp_crop
+from talkswap.faces.measures import mouth_opening
 from talkswap.faces.mesh import POINTS
 
 KINDS = ("frames", "portraits")

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from talkswap.errors import DependencyError, InputMissingError, TrainingDataError
-from talkswap.faces.identity import five_points, similarity
+from talkswap.faces.geometry import five_points, similarity_affine
 from talkswap.types import FloatArray, UInt8Image
 
 TEACHER_FILE = "identity_reid.onnx"
@@ -62,7 +62,7 @@ class IdentityTeacher:
 
     def cut(self, rgb: UInt8Image, points: FloatArray) -> UInt8Image:
         """The teacher's square of a picture whose five points are given in px."""
-        affine = similarity(points, self.points).astype(np.float64)
+        affine = similarity_affine(points, self.points).astype(np.float64)
         square = (self.size, self.size)
         cut = cv2.warpAffine(rgb, affine, square, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
         return np.asarray(cut, np.uint8)

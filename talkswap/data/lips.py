@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from talkswap.checkpoints import find_preset, load_config, load_weights
-from talkswap.data.talking import mouth_opening
+from talkswap.faces.measures import mouth_opening, pearson
 from talkswap.systems.swaptalk.lip_sync import LipSyncConfig
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE, MelConfig, log_mel
@@ -45,13 +45,6 @@ class LipCheck:
     correlation: float  # at the best lag
     lag: float  # seconds by which the picture is later than its sound; 0 where none is clear
     movement: float  # deviation of the opening, in eye distances
-
-
-def pearson(first: FloatArray, second: FloatArray) -> float:
-    """Correlation of two curves of one length; 0 where one of them does not move."""
-    a, b = first - first.mean(), second - second.mean()
-    size = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum() / size) if size > 1e-9 else 0.0
 
 
 class LipListener:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.errors import TrainingDataError
+from talkswap.faces.geometry import spatial_similarity
 from talkswap.faces.mesh import (
     ASSET,
     FACE_OVAL,
@@ -24,7 +25,6 @@ from talkswap.faces.mesh import (
     POINTS,
     RIGHT_EYE_RING,
     SKIN_POINTS,
-    similarity,
 )
 
 Points = NDArray[np.float64]
@@ -92,7 +92,7 @@ def measure(config: MeanFaceConfig) -> dict[str, NDArray[np.generic]]:
     for _ in range(config.rounds):
         aligned = np.empty_like(shapes)
         for index, shape in enumerate(shapes):
-            scale, rotation, shift = similarity(shape, mean)
+            scale, rotation, shift = spatial_similarity(shape, mean)
             aligned[index] = scale * shape @ rotation.T + shift
         mean = eye_frame(aligned.mean(0))
         partner = mirror_pairs(mean)

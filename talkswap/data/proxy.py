@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from talkswap.errors import UsageError
-from talkswap.faces.guide import FaceGuide, GuideConfig, fit_pose
+from talkswap.faces.guide import FaceGuide, GuideConfig
 from talkswap.faces.mask import face_mask
 from talkswap.systems.cascade.networks import Inswapper
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
@@ -85,12 +85,6 @@ def load_proxy(name: str, inswapper: Path | None = None, embedder: Path | None =
             "the inswapper proxy needs two files", "give the inswapper and the ArcFace file, or use --proxy mesh"
         )
     return InswapperProxy(inswapper, embedder)
-
-
-def yaw(landmarks: FloatArray) -> float:
-    """How far a head is turned, degrees, positive toward the right of the picture."""
-    turn = fit_pose(landmarks).turn
-    return float(-np.degrees(np.arctan2(turn[0, 2], turn[2, 2])))
 
 
 def compatible(

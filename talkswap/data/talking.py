@@ -27,16 +27,13 @@ import torch
 from numpy.typing import NDArray
 
 from talkswap.errors import InputMissingError, TrainingDataError
-from talkswap.faces.geometry import ffhq_quad, quad_affine, transform_points, warp_crop
+from talkswap.faces.geometry import OUTER_EYE_CORNERS, ffhq_quad, quad_affine, transform_points, warp_crop
+from talkswap.faces.measures import mouth_opening, mouth_shape
 from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.types import FloatArray
 from talkswap.voice.features import MelFeatures, SpeechFeatures
 from talkswap.voice.mel import log_mel
 
-EYE_CORNERS = (33, 263)
-INNER_TOP, INNER_BOTTOM = (82, 13, 312), (87, 14, 317)
-SPREAD = np.array([0.08, 0.04, 0.05, 0.06, 0.03, 0.05, 0.04], np.float32)
-"""Unit of each mouth measure, in inter-ocular distances: about one standard deviation while speaking."""
 POSE_POINTS = (33, 133, 362, 263, 168, 6, 1, 2, 234, 454, 10)
 """Points of the mesh that turn with the head and do not follow the mouth."""
 
@@ -96,47 +93,10 @@ class TalkingClip:
     upper_raw: NDArray[np.int8]  # U C G/2 G
 
 
-def mouth_opening(landmarks: FloatArray) -> FloatArray:
-    """Distance of the inner lips over the distance of the outer eye corners, in the picture plane.
-
-    Args:
-        landmarks: T 478 2 or 3.
-
-    Returns:
-        T; 0 is closed, about 0.1 to 0.3 an open vowel.
-    """
-    plane = landmarks[:, :, :2]
-    eyes = np.linalg.norm(plane[:, EYE_CORNERS[0]] - plane[:, EYE_CORNERS[1]], axis=1)
-    lips = plane[:, list(INNER_TOP)].mean(1) - plane[:, list(INNER_BOTTOM)].mean(1)
-    return (np.linalg.norm(lips, axis=1) / np.maximum(eyes, 1e-6)).astype(np.float32)
-
-
-def mouth_shape(landmarks: FloatArray) -> FloatArray:
-    """Seven measures of the mouth in units of :data:`SPREAD`.
-
-    The first is the opening itself, since closed lips are 0 for everybody.  The others (width, outer height,
-    jaw, upper and lower lip, inner width; distances in three dimensions, so that a turned head changes them
-    little) are differences to the clip's own median, since faces differ in them at rest.
-
-    Args:
-        landmarks: T 478 3, nan where no face.
-
-    Returns:
-        T 7, nan where no face.
-    """
-    eyes = np.linalg.norm(landmarks[:, EYE_CORNERS[0]] - landmarks[:, EYE_CORNERS[1]], axis=1)
-    pairs = ((61, 291), (0, 17), (2, 152), (2, 13), (14, 152), (78, 308))
-    lengths = [np.linalg.norm(landmarks[:, a] - landmarks[:, b], axis=1) / np.maximum(eyes, 1e-6) for a, b in pairs]
-    rest = np.stack(lengths, 1)  # T 6
-    if np.isfinite(rest).any():
-        rest = rest - np.nanmedian(rest, 0)
-    return (np.concatenate([mouth_opening(landmarks)[:, None], rest], 1) / SPREAD).astype(np.float32)
-
-
 def head_pose(landmarks: FloatArray) -> FloatArray:
     """Where eyes, nose and face edge lie (T P), centred on the eyes, in eye distances: nearness of poses."""
     plane = landmarks[:, :, :2]
-    first, second = plane[:, EYE_CORNERS[0]], plane[:, EYE_CORNERS[1]]
+    first, second = plane[:, OUTER_EYE_CORNERS[0]], plane[:, OUTER_EYE_CORNERS[1]]
     size = np.maximum(np.linalg.norm(first - second, axis=1), 1e-6)[:, None, None]
     return (
         ((plane[:, list(POSE_POINTS)] - ((first + second) / 2)[:, None]) / size)

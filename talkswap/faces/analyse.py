@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from talkswap.checkpoints import PresetFolder, network_folder, verified_folder
 from talkswap.errors import DeviceError, UsageError
 from talkswap.faces.detector import Detection, FaceDetector, load_detector
-from talkswap.faces.geometry import ffhq_affine, warp_crop
+from talkswap.faces.geometry import box_around, ffhq_affine, warp_crop
 from talkswap.faces.identity import load_identity
 from talkswap.faces.landmarks import LandmarkReader, affine_from_landmarks, load_landmarks, square_affine
 from talkswap.types import Face, FloatArray, UInt8Image
@@ -163,8 +163,7 @@ class CompactAnalyser:
         inside = 0 <= middle[0] < width and 0 <= middle[1] < height
         if not presence >= self._presence or not inside:
             return None
-        box = np.concatenate([points[:, :2].min(0), points[:, :2].max(0)]).astype(np.float32)
-        return Face(box, presence, points)
+        return Face(box_around(points), presence, points)
 
     @torch.inference_mode()
     def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.checkpoints.networks import read_network, write_network
 from talkswap.errors import WeightsMissingError
-from talkswap.faces.landmarks import Residual
+from talkswap.faces.geometry import box_overlap
+from talkswap.faces.landmarks import Residual, landmark_quad
 from talkswap.types import FloatArray, UInt8Image
 
 STRIDE = 8  # px per cell
@@ -56,6 +57,11 @@ class Detection:
     centre: FloatArray  # 2
     side: float  # of the face's square
     points: FloatArray  # 4 2: eyes, nose, mouth
+
+    @property
+    def box(self) -> FloatArray:
+        """x0 y0 x1 y1 of the square."""
+        return np.concatenate([self.centre - self.side / 2, self.centre + self.side / 2])
 
 
 class DetectorNetwork(nn.Module, HubNetwork):
@@ -116,18 +122,8 @@ class DetectorNetwork(nn.Module, HubNetwork):
 def face_square(points: FloatArray) -> tuple[FloatArray, float]:
     """Centre (2) and side of a face's square from its four points (4 x 2): the landmark network's square, not
     turned."""
-    eyes = (points[0] + points[1]) / 2
-    across, down = points[1] - points[0], points[3] - eyes
-    half = 0.92 * max(2.0 * float(np.hypot(*across)), 1.8 * float(np.hypot(*down)), 1.0)
-    return (eyes + 0.38 * down).astype(np.float32), 2 * half
-
-
-def overlap(a: Detection, b: Detection) -> float:
-    """Intersection over union of two detections' squares."""
-    low = np.maximum(a.centre - a.side / 2, b.centre - b.side / 2)
-    high = np.minimum(a.centre + a.side / 2, b.centre + b.side / 2)
-    shared = float(np.prod(np.maximum(high - low, 0)))
-    return shared / (a.side**2 + b.side**2 - shared)
+    centre, x = landmark_quad(points[0], points[1], points[3])
+    return centre, 2 * float(np.hypot(*x))
 
 
 def decode(answer: FloatArray, threshold: float, largest_overlap: float = 0.35) -> list[Detection]:
@@ -148,7 +144,7 @@ def decode(answer: FloatArray, threshold: float, largest_overlap: float = 0.35) 
         side = float(np.exp(np.clip(values[3], -4, 4)) * SIDE_UNIT)
         points = centre + values[4:].reshape(FACE_POINTS, 2) * side
         found = Detection(float(score[row, column]), centre, side, points.astype(np.float32))
-        if all(overlap(found, other) <= largest_overlap for other in kept):
+        if all(box_overlap(found.box, other.box) <= largest_overlap for other in kept):
             kept.append(found)
     return kept
 

@@ -14,7 +14,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from talkswap.faces.geometry import EYE_CORNERS, neighbour_weights, smooth_step, spatial_similarity
 from talkswap.faces.mask import face_mask
+from talkswap.faces.measures import eye_openings
 from talkswap.faces.mesh import (
     FACE_OVAL,
     INNER_LIPS,
@@ -30,8 +32,6 @@ from talkswap.faces.mesh import (
 from talkswap.types import FloatArray, UInt8Image
 
 LEFT_IRIS, RIGHT_IRIS = (468, 469, 470, 471, 472), (473, 474, 475, 476, 477)
-EYE_CORNERS = ((33, 133), (362, 263))  # left, right in the picture
-LID_MIDDLES = ((159, 145), (386, 374))  # upper, lower; left, right in the picture
 LEFT_BROW = (70, 63, 105, 66, 107, 55, 65, 52, 53, 46)  # left in the picture
 RIGHT_BROW = (300, 293, 334, 296, 336, 285, 295, 282, 283, 276)
 FOREHEAD = (
@@ -93,29 +93,21 @@ class Pose:
     scale: float  # px per eye distance
     shift: FloatArray  # 3
 
+    def undo(self, landmarks: FloatArray) -> FloatArray:
+        """Landmarks (478 3, px) turned to the front, in eye distances."""
+        return np.asarray((np.asarray(landmarks, np.float32) - self.shift) @ self.turn / self.scale, np.float32)
+
 
 def fit_pose(landmarks: FloatArray) -> Pose:
-    """The similarity that takes the mean face to a face's landmarks (478 3), by weighted least squares (Umeyama
-    1991).
-    """
-    model, weight = mean_face().points.astype(np.float64), _rigid_points().astype(np.float64)
-    points = np.asarray(landmarks, np.float64)
-    weight = weight / weight.sum()
-    model_mean, mean = weight @ model, weight @ points
-    a, b = model - model_mean, points - mean
-    left, spread, right = np.linalg.svd((b * weight[:, None]).T @ a)
-    flip = np.ones(3)
-    flip[2] = np.sign(np.linalg.det(left) * np.linalg.det(right))
-    turn = left @ np.diag(flip) @ right
-    scale = float((spread * flip).sum() / (weight @ (a * a).sum(1)))
-    shift = mean - scale * turn @ model_mean
+    """The similarity that takes the mean face to a face's landmarks (478 3), by weighted least squares."""
+    mean, points = mean_face().points.astype(np.float64), np.asarray(landmarks, np.float64)
+    scale, turn, shift = spatial_similarity(mean, points, _rigid_points().astype(np.float64))
     return Pose(turn.astype(np.float32), scale, shift.astype(np.float32))
 
 
 def canonical_shape(landmarks: FloatArray) -> FloatArray:
     """A face's mesh turned to the front, in eye distances (478 3)."""
-    pose = fit_pose(landmarks)
-    return np.asarray((np.asarray(landmarks, np.float32) - pose.shift) @ pose.turn / pose.scale, np.float32)
+    return fit_pose(landmarks).undo(landmarks)
 
 
 @lru_cache(maxsize=1)
@@ -148,9 +140,7 @@ def _shape_weights() -> tuple[FloatArray, FloatArray]:
         anchors[list(anchor_rings[number])] = 1
         pieces[group] = anchors / anchors.sum()
     # a soft passage between a piece and the skin around it
-    squared = ((points[:, None] - points[None]) ** 2).sum(2)
-    near = np.exp(-squared / (2 * 0.07**2))
-    near /= near.sum(1, keepdims=True)
+    near = neighbour_weights(points, 0.07)
     solid = np.zeros(POINTS, bool)
     for fixed in (*anchor_rings, LEFT_IRIS, RIGHT_IRIS, INNER_LIPS):
         solid[list(fixed)] = True
@@ -177,11 +167,7 @@ def lend_shape(
     if share == 0:
         return np.asarray(target_landmarks, np.float32)
     pose = fit_pose(target_landmarks)
-    own = (
-        (np.asarray(target_landmarks, np.float32) - pose.shift) @ pose.turn / pose.scale
-        if target_shape is None
-        else target_shape
-    )
+    own = pose.undo(target_landmarks) if target_shape is None else target_shape
     free, pieces = _shape_weights()
     move = (pieces @ (source_shape - own)) * (share * free[:, None])
     return np.asarray(target_landmarks + pose.scale * move @ pose.turn.T, np.float32)
@@ -260,18 +246,6 @@ def gaze(landmarks: FloatArray) -> FloatArray:
     return np.asarray(places, np.float32)
 
 
-def eye_openings(landmarks: FloatArray) -> FloatArray:
-    """How far each eye is open (... 2; left in the picture first), in parts of the distance between the outer corners.
-
-    Args:
-        landmarks: ... 478 3.
-    """
-    flat = np.asarray(landmarks, np.float32)[..., :2]
-    size = np.linalg.norm(flat[..., 33, :] - flat[..., 263, :], axis=-1)
-    lids = [np.linalg.norm(flat[..., top, :] - flat[..., bottom, :], axis=-1) for top, bottom in LID_MIDDLES]
-    return np.asarray(np.stack(lids, -1) / np.maximum(size, 1e-6)[..., None], np.float32)
-
-
 def turn_eyes(rgb: UInt8Image, landmarks: FloatArray, now: FloatArray, wanted: FloatArray) -> UInt8Image:
     """Shift both irises sideways inside their lids.
 
@@ -313,8 +287,7 @@ def closing(openings: FloatArray, usual: FloatArray, shut: tuple[float, float]) 
         shut: shares of ``usual`` from which an eye begins to count as shut, and at which it is.
     """
     begin, end = shut
-    share = np.clip((begin - openings / np.maximum(usual, 1e-3)) / (begin - end), 0, 1)
-    return np.asarray(share * share * (3 - 2 * share), np.float32)
+    return np.asarray(smooth_step(openings / np.maximum(usual, 1e-3), begin, end), np.float32)
 
 
 def keep_lids(

@@ -17,8 +17,15 @@ from numpy.typing import NDArray
 
 from talkswap.errors import DependencyError, DeviceError, WeightsCorruptError, WeightsMissingError
 from talkswap.faces.analyse import onnx_errors
-from talkswap.faces.geometry import LEFT_EYE, RIGHT_EYE, warp_crop
-from talkswap.faces.mesh import mean_face, similarity
+from talkswap.faces.geometry import (
+    ARCFACE_POINTS,
+    ARCFACE_SIZE,
+    five_points,
+    similarity_affine,
+    spatial_similarity,
+    warp_crop,
+)
+from talkswap.faces.mesh import mean_face
 from talkswap.types import Face, FloatArray, UInt8Image
 
 DETECTOR, LANDMARKS, RECOGNITION = "det_10g.onnx", "1k3d68.onnx", "w600k_r50.onnx"
@@ -34,8 +41,6 @@ MESH_OF_68 = (
 )  # fmt: skip
 JAW = 17  # the first points lie on the outline, which slides over the skin as the head turns
 NOSE_TIP = 30
-# Where ArcFace networks want eyes, nose tip and mouth corners in their crop of 112 px.
-ARCFACE_POINTS = ((38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20))
 
 
 @lru_cache(maxsize=1)
@@ -80,7 +85,7 @@ def dense_landmarks(points: FloatArray) -> FloatArray:
     gain = np.linalg.solve(basis.T @ (flat_trust[:, None] * basis) + prior, basis.T * flat_trust)  # K 68*3
     shape, coefficients = middle, np.zeros(len(mean.deviations))
     for _ in range(4):  # pose given shape, shape given pose
-        scale, rotation, shift = similarity(shape, seen, trust[:, 0])
+        scale, rotation, shift = spatial_similarity(shape, seen, trust[:, 0])
         upright = (seen - shift) @ rotation / scale
         coefficients = gain @ (upright - middle).reshape(-1)
         shape = middle + (basis @ coefficients).reshape(-1, 3)
@@ -193,11 +198,7 @@ class InsightFaceAnalyser:
 
     def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
         """ArcFace vector (512, unit length) of the face with these landmarks (478 3, px of ``rgb``)."""
-        points = np.asarray(landmarks, np.float64)[:, :2]
-        five = np.stack([points[list(LEFT_EYE)].mean(0), points[list(RIGHT_EYE)].mean(0), *points[[4, 61, 291]]])
-        z, w = five @ [1, 1j], np.array(ARCFACE_POINTS) @ [1, 1j]
-        a = np.vdot(z - z.mean(), w - w.mean()) / np.vdot(z - z.mean(), z - z.mean())
-        b = w.mean() - a * z.mean()
-        affine = np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]], np.float32)
-        vector = self._recognition.get_feat(np.ascontiguousarray(warp_crop(rgb, affine, 112)[:, :, ::-1]))[0]
+        affine = similarity_affine(five_points(landmarks), ARCFACE_POINTS)
+        crop = warp_crop(rgb, affine, ARCFACE_SIZE)
+        vector = self._recognition.get_feat(np.ascontiguousarray(crop[:, :, ::-1]))[0]
         return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6), np.float32)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.checkpoints.networks import read_network, write_network
 from talkswap.errors import WeightsMissingError
-from talkswap.faces.geometry import LEFT_EYE, MOUTH_CORNERS, RIGHT_EYE, invert_affine, quad_affine, transform_points
+from talkswap.faces.geometry import eyes_and_mouth, invert_affine, quad_affine, transform_points
 from talkswap.types import FloatArray, UInt8Image
 
 POINTS = 478
@@ -133,8 +133,8 @@ class LandmarkNetwork(nn.Module, HubNetwork):
         return points + points.new_tensor([middle, middle, 0.0])
 
 
-def square_affine(left_eye: FloatArray, right_eye: FloatArray, mouth: FloatArray, size: int) -> FloatArray:
-    """Affine (2 x 3) from picture px to the ``size`` square that the landmark network looks at.
+def landmark_quad(left_eye: FloatArray, right_eye: FloatArray, mouth: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Centre and half-side vector (px) of the square that the landmark network looks at.
 
     The square follows the FFHQ rule from eye and mouth centres (2-vectors, px), a little smaller and moved toward the
     chin so that the whole mesh stays inside with the mouth wide open.
@@ -145,14 +145,17 @@ def square_affine(left_eye: FloatArray, right_eye: FloatArray, mouth: FloatArray
     direction = direction / max(float(np.hypot(*direction)), 1e-6)
     half = 0.92 * max(2.0 * float(np.hypot(*across)), 1.8 * float(np.hypot(*down)), 1.0)
     centre = eyes + 0.38 * down
-    return quad_affine(centre.astype(np.float32), (direction * half).astype(np.float32), size)
+    return centre.astype(np.float32), (direction * half).astype(np.float32)
+
+
+def square_affine(left_eye: FloatArray, right_eye: FloatArray, mouth: FloatArray, size: int) -> FloatArray:
+    """Affine (2 x 3) from picture px to :func:`landmark_quad` at ``size`` px."""
+    return quad_affine(*landmark_quad(left_eye, right_eye, mouth), size)
 
 
 def affine_from_landmarks(landmarks: FloatArray, size: int) -> FloatArray:
     """:func:`square_affine` of 478 mesh points (px)."""
-    points = np.asarray(landmarks, np.float32)[:, :2]
-    left, right, mouth = (points[list(part)].mean(0) for part in (LEFT_EYE, RIGHT_EYE, MOUTH_CORNERS))
-    return square_affine(left, right, mouth, size)
+    return square_affine(*eyes_and_mouth(landmarks), size)
 
 
 def affine_from_five(points: FloatArray, size: int) -> FloatArray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from talkswap.faces.geometry import smooth_step
 from talkswap.faces.mesh import FACE_OVAL, LEFT_EYE_RING, RIGHT_EYE_RING
 from talkswap.types import FloatArray
 
@@ -123,8 +124,7 @@ def soft_ring(
     flank = np.asarray(cv2.GaussianBlur(picture.astype(np.float32) / np.float32(255), (0, 0), sigma), np.float32)
     low = _normal_share(-shift / sigma)
     high = _normal_share((feather - shift) / sigma)
-    ramp = np.clip((flank - low) / (high - low), 0, 1)
-    mask = ramp * ramp * (3 - 2 * ramp)
+    mask = np.asarray(smooth_step(flank, low, high), np.float32)
     if grid != size:
         mask = np.clip(cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR), 0, 1)
     return np.asarray(mask, np.float32)

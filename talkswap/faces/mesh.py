@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.errors import WeightsMissingError
+from talkswap.faces.geometry import neighbour_weights, smooth_step
 from talkswap.types import FloatArray, UInt8Image
 
 ASSET = Path(__file__).parent / "assets" / "mean_face.safetensors"
@@ -36,6 +37,11 @@ OUTER_LIPS = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291, 375, 321, 405, 31
 INNER_LIPS = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 324, 318, 402, 317, 14, 87, 178, 88, 95)
 LEFT_EYE_RING = (33, 246, 161, 160, 159, 158, 157, 173, 133, 155, 154, 153, 145, 144, 163, 7)  # left in the picture
 RIGHT_EYE_RING = (263, 466, 388, 387, 386, 385, 384, 398, 362, 382, 381, 380, 374, 373, 390, 249)
+# What speech and blinks leave alone: temples, forehead, nose bridge, corners of the eyes.
+STEADY = (
+    10, 338, 297, 332, 284, 251, 389, 356, 127, 162, 21, 54, 103, 67, 109, 151, 9, 8, 168, 6, 197, 195,
+    33, 133, 362, 263,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,30 +82,6 @@ def mean_face() -> MeanFace:
         stored["components"].astype(np.float32),
         stored["deviations"].astype(np.float32),
     )
-
-
-def similarity(
-    shape: NDArray[np.float64], reference: NDArray[np.float64], weights: NDArray[np.float64] | None = None
-) -> tuple[float, NDArray[np.float64], NDArray[np.float64]]:
-    """Best s, R, t with ``s shape R^T + t`` nearest to ``reference`` in (weighted) least squares (Umeyama 1991).
-
-    Args:
-        shape: N 3.
-        reference: N 3.
-        weights: N, relative trust in each point.
-
-    Returns:
-        (scale, rotation 3 3, shift 3).
-    """
-    weights = np.ones(len(shape)) if weights is None else weights
-    weights = weights / weights.sum()
-    middle, aim = weights @ shape, weights @ reference
-    moved, goal = shape - middle, reference - aim
-    u, spread, vt = np.linalg.svd((goal * weights[:, None]).T @ moved)
-    sign = np.array([1.0, 1.0, np.sign(np.linalg.det(u @ vt))])  # a rotation, never a reflection
-    rotation = (u * sign) @ vt
-    scale = float((spread * sign).sum() / (weights @ (moved**2).sum(1)))
-    return scale, rotation, aim - scale * rotation @ middle
 
 
 def signed_areas(points: FloatArray, triangles: NDArray[np.int32]) -> FloatArray:
@@ -182,10 +164,7 @@ def _spread(values: FloatArray, covered: NDArray[np.bool_]) -> FloatArray:
 @lru_cache(maxsize=1)
 def _neighbour_weights() -> FloatArray:
     """468 468, rows sum to one: a Gaussian of 0.08 eye distances over the mean face's surface points."""
-    points = mean_face().points[:SKIN_POINTS]
-    squared = ((points[:, None] - points[None]) ** 2).sum(2)
-    weights = np.exp(-squared / (2 * 0.08**2))
-    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
+    return np.asarray(neighbour_weights(mean_face().points[:SKIN_POINTS], 0.08), np.float32)
 
 
 def _facing_points(landmarks: FloatArray, triangles: NDArray[np.int32]) -> FloatArray:
@@ -193,11 +172,6 @@ def _facing_points(landmarks: FloatArray, triangles: NDArray[np.int32]) -> Float
     corners = triangles.ravel()
     total = np.bincount(corners, np.repeat(facing(landmarks, triangles), 3), POINTS)
     return np.asarray(total / np.maximum(np.bincount(corners, minlength=POINTS), 1), np.float32)
-
-
-def _smooth_step(x: FloatArray, low: float, high: float) -> FloatArray:
-    t = np.clip((x - low) / (high - low), 0.0, 1.0)
-    return t * t * (3 - 2 * t)
 
 
 class MeshTexture:
@@ -221,7 +195,7 @@ class MeshTexture:
         here = _facing_points(landmarks, self.triangles)
         there = here[mean.mirror]
         low, high = self.config.hidden_cosine
-        borrowed = _smooth_step(there - here, low, high) * (1 - _smooth_step(here, low, high))  # 478
+        borrowed = smooth_step(there - here, low, high) * (1 - smooth_step(here, low, high))  # 478
         borrowed[:SKIN_POINTS] = _neighbour_weights() @ borrowed[:SKIN_POINTS]  # the seam between two halves is soft
         borrowed[SKIN_POINTS:] = 0
         self.mirrored_share = float(borrowed[:SKIN_POINTS].mean())

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.checkpoints.networks import read_network, write_network
 from talkswap.faces.analyse import fold_normalisation
+from talkswap.faces.geometry import smooth_step
 from talkswap.faces.landmarks import Residual
 from talkswap.types import FloatArray, UInt8Image
 
@@ -149,5 +150,4 @@ class CoverFollower:
         self._time = time
         if float(self._held.max()) <= self.config.clear:
             return None
-        t = np.clip((self._held - self.config.clear) / (self.config.certain - self.config.clear), 0, 1)
-        return np.asarray(1 - t * t * (3 - 2 * t), np.float32)
+        return np.asarray(1 - smooth_step(self._held, self.config.clear, self.config.certain), np.float32)

@@ -16,39 +16,9 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.faces.geometry import ffhq_quad
-from talkswap.faces.mesh import mean_face
+from talkswap.faces.geometry import ffhq_quad, neighbour_weights, planar_similarity
+from talkswap.faces.mesh import STEADY, mean_face
 from talkswap.types import FloatArray
-
-# Points that speech and blinks leave alone: temples, forehead, nose bridge, corners of the eyes.
-STEADY = (
-    10,
-    338,
-    297,
-    332,
-    284,
-    251,
-    389,
-    356,
-    127,
-    162,
-    21,
-    54,
-    103,
-    67,
-    109,
-    151,
-    9,
-    8,
-    168,
-    6,
-    197,
-    195,
-    33,
-    133,
-    362,
-    263,
-)
 
 
 @dataclass(frozen=True)
@@ -127,10 +97,7 @@ def _share(cutoff: float | NDArray[np.float64], step: float) -> float | NDArray[
 @lru_cache(maxsize=1)
 def _neighbours() -> NDArray[np.float64]:
     """478 478, rows sum to one: a Gaussian of 0.1 eye distances on the mean face."""
-    points = mean_face().points
-    squared = ((points[:, None] - points[None]) ** 2).sum(2)
-    weights = np.exp(-squared / (2 * 0.1**2))
-    return np.asarray(weights / weights.sum(1, keepdims=True), np.float64)
+    return np.asarray(neighbour_weights(mean_face().points, 0.1), np.float64)
 
 
 def head_motion(landmarks: FloatArray) -> tuple[complex, complex]:
@@ -138,12 +105,8 @@ def head_motion(landmarks: FloatArray) -> tuple[complex, complex]:
 
     ``abs(a)`` is the head's size as an eye distance in px, its angle the roll; ``b`` is the middle of the eyes.
     """
-    mean = mean_face().points[list(STEADY), :2].astype(np.float64)
-    face = np.asarray(landmarks, np.float64)[list(STEADY), :2]
-    w, z = mean[:, 0] + 1j * mean[:, 1], face[:, 0] + 1j * face[:, 1]
-    centred = w - w.mean()
-    a = complex(np.vdot(centred, z - z.mean()) / np.vdot(centred, centred))
-    return a, complex(z.mean() - a * w.mean())
+    steady = list(STEADY)
+    return planar_similarity(mean_face().points[steady], np.asarray(landmarks)[steady])
 
 
 class LandmarkSmoother:

@@ -15,15 +15,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from talkswap.faces.analyse import FaceAnalyser
-from talkswap.faces.geometry import quad_affine
-from talkswap.faces.mesh import mean_face, similarity
-from talkswap.faces.smooth import STEADY, LandmarkSmoother, SmoothConfig, SquareSmoother
+from talkswap.faces.geometry import box_overlap, quad_affine, smooth_step
+from talkswap.faces.measures import pearson, yaw_degrees
+from talkswap.faces.smooth import LandmarkSmoother, SmoothConfig, SquareSmoother
 from talkswap.types import Face, FloatArray, Frame, UInt8Image
+
+if TYPE_CHECKING:
+    from talkswap.faces.analyse import FaceAnalyser  # imports torch
 
 Embed = Callable[[UInt8Image, FloatArray], FloatArray]
 """(picture H W 3, landmarks 478 3) -> unit identity vector."""
@@ -73,34 +76,9 @@ class TrackedFace:
         return quad_affine(self.centre, self.x, size)
 
 
-def head_rotation(landmarks: FloatArray) -> FloatArray:
-    """3 3 rotation of the mean face that fits the points which neither speech nor blinks move."""
-    steady = list(STEADY)
-    shape = mean_face().points[steady].astype(np.float64)
-    return np.asarray(similarity(shape, np.asarray(landmarks, np.float64)[steady])[1], np.float32)
-
-
-def yaw_degrees(landmarks: FloatArray) -> float:
-    """How far the head is turned aside, degrees; positive = the nose points to the picture's right."""
-    forward = head_rotation(landmarks) @ np.array([0, 0, -1], np.float32)  # out of the face, toward the viewer
-    return float(np.degrees(np.arctan2(forward[0], -forward[2])))
-
-
 def turned_away(yaw: float, config: TrackConfig) -> float:
     """Fade factor of a turned head: 1 up to ``yaw_limit``, 0 from ``yaw_end``, smooth between."""
-    t = float(np.clip((config.yaw_end - abs(yaw)) / (config.yaw_end - config.yaw_limit), 0, 1))
-    return t * t * (3 - 2 * t)
-
-
-def overlap(a: FloatArray, b: FloatArray) -> float:
-    """Intersection over union of two boxes (x0 y0 x1 y1)."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return float(both / max(areas - both, 1e-6))
+    return float(smooth_step(abs(yaw), config.yaw_end, config.yaw_limit))
 
 
 class CutFinder:
@@ -124,9 +102,8 @@ class CutFinder:
         self.suspect = False
         if last is None:
             return False
-        a, b = last - last.mean(), thumbnail - thumbnail.mean()
-        likeness = float((a * b).sum() / max(np.sqrt((a * a).sum() * (b * b).sum()), 1e-3))
-        change = float(np.abs(a - b).mean())
+        likeness = pearson(last, thumbnail)
+        change = float(np.abs((last - last.mean()) - (thumbnail - thumbnail.mean())).mean())
         is_cut = likeness < self.config.cut_likeness and change > self.config.cut_change
         self.suspect = not is_cut and likeness < self.config.suspicion and change > self.config.cut_change / 2
         return is_cut
@@ -214,7 +191,7 @@ class FaceTracker:
 
     def _some_touch(self) -> bool:
         """Whether two faces pass each other, so that landmarks may slide from one to the other."""
-        return any(overlap(a.face.box, b.face.box) > 0 for a, b in combinations(self.active, 2))
+        return any(box_overlap(a.face.box, b.face.box) > 0 for a, b in combinations(self.active, 2))
 
     def _forget_place(self, tracks: list[_Track], frame: Frame) -> None:
         """Where these were says no longer who is there."""
@@ -246,7 +223,7 @@ class FaceTracker:
         self.detections += 1
         found = [f for f in self.analyser.detect(frame.rgb) if f.score >= self.config.least_score]
         pairs = sorted(
-            ((overlap(t.face.box, f.box), i, j) for i, t in enumerate(self.active) for j, f in enumerate(found)),
+            ((box_overlap(t.face.box, f.box), i, j) for i, t in enumerate(self.active) for j, f in enumerate(found)),
             reverse=True,
         )
         seen: dict[int, int] = {}
@@ -300,7 +277,7 @@ class FaceTracker:
 
     def _appear(self, face: Face, frame: Frame) -> None:
         """Give a face that nobody followed its number: an old one by place or likeness, else the next."""
-        if any(overlap(t.face.box, face.box) >= self.config.least_overlap for t in self.active):
+        if any(box_overlap(t.face.box, face.box) >= self.config.least_overlap for t in self.active):
             return  # a second box around a face that is followed already
         view = face.embedding if face.embedding is not None else self._view(frame, face)
         clear = self._is_clear(face)
@@ -329,7 +306,7 @@ class FaceTracker:
             if likeness >= self.config.same_person:
                 return track
         near = [
-            (overlap(t.face.box, face.box), -i, t)
+            (box_overlap(t.face.box, face.box), -i, t)
             for i, t in enumerate(self.gone)
             if time - t.time < self.config.memory and self._may_be(t, view, clear)
         ]
@@ -351,7 +328,7 @@ class FaceTracker:
         """
         kept: list[_Track] = []
         for track in sorted(self.active, key=lambda t: t.track_id):
-            rival = next((k for k in kept if overlap(track.face.box, k.face.box) >= 0.7), None)
+            rival = next((k for k in kept if box_overlap(track.face.box, k.face.box) >= 0.7), None)
             if rival is None:
                 kept.append(track)
                 continue

@@ -11,7 +11,7 @@ import numpy as np
 from talkswap.errors import InputMissingError, NoSourceFaceError, UnreadableMediaError
 from talkswap.faces.analyse import FaceAnalyser
 from talkswap.faces.geometry import align
-from talkswap.faces.track import yaw_degrees
+from talkswap.faces.measures import yaw_degrees
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
 
 MOST_BYTES = 512 * 2**20

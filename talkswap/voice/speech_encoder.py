@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from talkswap.checkpoints.hub import HubNetwork
 
 MEASURES = ("opening", "width", "height", "jaw", "upper lip", "lower lip", "inner width")
-"""What a mouth shape holds, in this order; see :func:`talkswap.data.talking.mouth_shape`."""
+"""What a mouth shape holds, in this order; see :func:`talkswap.faces.measures.mouth_shape`."""
 
 
 @dataclass(frozen=True)

@@ -152,11 +152,6 @@ def test_proxies_by_name(networks: tuple[Path, Path]) -> None:
             proxy.load_proxy(name)
 
 
-def test_yaw_and_compatible_pairs() -> None:
-    turned = [face(0, yaw=a) for a in (-30, 0, 20)]
-    assert [proxy.yaw(f.landmarks) for f in turned] == pytest.approx([30, 0, -20], abs=0.5)
-    # a positive angle brings the nose toward the right edge of the picture
-    noses = [f.landmarks[1, 0] - f.landmarks[[234, 454], 0].mean() for f in turned]
-    assert noses[0] > 10 and abs(noses[1]) < 1 and noses[2] < -10
+def test_pairs_that_show_hidden_skin_are_refused() -> None:
     assert proxy.compatible(10, -20)
     assert not proxy.compatible(60, 60) and not proxy.compatible(0, 70) and not proxy.compatible(-30, 30)

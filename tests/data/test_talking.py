@@ -18,8 +18,6 @@ from talkswap.data.talking import (
     encode_clips,
     head_pose,
     mel_windows,
-    mouth_opening,
-    mouth_shape,
     open_spoken,
     open_talking,
     smoothed_quads,
@@ -92,23 +90,6 @@ def config(folder: Path, out: Path, **changes: object) -> TalkingConfig:
         "batch": 4,
     }
     return TalkingConfig(**{**given, **changes})  # type: ignore[arg-type]
-
-
-def test_opening_is_the_lips_distance_in_eye_distances() -> None:
-    points = landmarks(3, opening=0.25)
-    assert mouth_opening(points).tolist() == pytest.approx([0.25] * 3, abs=1e-5)
-    assert mouth_opening(points * 2).tolist() == pytest.approx([0.25] * 3, abs=1e-5)
-
-
-def test_shape_is_opening_and_differences_to_the_clips_median() -> None:
-    points = landmarks(9)
-    points[8, 291, 0] += 2.8  # a tenth of the eye distance wider in one frame
-    points[4] = np.nan
-    shape = mouth_shape(points)
-    assert np.isnan(shape[4]).all()
-    assert shape[:4, 0].tolist() == pytest.approx([0.1 / 0.08] * 4, rel=1e-3)
-    assert np.abs(shape[:4, 1:]).max() < 1e-4
-    assert shape[8, 1] == pytest.approx(0.1 / 0.04, rel=1e-2)
 
 
 def test_pose_does_not_see_the_mouth_but_sees_a_turn() -> None:

@@ -8,8 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.pose import LEAST_FRAMES, expression_errors, motion
-from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, OUTER_LIPS, mean_face
-from talkswap.faces.smooth import STEADY
+from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, OUTER_LIPS, STEADY, mean_face
 
 GENERATOR = np.random.default_rng(4)
 FRAMES = 20

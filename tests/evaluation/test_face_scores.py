@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.judges.analyser import FaceScorer, opening, score_faces
+from talkswap.evaluation.judges.analyser import FaceScorer, score_faces
 from talkswap.faces.analyse import CompactAnalyser
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
@@ -78,7 +78,3 @@ def test_a_folder_is_read_by_name(analyser: CompactAnalyser, labels: FloatArray,
     np.savez(tmp_path / "absent.npz", landmarks=labels)
     scores = score_faces(analyser, ROOT / "examples", tmp_path)
     assert scores.frames == 12 and scores.found == 1
-
-
-def test_opening_is_free_of_size(labels: FloatArray) -> None:
-    assert opening(labels[0] * 3) == pytest.approx(opening(labels[0]), rel=1e-5)

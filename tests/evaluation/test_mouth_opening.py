@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talkswap.data.talking import INNER_BOTTOM, INNER_TOP
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.mouth import opening_correlation, opening_curve
+from talkswap.faces.measures import INNER_BOTTOM, INNER_TOP
 from talkswap.types import FloatArray
 
 

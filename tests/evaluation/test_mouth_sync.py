@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from talkswap.data.talking import INNER_BOTTOM, SPREAD
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.judges.mouth_sync import MouthJudge, curve_distances
 from talkswap.evaluation.metrics.lip_sync import SyncScore
 from talkswap.faces.analyse import CompactAnalyser
+from talkswap.faces.measures import INNER_BOTTOM, MOUTH_SPREAD
 from talkswap.faces.mesh import mean_face
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
@@ -71,7 +71,7 @@ def test_expected_shapes_lie_where_the_lip_transform_hears_them(
 def obeying_mouth(judge: MouthJudge, voice: FloatArray, late: int = 0) -> FloatArray:
     """A mean face whose lower lip follows what a voice asks for, 25 frames/s."""
     count = len(voice) * 25 // 16000
-    opening = judge.expected(voice, count)[15 - late :][:count, 0].clip(0) * SPREAD[0]
+    opening = judge.expected(voice, count)[15 - late :][:count, 0].clip(0) * MOUTH_SPREAD[0]
     points = mean_face().points
     landmarks = np.repeat(points[None], count, 0)
     eyes = np.linalg.norm(points[33, :2] - points[263, :2])

@@ -8,8 +8,8 @@ from scipy.spatial.transform import Rotation
 
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.pose import angle_between, angles, pose_errors
+from talkswap.faces.measures import yaw_degrees
 from talkswap.faces.mesh import mean_face
-from talkswap.faces.track import yaw_degrees
 
 GENERATOR = np.random.default_rng(9)
 

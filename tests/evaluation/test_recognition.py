@@ -28,8 +28,7 @@ from talkswap.evaluation.judges.recognition import (
     load_identity_judge,
 )
 from talkswap.faces.analyse import CompactAnalyser
-from talkswap.faces.geometry import align
-from talkswap.faces.identity import ARCFACE_POINTS
+from talkswap.faces.geometry import ARCFACE_POINTS, align
 from talkswap.faces.mesh import mean_face
 from talkswap.types import FloatArray, UInt8Image
 

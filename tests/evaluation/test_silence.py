@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from talkswap.data.talking import INNER_BOTTOM
 from talkswap.evaluation.metrics.mouth import silence, silent_moments
+from talkswap.faces.measures import INNER_BOTTOM
 from talkswap.types import FloatArray
 from talkswap.voice.load import load_voice
 

@@ -20,9 +20,9 @@ from talkswap.faces.detector import (
     decode,
     face_square,
     load_detector,
-    overlap,
     save_detector,
 )
+from talkswap.faces.geometry import box_overlap
 from talkswap.types import FloatArray
 
 SMALL = DetectorConfig(widths=(8, 12, 16), blocks=(1, 1, 1))
@@ -64,7 +64,8 @@ def test_a_face_seen_twice_counts_once() -> None:
 def test_overlap_of_squares() -> None:
     a, b = (Detection(1.0, np.array([x, 0], np.float32), 10, np.zeros((4, 2), np.float32)) for x in (0, 5))
     far = Detection(1.0, np.array([30, 0], np.float32), 10, np.zeros((4, 2), np.float32))
-    assert overlap(a, b) == pytest.approx(50 / 150) and overlap(a, a) == pytest.approx(1) and overlap(a, far) == 0
+    shares = [box_overlap(a.box, other.box) for other in (b, a, far)]
+    assert shares == pytest.approx([50 / 150, 1, 0])
 
 
 def test_doubtful_boxes_are_neither_face_nor_background() -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from talkswap.faces import guide, mesh
-from talkswap.faces.geometry import ffhq_affine, transform_points
+from talkswap.faces.geometry import EYE_CORNERS, ffhq_affine, transform_points
 from talkswap.faces.guide import FaceGuide, GuideConfig
+from talkswap.faces.measures import LID_MIDDLES, eye_openings
 from talkswap.types import FloatArray, UInt8Image
 
 SIZE = 160
@@ -129,7 +130,7 @@ def test_the_gaze_follows_the_target() -> None:
     source_rgb, target_rgb = portrait(source, (190, 140, 120), 320), portrait(target, (190, 140, 120), 320)
     for share, wanted in ((0.0, guide.gaze(source)), (1.0, guide.gaze(target))):
         crop = FaceGuide(source_rgb, source, GuideConfig(gaze=share, colour=0)).lay(target_rgb, target).crop
-        for eye, (left, right) in enumerate(guide.EYE_CORNERS):
+        for eye, (left, right) in enumerate(EYE_CORNERS):
             y = round(float(target[[left, right], 1].mean()))
             row = crop[y, round(float(target[left, 0])) + 5 : round(float(target[right, 0])) - 4].astype(float).sum(1)
             dark = np.clip(600 - row, 0, None)
@@ -139,13 +140,13 @@ def test_the_gaze_follows_the_target() -> None:
 
 def test_openings_are_measured_in_parts_of_the_face() -> None:
     open_eyes, half = person(), person(blink=0.5, yaw=10)
-    assert guide.eye_openings(open_eyes).shape == (2,)
-    assert guide.eye_openings(3 * open_eyes) == pytest.approx(guide.eye_openings(open_eyes), rel=1e-4)
-    assert guide.eye_openings(half) == pytest.approx(
-        guide.eye_openings(open_eyes) / 2, rel=0.1
+    assert eye_openings(open_eyes).shape == (2,)
+    assert eye_openings(3 * open_eyes) == pytest.approx(eye_openings(open_eyes), rel=1e-4)
+    assert eye_openings(half) == pytest.approx(
+        eye_openings(open_eyes) / 2, rel=0.1
     )  # a turned face is nearer on one side
-    both = guide.eye_openings(np.stack([open_eyes, half]))
-    assert np.allclose(both, [guide.eye_openings(open_eyes), guide.eye_openings(half)])
+    both = eye_openings(np.stack([open_eyes, half]))
+    assert np.allclose(both, [eye_openings(open_eyes), eye_openings(half)])
 
 
 def test_an_eye_counts_as_shut_only_near_the_end_of_a_blink() -> None:
@@ -167,7 +168,7 @@ def test_shut_lids_are_the_target_s_own_in_the_colour_laid_around_them() -> None
         FaceGuide(source_rgb, source, GuideConfig(lids=share, colour=0)).lay(target_rgb, target) for share in (1.0, 0.0)
     )
     skin = np.array([190, 140, 120])
-    for eye in guide.LID_MIDDLES:
+    for eye in LID_MIDDLES:
         x, y = np.round(shown.landmarks[list(eye), :2].mean(0)).astype(int)
         assert np.abs(hidden.crop[y, x].astype(int) - skin).max() > 60  # the source's iris, pressed flat
         assert np.abs(shown.crop[y, x].astype(int) - skin).max() < 25

@@ -148,17 +148,6 @@ def test_missing_asset_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     mesh.mean_face.cache_clear()
 
 
-def test_similarity_recovers_a_known_motion() -> None:
-    generator = np.random.default_rng(3)
-    shape = generator.normal(size=(30, 3))
-    turn, _ = np.linalg.qr(generator.normal(size=(3, 3)))
-    turn *= np.sign(np.linalg.det(turn))
-    scale, rotation, shift = mesh.similarity(shape, 2.5 * shape @ turn.T + [1, 2, 3])
-    assert scale == pytest.approx(2.5)
-    np.testing.assert_allclose(rotation, turn, atol=1e-9)
-    np.testing.assert_allclose(shift, [1, 2, 3], atol=1e-9)
-
-
 def test_measuring_again_gives_the_stored_topology() -> None:
     mean = mesh.mean_face()
     assert (mirror_pairs(mean.points.astype(np.float64)) == mean.mirror).mean() > 0.99

@@ -12,8 +12,7 @@ import torch
 
 from talkswap.data.identity import blend_people, label_folder, verification
 from talkswap.errors import TrainingDataError
-from talkswap.faces.geometry import transform_points
-from talkswap.faces.identity import IdentityConfig, five_points, load_identity, similarity
+from talkswap.faces.identity import IdentityConfig, load_identity
 from talkswap.faces.mesh import mean_face
 from talkswap.train.loop import LoopConfig, Trainer
 from talkswap.train.shared.identity import IdentityStage, IdentityStageConfig
@@ -108,12 +107,6 @@ def test_missing_and_foreign_data_are_named(data: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "labels.npy", np.zeros((3, 2, 256), np.float32))
     with pytest.raises(TrainingDataError, match="3 labels for 12 crops"):
         label_folder(data / "portraits-train", tmp_path / "teacher.onnx", tmp_path / "labels.npy")
-
-
-def test_similarity_puts_points_where_they_belong() -> None:
-    points = five_points(landmarks())
-    affine = np.array([[0.3, -0.4, 7], [0.4, 0.3, -2]], np.float32)
-    assert np.abs(similarity(points, transform_points(affine, points)) - affine).max() < 1e-4
 
 
 def test_a_blend_has_something_of_both() -> None:

@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from talkswap.data.talking import SPREAD, mouth_shape
 from talkswap.errors import TrainingDataError
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork, save_landmarks
+from talkswap.faces.measures import MOUTH_SPREAD, mouth_shape
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.training.joint import JointStage
 from talkswap.systems.swaptalk.training.joint_rows import JointStageConfig
 from talkswap.systems.swaptalk.training.mouths import (
     landmark_squares,
     mouth_measures,
-    open_talking,
+    open_talking_stills,
     read_points,
     sharpness,
 )
@@ -127,7 +127,7 @@ def test_measures_are_those_of_the_labels() -> None:
     assert made[:, 0] == pytest.approx(true[:, 0], abs=1e-3)
     # the labels of the others are told from the clip's median
     assert made[:, 1:] - np.median(made[:, 1:], 0) == pytest.approx(true[:, 1:], abs=1e-3)
-    assert made.shape == (5, len(SPREAD))
+    assert made.shape == (5, len(MOUTH_SPREAD))
 
 
 def test_the_reader_looks_where_the_landmark_reader_does(config: JointStageConfig) -> None:
@@ -136,7 +136,7 @@ def test_the_reader_looks_where_the_landmark_reader_does(config: JointStageConfi
 
     from talkswap.faces.landmarks import affine_from_landmarks, cut_square
 
-    talking = open_talking(config.data, "train", None, {}, 33)
+    talking = open_talking_stills(config.data, "train", None, {}, 33)
     x, y = np.meshgrid(np.arange(64), np.arange(64))
     smooth = np.stack([x * 3, y * 3, x + y], 2).astype(np.uint8)
 
@@ -160,7 +160,7 @@ def test_a_still_without_its_clip_is_named(config: JointStageConfig, tmp_path: P
     (tmp_path / "clips-train").symlink_to(config.data / "clips-val")
     (tmp_path / "frames-train").symlink_to(config.data / "frames-train")
     with pytest.raises(TrainingDataError, match="belongs to no clip"):
-        open_talking(tmp_path, "train", None, {}, 33)
+        open_talking_stills(tmp_path, "train", None, {}, 33)
 
 
 def test_sharpness_falls_with_blur() -> None:

@@ -15,10 +15,11 @@ import numpy as np
 
 from talkswap.errors import TrainingDataError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
+from talkswap.faces.geometry import outer_eye_distance
+from talkswap.faces.measures import mouth_opening, pearson
 from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS
 from talkswap.types import FloatArray, UInt8Image
 
-OUTER_EYE_CORNERS = (33, 263)
 LIPS = (*OUTER_LIPS, *INNER_LIPS)
 
 
@@ -33,12 +34,6 @@ class FaceScores:
     error_lips: float
     error_worst: float  # 95th percentile of the frames' errors
     opening: float  # Pearson correlation of the mouth opening, averaged over clips
-
-
-def opening(landmarks: FloatArray) -> float:
-    """Distance between the inner lips' middles in parts of the eye distance."""
-    eyes = np.linalg.norm(landmarks[OUTER_EYE_CORNERS[0], :2] - landmarks[OUTER_EYE_CORNERS[1], :2])
-    return float(np.linalg.norm(landmarks[13, :2] - landmarks[14, :2]) / eyes)
 
 
 class FaceScorer:
@@ -75,13 +70,13 @@ class FaceScorer:
             if face is None:
                 continue
             self._found += 1
-            eyes = np.linalg.norm(wanted[OUTER_EYE_CORNERS[0], :2] - wanted[OUTER_EYE_CORNERS[1], :2])
+            eyes = outer_eye_distance(wanted[:, :2])
             distance = np.linalg.norm(face.landmarks[:, :2] - wanted[:, :2], axis=1) / eyes
             self._errors.append((float(distance.mean()), float(distance[list(LIPS)].mean())))
-            pairs.append((opening(face.landmarks), opening(wanted)))
+            pairs.append((float(mouth_opening(face.landmarks)), float(mouth_opening(wanted))))
         given = np.array(pairs)
         if len(given) > 2 and given.std(0).min() > 1e-6:
-            self._openings.append(float(np.corrcoef(given.T)[0, 1]))
+            self._openings.append(pearson(*given.T))
 
     def scores(self) -> FaceScores:
         """What was measured so far.

@@ -1,6 +1,6 @@
 """The compact stand-in for SyncNet: do the mouth's shapes go with what the voice asks of a mouth?
 
-Seven measures of the mouth (:func:`talkswap.data.talking.mouth_shape`) are read from the landmarks, and the compact
+Seven measures of the mouth (:func:`talkswap.faces.measures.mouth_shape`) are read from the landmarks, and the compact
 preset's speech encoder says from the voice alone which it expects.  In place of an embedding distance stands, at each
 offset,
 
@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from talkswap.checkpoints import find_preset
 from talkswap.checkpoints.presets import weight_hashes
-from talkswap.data.lips import LipListener, pearson
-from talkswap.data.talking import mouth_shape
+from talkswap.data.lips import LipListener
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.lip_sync import RATE, REACH, SyncScore, grid_rows, score_of
 from talkswap.evaluation.metrics.metric import Judge, check_landmarks
+from talkswap.faces.measures import mouth_shape, pearson
 from talkswap.types import FloatArray, UInt8Image
 from talkswap.voice.mel import SILENCE, MelConfig, log_mel
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from talkswap.data.clip import put
 from talkswap.errors import NoTargetFaceError, OutputUnwritableError
 from talkswap.faces.analyse import FaceAnalyser
-from talkswap.faces.geometry import transform_points, warp_crop
+from talkswap.faces.geometry import box_around, box_overlap, transform_points, warp_crop
 from talkswap.faces.mesh import POINTS
 from talkswap.faces.people import FaceChooser
-from talkswap.faces.track import FaceTracker, TrackedFace, overlap
+from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.media.index import index_frames
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
@@ -266,13 +266,8 @@ def _same_place(faces: list[TrackedFace], place: FloatArray | None) -> TrackedFa
         return None
     if place is None:
         return faces[0]
-    share, best = max((overlap(box_of(f.face.landmarks), box_of(place)), -k) for k, f in enumerate(faces))
+    share, best = max((box_overlap(box_around(f.face.landmarks), box_around(place)), -k) for k, f in enumerate(faces))
     return faces[-best] if share >= LEAST_OVERLAP else None
-
-
-def box_of(points: FloatArray) -> FloatArray:
-    """x0 y0 x1 y1 around landmarks."""
-    return np.concatenate([points[:, :2].min(0), points[:, :2].max(0)]).astype(np.float32)
 
 
 def _known(landmarks: FloatArray) -> FloatArray | None:

@@ -24,8 +24,15 @@ from talkswap.checkpoints.presets import has, network_folder, verify, weight_has
 from talkswap.errors import DependencyError, TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.metrics.metric import Crops, Judge, check_crops, check_landmarks, has_face, sampled
 from talkswap.faces.analyse import onnx_errors
-from talkswap.faces.geometry import ffhq_affine, warp_crop
-from talkswap.faces.identity import ARCFACE_POINTS, ARCFACE_SIZE, five_points, load_identity, similarity
+from talkswap.faces.geometry import (
+    ARCFACE_POINTS,
+    ARCFACE_SIZE,
+    ffhq_affine,
+    five_points,
+    similarity_affine,
+    warp_crop,
+)
+from talkswap.faces.identity import load_identity
 from talkswap.faces.insightface import RECOGNITION
 from talkswap.types import FloatArray, UInt8Image
 
@@ -132,7 +139,7 @@ class CompactIdentity:
 
 def aligned_face(rgb: UInt8Image, landmarks: FloatArray) -> UInt8Image:
     """ArcFace's crop (112 112 3) of the face with these landmarks (478 3, px of the picture)."""
-    return warp_crop(rgb, similarity(five_points(landmarks), ARCFACE_POINTS), ARCFACE_SIZE)
+    return warp_crop(rgb, similarity_affine(five_points(landmarks), ARCFACE_POINTS), ARCFACE_SIZE)
 
 
 def unit(vectors: FloatArray) -> FloatArray:

@@ -14,10 +14,9 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.data.lips import pearson
-from talkswap.data.talking import mouth_opening
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.metric import Metric, check_landmarks
+from talkswap.faces.measures import mouth_opening, pearson
 from talkswap.types import FloatArray
 from talkswap.voice.activity import ease, voice_activity
 

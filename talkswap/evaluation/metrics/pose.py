@@ -1,7 +1,7 @@
 """Head pose: by how many degrees a result's head is turned otherwise than the truth's.
 
 The rotation is that of the mean face through the points which neither speech nor blinks move
-(:func:`talkswap.faces.track.head_rotation`).  With x right, y down and z away from the viewer it is written as
+(:func:`talkswap.faces.measures.head_rotation`).  With x right, y down and z away from the viewer it is written as
 
     R = Y(yaw) X(pitch) Z(roll)
 
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.evaluation.metrics.metric import Metric, check_landmarks, check_pair, has_face
-from talkswap.faces.mesh import FACE_OVAL, SKIN_POINTS, mean_face, similarity
-from talkswap.faces.smooth import STEADY
-from talkswap.faces.track import head_rotation
+from talkswap.faces.geometry import neighbour_weights, spatial_similarity
+from talkswap.faces.measures import head_rotation
+from talkswap.faces.mesh import FACE_OVAL, SKIN_POINTS, STEADY, mean_face
 from talkswap.types import FloatArray
 
 POSE = Metric(
@@ -106,10 +106,7 @@ def _moving() -> NDArray[np.intp]:
 @lru_cache(maxsize=1)
 def _neighbours() -> NDArray[np.float64]:
     """P P, rows sum to one: how much each moving point's neighbours count."""
-    points = mean_face().points[_moving()].astype(np.float64)
-    squared = ((points[:, None] - points[None]) ** 2).sum(2)
-    weights = np.exp(-squared / (2 * NEIGHBOURHOOD**2))
-    return np.asarray(weights / weights.sum(1, keepdims=True))
+    return neighbour_weights(mean_face().points[_moving()].astype(np.float64), NEIGHBOURHOOD)
 
 
 def upright(landmarks: FloatArray) -> NDArray[np.float64]:
@@ -117,7 +114,7 @@ def upright(landmarks: FloatArray) -> NDArray[np.float64]:
     points = np.asarray(landmarks, np.float64)
     steady = list(STEADY)
     reference = mean_face().points[steady].astype(np.float64)
-    scale, rotation, shift = similarity(points[steady], reference)
+    scale, rotation, shift = spatial_similarity(points[steady], reference)
     return scale * points @ rotation.T + shift
 
 

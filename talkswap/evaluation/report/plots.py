@@ -18,6 +18,7 @@ import numpy as np
 
 from talkswap.errors import OutputUnwritableError
 from talkswap.evaluation.report.tables import figure
+from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.mesh import OUTER_LIPS
 from talkswap.types import FloatArray, UInt8Image
 
@@ -148,7 +149,6 @@ def _short(name: str) -> str:
 # --- The report's pictures: a row of faces and a row of mouths over time, cut out while a clip's frames go by.
 
 
-EYE_CORNERS = (33, 263)  # outer corners in the dense mesh
 GREY = 128  # of a tile without a face
 
 
@@ -271,7 +271,7 @@ def write_jpeg(path: Path, rgb: UInt8Image, quality: int) -> Path:
 
 
 def _eye_distance(points: FloatArray) -> float:
-    return max(1.0, float(np.linalg.norm(points[EYE_CORNERS[0]] - points[EYE_CORNERS[1]])))
+    return max(1.0, float(outer_eye_distance(points)))
 
 
 def _cut(rgb: UInt8Image, middle: Sequence[float], width: float, size: tuple[int, int]) -> UInt8Image:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from talkswap.errors import WeightsCorruptError
-from talkswap.faces.identity import ARCFACE_POINTS, ARCFACE_SIZE, five_points, similarity
+from talkswap.faces.geometry import ARCFACE_POINTS, ARCFACE_SIZE, five_points, similarity_affine
 from talkswap.faces.insightface import MESH_OF_68
 from talkswap.systems.cascade.parts import OnnxNetwork, last_initialiser
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
@@ -51,7 +51,7 @@ class Inswapper:
 
     def recognise(self, crop: UInt8Image, landmarks: FloatArray) -> FloatArray:
         """ArcFace's vector (512, unit length) of a face in a crop (S S 3; landmarks 478 3 px)."""
-        affine = similarity(five_points(landmarks), ARCFACE_POINTS).astype(np.float64)
+        affine = similarity_affine(five_points(landmarks), ARCFACE_POINTS).astype(np.float64)
         square = cv2.warpAffine(crop, affine, (ARCFACE_SIZE, ARCFACE_SIZE), flags=cv2.INTER_LINEAR)
         vector = self._embedder(square.transpose(2, 0, 1)[None] / 127.5 - 1).reshape(-1)
         return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-6), np.float32)
@@ -73,7 +73,7 @@ class Inswapper:
         Returns:
             (the square's answer in the crop's place, S S 3; how much of each px the square covers, S S in [0, 1]).
         """
-        affine = similarity(five_points(landmarks), SQUARE_POINTS).astype(np.float64)
+        affine = similarity_affine(five_points(landmarks), SQUARE_POINTS).astype(np.float64)
         square = cv2.warpAffine(crop, affine, (INSWAPPER_SIZE, INSWAPPER_SIZE), flags=cv2.INTER_AREA)
         made = self._network(square.transpose(2, 0, 1)[None] / np.float32(255), source)[0]
         picture = np.clip(made.transpose(1, 2, 0) * 255, 0, 255).round().astype(np.uint8)
@@ -224,7 +224,7 @@ class Restorer:
 
     def __call__(self, crop: UInt8Image, landmarks: FloatArray) -> UInt8Image:
         """A crop (S S 3; landmarks 478 3 px) with its face restored."""
-        affine = similarity(five_points(landmarks), POINTS).astype(np.float64)
+        affine = similarity_affine(five_points(landmarks), POINTS).astype(np.float64)
         square = cv2.warpAffine(
             crop, affine, (GFPGAN_SIZE, GFPGAN_SIZE), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
         )

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkswap.data.face_views import FaceViews, StoredFaces, ViewConfig, read_backgrounds, shape_space
-from talkswap.faces.guide import eye_openings
+from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.landmarks import POINTS, LandmarkNetwork, load_landmarks, save_landmarks
+from talkswap.faces.measures import eye_openings, mouth_opening, pearson
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, LEFT_EYE_RING, OUTER_LIPS, RIGHT_EYE_RING, mean_face
 from talkswap.train.loop import Batch, Stage
 from talkswap.train.shared.faces import HELD_BACKGROUNDS, FacesStageConfig, check_enough
@@ -156,15 +157,15 @@ class LandmarkStage(Stage):
             for careful, kind in ((1.0, "followed"), (0.0, "careless")):
                 pictures, wanted = self._held_views(name, careful)
                 given, presence = self._read(pictures)
-                eyes = np.linalg.norm(wanted[:, 33, :2] - wanted[:, 263, :2], axis=1)
+                eyes = outer_eye_distance(wanted[..., :2])
                 error = np.linalg.norm(given[..., :2] - wanted[..., :2], axis=2) / eyes[:, None]
                 scores[f"{short}_{kind}"] = float(error.mean())
                 scores[f"{short}_{kind}_lips"] = float(error[:, list(LIPS)].mean())
-                openings = [np.linalg.norm(p[:, 13, :2] - p[:, 14, :2], axis=1) / eyes for p in (given, wanted)]
+                openings = [mouth_opening(p) for p in (given, wanted)]
                 eye_pairs = [eye_openings(p).mean(1) for p in (given, wanted)]
                 if len(wanted) > 2:  # of two faces any correlation is 1 or -1
-                    scores[f"{short}_{kind}_opening"] = float(np.corrcoef(*openings)[0, 1])
-                    scores[f"{short}_{kind}_eye_opening"] = float(np.corrcoef(*eye_pairs)[0, 1])
+                    scores[f"{short}_{kind}_opening"] = pearson(*openings)
+                    scores[f"{short}_{kind}_eye_opening"] = pearson(*eye_pairs)
                 scores[f"{short}_{kind}_found"] = float((presence > 0.5).mean())
         size = self._settings.network.size
         empty = [cv2.resize(b, (size, size), interpolation=cv2.INTER_AREA) for b in self._held]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from talkswap.data.covered_faces import CoverConfig, CoveredFaces, CoveredView, held_views
 from talkswap.data.face_views import StoredFaces, read_backgrounds
 from talkswap.data.occluders import HELD, TRAINED, Materials
+from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.mesh import mean_face
 from talkswap.faces.occlusion import OcclusionConfig, OcclusionNetwork, save_occlusion
 from talkswap.train.loop import Batch, LoopConfig, Stage
@@ -150,7 +151,7 @@ class OcclusionStage(Stage):
             short = folder.split("-")[0]
             scores[f"{short}_false"] = float(share.mean())
             points = bare.faces.landmarks
-            eyes = np.linalg.norm(points[:, 33, :2] - points[:, 263, :2], axis=1)
+            eyes = outer_eye_distance(points[..., :2])
             wide = np.linalg.norm(points[:, 13, :2] - points[:, 14, :2], axis=1) / eyes > OPEN_MOUTH
             if wide.any():
                 scores[f"{short}_false_open_mouths"] = float(share[wide].mean())

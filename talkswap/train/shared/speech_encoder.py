@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from talkswap.data.phonetics import SOUNDS
 from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError
+from talkswap.faces.measures import pearson
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.shared.speech_labels import ClipLabels, SpeechLabels, load_encoder, shape_at, teacher_shapes
 from talkswap.types import FloatArray
@@ -137,13 +138,6 @@ def warp_bands(mel: Tensor, most: float) -> Tensor:
     part = (place - low)[:, None]
     low = low[:, None].expand(-1, mel.shape[1], -1)
     return mel.gather(2, low) * (1 - part) + mel.gather(2, low + 1) * part
-
-
-def pearson(a: FloatArray, b: FloatArray) -> float:
-    """Correlation of two series; 0 where one does not move."""
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum() / size) if size > 1e-9 else 0.0
 
 
 def correlations(made: Tensor, true: Tensor, weight: Tensor) -> Tensor:

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from talkswap.checkpoints.tensors import unpack
 from talkswap.data.stills import open_stills
-from talkswap.data.talking import INNER_BOTTOM, INNER_TOP
 from talkswap.faces.identity import load_identity
 from talkswap.faces.landmarks import load_landmarks
+from talkswap.faces.measures import INNER_BOTTOM, INNER_TOP, pearson
 from talkswap.faces.mesh import OUTER_LIPS
 from talkswap.systems.swaptalk.lip_sync import LipSync
 from talkswap.systems.swaptalk.training.joint_rows import JointRows, JointStageConfig
@@ -35,7 +35,7 @@ from talkswap.systems.swaptalk.training.mouths import (
     landmark_squares,
     mouth_crop,
     mouth_measures,
-    open_talking,
+    open_talking_stills,
     read_points,
     reading_gain,
     sharpness,
@@ -45,7 +45,7 @@ from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradien
 from talkswap.systems.swaptalk.vqgan import VQGAN
 from talkswap.train.loop import Batch, Stage
 from talkswap.train.perceptual import PerceptualNetwork, perceptual_loss
-from talkswap.train.shared.speech_encoder import augment_mel, pearson, read_lags
+from talkswap.train.shared.speech_encoder import augment_mel, read_lags
 from talkswap.types import FloatArray
 
 
@@ -84,8 +84,8 @@ class JointStage(Stage):
             teachers["perceptual"] = PerceptualNetwork(config.perceptual_network)
         self.frozen = nn.ModuleDict(teachers)
         window, lags = config.network.window, read_lags(config.lags)
-        self.talking = open_talking(config.data, "train", config.videos, lags, window)
-        self.held_out = open_talking(config.data, "val", config.videos, {}, window)
+        self.talking = open_talking_stills(config.data, "train", config.videos, lags, window)
+        self.held_out = open_talking_stills(config.data, "val", config.videos, {}, window)
         self.rows = JointRows(config, self.talking, self.reader.config.size)
         self.gain = reading_gain(self.reader, self.talking)
         self._real: list[Tensor] = []

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from talkswap.data.proxy import compatible, yaw
+from talkswap.data.proxy import compatible
 from talkswap.data.stills import StillAugmentation, draw_still, importance, open_stills
 from talkswap.faces.guide import FaceGuide
 from talkswap.faces.mask import lower_face_mask
+from talkswap.faces.measures import yaw_degrees
 from talkswap.faces.mesh import OUTER_LIPS
 from talkswap.systems.swaptalk.lip_sync import LipSyncConfig
 from talkswap.systems.swaptalk.training.mouths import Talking, landmark_squares
@@ -112,7 +113,7 @@ class JointRows:
         portraits = self.sets[0]
         number = int(random.integers(len(portraits)))
         source = np.asarray(portraits.landmarks[number], np.float32)
-        if not compatible(yaw(source), yaw(points)):
+        if not compatible(yaw_degrees(source), yaw_degrees(points)):
             return crop, points
         guided = FaceGuide(np.asarray(portraits.crops[number]), source).lay(crop, points)
         return guided.crop, guided.landmarks

@@ -25,12 +25,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from talkswap.errors import InputMissingError, TrainingDataError, TrainingError
+from talkswap.faces.measures import pearson
 from talkswap.systems.swaptalk.lip_sync import PAPER, LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpert, SyncExpertConfig, sync_loss
 from talkswap.systems.swaptalk.training.pairs import code_hash, load_vqgan
 from talkswap.systems.swaptalk.training.sync_expert import TalkingMoments, given_latents, open_moments
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
-from talkswap.train.shared.speech_encoder import augment_mel, pearson, read_lags
+from talkswap.train.shared.speech_encoder import augment_mel, read_lags
 from talkswap.types import FloatArray
 from talkswap.voice.features import SpeechFeatures
 

@@ -13,32 +13,31 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkswap.data.stills import Stills, open_stills
-from talkswap.data.talking import EYE_CORNERS, INNER_BOTTOM, INNER_TOP, SPREAD, mel_windows, open_spoken
+from talkswap.data.talking import mel_windows, open_spoken
 from talkswap.errors import TrainingDataError
+from talkswap.faces.geometry import OUTER_EYE_CORNERS
 from talkswap.faces.landmarks import LandmarkNetwork, affine_from_landmarks
+from talkswap.faces.measures import INNER_BOTTOM, INNER_TOP, MOUTH_PAIRS, MOUTH_SPREAD
 from talkswap.faces.mesh import OUTER_LIPS
 from talkswap.systems.swaptalk.training.vqgan import to_tensor
 from talkswap.types import FloatArray, UInt8Image
 
-MEASURED = ((61, 291), (0, 17), (2, 152), (2, 13), (14, 152), (78, 308))
-"""The lengths behind :func:`talkswap.data.talking.mouth_shape`, the opening aside."""
-
 
 def mouth_measures(points: Tensor) -> Tensor:
-    """The measures of :func:`talkswap.data.talking.mouth_shape` without its medians, differentiable.
+    """The measures of :func:`talkswap.faces.measures.mouth_shape` without its medians, differentiable.
 
     Args:
         points: B 478 3, px.
 
     Returns:
-        B 7 in units of SPREAD.
+        B 7 in units of MOUTH_SPREAD.
     """
-    eyes = (points[:, EYE_CORNERS[0]] - points[:, EYE_CORNERS[1]]).norm(dim=1).clamp(min=1e-3)
-    flat = (points[:, EYE_CORNERS[0], :2] - points[:, EYE_CORNERS[1], :2]).norm(dim=1).clamp(min=1e-3)
+    between = points[:, OUTER_EYE_CORNERS[0]] - points[:, OUTER_EYE_CORNERS[1]]
+    eyes, flat = between.norm(dim=1).clamp(min=1e-3), between[:, :2].norm(dim=1).clamp(min=1e-3)
     lips = points[:, list(INNER_TOP), :2].mean(1) - points[:, list(INNER_BOTTOM), :2].mean(1)
     lengths = [(lips.square().sum(1) + 1e-4).sqrt() / flat]
-    lengths += [(points[:, a] - points[:, b]).norm(dim=1) / eyes for a, b in MEASURED]
-    return torch.stack(lengths, 1) / torch.from_numpy(SPREAD).to(points)
+    lengths += [(points[:, a] - points[:, b]).norm(dim=1) / eyes for a, b in MOUTH_PAIRS]
+    return torch.stack(lengths, 1) / torch.from_numpy(MOUTH_SPREAD).to(points)
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,12 @@ class Talking:
         return [np.asarray(self.stills.landmarks[i], np.float32) for i in rows]
 
 
-def open_talking(data: Path, split: str, videos: Path | None, lags: dict[str, float], window: int) -> Talking:
+def open_talking_stills(data: Path, split: str, videos: Path | None, lags: dict[str, float], window: int) -> Talking:
     """Stills of ``frames-SPLIT`` with shapes, poses and mel windows from ``clips-SPLIT``."""
     stills = open_stills(data / f"frames-{split}")
     clips = {clip.name: clip for clip in open_spoken(data, split, videos)}
     count = len(stills)
-    shape = np.zeros((count, len(SPREAD)), np.float32)
+    shape = np.zeros((count, len(MOUTH_SPREAD)), np.float32)
     pose: list[FloatArray] = []
     heard = np.zeros((count, window, 80), np.float32)
     groups: dict[str, list[int]] = {}

@@ -21,11 +21,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.data.proxy import Proxy, compatible, yaw
+from talkswap.data.proxy import Proxy, compatible
 from talkswap.data.stills import Stills, open_stills
 from talkswap.errors import TrainingDataError
 from talkswap.faces.guide import FOREHEAD, FaceGuide, GuideConfig, Guided
 from talkswap.faces.mask import face_mask
+from talkswap.faces.measures import yaw_degrees
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
 
 DIFFERENT, SAME = 0, 1
@@ -79,7 +80,7 @@ class PairDraw:
         self.refused: Counter[str] = Counter()
         self._foreheads: dict[tuple[int, int], float] = {}
         self.sets = [open_stills(data / f"{name}-{split}") for name in ("portraits", "frames")]
-        self.yaw = [np.array([yaw(points) for points in stills.landmarks], np.float32) for stills in self.sets]
+        self.yaw = [np.array([yaw_degrees(points) for points in stills.landmarks], np.float32) for stills in self.sets]
         self.people = [_grouped(self.sets[0], "identity"), _grouped(self.sets[1], "name")]
         if not self.people[1] and config is not None and config.same > 0:
             raise TrainingDataError("no clip has two frames", "set the share of same-person pairs to 0")

@@ -20,12 +20,13 @@ from torch import Tensor, nn
 
 from talkswap.data.talking import TalkingClip, mel_windows, open_spoken, open_talking, speech_windows
 from talkswap.errors import TrainingDataError, TrainingError
+from talkswap.faces.measures import pearson
 from talkswap.systems.swaptalk.sync_expert import PAPER, SyncExpert, SyncExpertConfig, contrastive_loss
 from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.systems.swaptalk.vqgan import Codebook
 from talkswap.train.figures import draw_curve
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
-from talkswap.train.shared.speech_encoder import augment_mel, pearson, read_lags
+from talkswap.train.shared.speech_encoder import augment_mel, read_lags
 from talkswap.types import FloatArray
 from talkswap.voice.features import SpeechFeatures
 

@@ -1,4 +1,4 @@
-"""FFHQ alignment: a face comes out upright, centred and of one size, and goes back where it was."""
+"""Geometry of faces: a face comes out upright, centred and of one size, and goes back where it was."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from talkswap.faces.geometry import (
     align,
+    box_overlap,
     ffhq_affine,
     ffhq_quad,
+    five_points,
     invert_affine,
     quad_affine,
+    similarity_affine,
+    spatial_similarity,
     transform_points,
     warp_crop,
 )
@@ -126,3 +130,27 @@ def test_a_face_at_the_edge_is_completed_by_reflection() -> None:
     assert face.crop[:20, :20].std() > 5  # no flat fill
     small = align(picture(600, 600), posed(5, 5, 280, 0), 160)
     assert small.crop.std() > 5
+
+
+def test_overlap_of_boxes() -> None:
+    a = np.array([0, 0, 10, 10], np.float32)
+    assert box_overlap(a, a) == pytest.approx(1)
+    assert box_overlap(a, a + 20) == 0
+    assert box_overlap(a, a + np.array([5, 0, 5, 0], np.float32)) == pytest.approx(1 / 3)
+
+
+def test_similarity_puts_points_where_they_belong() -> None:
+    points = five_points(posed(60, 50, 30, 0.1))
+    affine = np.array([[0.3, -0.4, 7], [0.4, 0.3, -2]], np.float32)
+    assert np.abs(similarity_affine(points, transform_points(affine, points)) - affine).max() < 1e-4
+
+
+def test_similarity_recovers_a_known_motion() -> None:
+    generator = np.random.default_rng(3)
+    shape = generator.normal(size=(30, 3))
+    turn, _ = np.linalg.qr(generator.normal(size=(3, 3)))
+    turn *= np.sign(np.linalg.det(turn))
+    scale, rotation, shift = spatial_similarity(shape, 2.5 * shape @ turn.T + [1, 2, 3])
+    assert scale == pytest.approx(2.5)
+    np.testing.assert_allclose(rotation, turn, atol=1e-9)
+    np.testing.assert_allclose(shift, [1, 2, 3], atol=1e-9)
