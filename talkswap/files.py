@@ -6,9 +6,10 @@ import errno
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from talkswap.errors import OutputUnwritableError
 
@@ -41,8 +42,9 @@ def write_atomically(
     """
     if path.exists() and not path.is_file():  # the rename would replace /dev/null by a file
         raise OutputUnwritableError(f"cannot write {path}: it is no file", "name a file")
-    # The process is part of the name because several of them may write one cache.
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part{path.suffix}")
+    # The process is part of the name because several of them may write one cache. Only a function gets the ending,
+    # so that what lists the *.json of a folder never meets half a record.
+    part = path.with_name(f"{path.name}.{os.getpid()}.part{path.suffix if callable(content) else ''}")
     try:
         if parents:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,17 @@ def write_atomically(
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write named arrays as one ``.npz`` in one move; missing folders are created.
+
+    Raises:
+        OutputUnwritableError: as :func:`write_atomically`.
+    """
+    import numpy as np
+
+    write_atomically(path, lambda part: np.savez(part, **arrays), parents=True)
 
 
 def sync_to_disk(path: Path) -> None:

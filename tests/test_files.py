@@ -83,8 +83,9 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
 
 
 def test_a_child_that_outlives_its_parent_does_not_keep_the_lock(tmp_path: Path) -> None:
-    code = HOLDING + "child = os.fork()\n"
-    code += "if not child: time.sleep(60)\nprint(child, flush=True)\nos.kill(os.getpid(), 9)"
+    code = HOLDING + "ready, begun = os.pipe(); child = os.fork()\n"
+    code += "if not child: os.write(begun, b'.'), time.sleep(60)\n"
+    code += "os.read(ready, 1), print(child, flush=True), os.kill(os.getpid(), 9)"
     done = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "work")], stdout=subprocess.PIPE, text=True)
     assert done.stdout is not None
     child = int(done.stdout.readline())

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import talkswap
-from talkswap.checkpoints import file_sha256
+from talkswap.files import file_sha256
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = {".git", "build", "dist", "runs", "cache", "venv", ".venv", "tests", "paper"}

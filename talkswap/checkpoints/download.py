@@ -22,15 +22,16 @@ import talkswap
 from talkswap.checkpoints import (
     CatalogueEntry,
     FileRecord,
+    Member,
     check_file,
     download_root,
-    file_sha256,
     inside,
     read_records,
     repair_hint,
     write_records,
 )
 from talkswap.errors import DownloadError, OutputUnwritableError, WeightsCorruptError, WeightsMissingError
+from talkswap.files import file_sha256, write_atomically
 from talkswap.types import ProgressEvent
 
 HUB = "https://huggingface.co"
@@ -268,21 +269,17 @@ def _extract(archive: Path, entry: CatalogueEntry, folder: Path) -> list[FileRec
     try:
         with zipfile.ZipFile(archive) as file:
             for member in entry.members:
-                target = inside(folder, member.record.file)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                part = target.with_name(target.name + ".part")
-                with file.open(member.path) as packed, open(part, "wb") as unpacked:
-                    # one byte more than stated is enough to notice a bomb
-                    left = member.record.size + 1
-                    while left and (chunk := packed.read(min(CHUNK, left))):
-                        unpacked.write(chunk)
-                        left -= len(chunk)
-                try:
+
+                def unpack(part: Path, member: Member = member) -> None:
+                    with file.open(member.path) as packed, open(part, "wb") as unpacked:
+                        # one byte more than stated is enough to notice a bomb
+                        left = member.record.size + 1
+                        while left and (chunk := packed.read(min(CHUNK, left))):
+                            unpacked.write(chunk)
+                            left -= len(chunk)
                     check_file(part, member.record, repair_hint(entry.preset))
-                except WeightsCorruptError:
-                    part.unlink()
-                    raise
-                os.replace(part, target)
+
+                write_atomically(inside(folder, member.record.file), unpack, parents=True)
                 records.append(member.record)
     except (zipfile.BadZipFile, KeyError) as error:
         raise WeightsCorruptError(
@@ -303,9 +300,7 @@ def _convert(fetched: Path, target: Path, preset: str) -> None:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise WeightsCorruptError(f"{fetched} holds more or less than tensors: {error}", repair_hint(preset)) from error
     tensors = {name: value.contiguous().clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
-    part = target.with_name(target.name + ".part")
-    save_file(tensors, part, metadata={"format": "pt"})
-    os.replace(part, target)
+    write_atomically(target, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
 
 
 def entry_problem(entry: CatalogueEntry, folder: Path) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
+from talkswap.files import file_sha256, write_atomically
 
 MANIFEST = "manifest.toml"
 LISTED = (".safetensors", ".json", ".onnx")
@@ -86,12 +87,6 @@ def read_records(folder: Path) -> dict[str, FileRecord]:
     return records
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_about(folder: Path) -> dict[str, str]:
     """What ``folder/manifest.toml`` says of the folder itself: ``name``, ``preset``, ``licence``; empty without one."""
     path = folder / MANIFEST
@@ -112,9 +107,7 @@ def write_records(folder: Path, records: Iterable[FileRecord], about: Mapping[st
     for record in sorted(records, key=lambda r: r.file):
         lines += ["", "[[file]]", f"file = {_toml_string(record.file)}"]
         lines += [f"size = {record.size}", f"sha256 = {_toml_string(record.sha256)}"]
-    part = folder / (MANIFEST + ".part")
-    part.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(part, folder / MANIFEST)
+    write_atomically(folder / MANIFEST, "\n".join(lines) + "\n")
 
 
 def write_manifest(folder: Path, about: Mapping[str, str] | None = None) -> dict[str, FileRecord]:

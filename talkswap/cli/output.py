@@ -15,7 +15,8 @@ from typing import Any, Protocol, TextIO
 
 import typer
 
-from talkswap.errors import OutputUnwritableError, TalkswapError
+from talkswap.errors import TalkswapError
+from talkswap.files import write_atomically
 from talkswap.types import ProgressEvent
 
 OPENCV_HINT = "run `pip install --force-reinstall --no-deps opencv-python-headless`, the OpenCV that wants no libGL"
@@ -91,16 +92,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         OutputUnwritableError: the folder is missing or read-only.
     """
-    if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
-        raise OutputUnwritableError(f"cannot write {path}: it is no file", "name a file")
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(to_json(value) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputUnwritableError(
-            f"cannot write {path}: {error.strerror}", "choose a folder that can be written"
-        ) from error
+    write_atomically(path, to_json(value) + "\n")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,10 +16,8 @@ a large video do not fit into memory.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import os
 import wave
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -35,11 +33,12 @@ from talkswap.data.cutting import Box, Piece, opened, read_piece
 from talkswap.data.lips import LipCheckConfig, check_lips
 from talkswap.data.portraits import label_clip
 from talkswap.data.talking import smoothed_quads
-from talkswap.errors import NoAudioError, NoVideoError, OutputUnwritableError, UnreadableMediaError
+from talkswap.errors import NoAudioError, NoVideoError, UnreadableMediaError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.faces.geometry import box_around, box_overlap, quad_affine
 from talkswap.faces.mesh import POINTS
 from talkswap.faces.track import FaceTracker, TrackedFace
+from talkswap.files import file_sha256, write_arrays, write_atomically
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.writer import VideoWriter
 from talkswap.types import ClipInfo, ColourTags, FloatArray, Frame, UInt8Image
@@ -234,10 +233,7 @@ def source_voice(path: Path, cache: Path) -> FloatArray:
     """
     if not cache.is_file():
         voice = shift_voice(load_voice(path, HZ), opened(path)[0].audio_offset)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        np.save(buffer, voice.samples)
-        put(cache, buffer.getvalue())
+        write_atomically(cache, lambda part: np.save(part, voice.samples), parents=True)
     return np.asarray(np.load(cache, mmap_mode="r"))
 
 
@@ -248,23 +244,6 @@ def cut_voice(samples: FloatArray, start: Fraction, frames: int, rate: int) -> F
     return np.pad(part, (0, count - len(part)))
 
 
-def put(path: Path, data: bytes) -> None:
-    """Write a file in one move."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _wav(samples: FloatArray) -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
@@ -272,12 +251,6 @@ def _wav(samples: FloatArray) -> bytes:
         file.setsampwidth(2)
         file.setframerate(HZ)
         file.writeframes((samples.clip(-1, 1) * 32767).round().astype("<i2").tobytes())
-    return buffer.getvalue()
-
-
-def _array(value: FloatArray) -> bytes:
-    buffer = io.BytesIO()
-    np.save(buffer, value)
     return buffer.getvalue()
 
 
@@ -320,17 +293,12 @@ def _make(job: ClipJob) -> dict[str, Any]:
     files = {kind: job.out / path for kind, path in paths_of(job.name, job.split).items()}
     for path in files.values():
         path.parent.mkdir(parents=True, exist_ok=True)
-    part = files["video"].with_name(f"{job.name}.{os.getpid()}.part.mp4")
-    write_region(part, piece, box, size, config)
-    os.replace(part, files["video"])
-    labels = io.BytesIO()
-    np.savez(
-        labels, times=times, landmarks=landmarks, voice=voice, affines=affines, yaw=followed.yaw,
-        region=np.array([*box, size[0] / box[2], size[1] / box[3]], np.float64),
-    )  # fmt: skip
-    put(files["labels"], labels.getvalue())
-    put(files["voice"], _wav(voice))
-    put(files["mel"], _array(log_mel(voice)))
+    write_atomically(files["video"], lambda part: write_region(part, piece, box, size, config))
+    region = np.array([*box, size[0] / box[2], size[1] / box[3]], np.float64)
+    labels = {"times": times, "landmarks": landmarks, "voice": voice, "affines": affines, "yaw": followed.yaw}
+    write_arrays(files["labels"], {**labels, "region": region})
+    write_atomically(files["voice"], _wav(voice))
+    write_atomically(files["mel"], lambda part: np.save(part, log_mel(voice)))
     found = np.isfinite(landmarks[:, 0, 0])
     return {
         "seen": int(found.sum()),
@@ -338,7 +306,7 @@ def _make(job: ClipJob) -> dict[str, Any]:
         "lag": lips.lag,
         "quad_px": round(2 * float(np.nanmedian(np.hypot(sides[:, 0], sides[:, 1]))) * box[2] / size[0], 1),
         "portrait": int(np.nanargmin(np.where(found, np.abs(followed.yaw), np.nan))),
-        "files": {path: sha256_of(job.out / path) for path in paths_of(job.name, job.split).values()},
+        "files": {path: file_sha256(job.out / path) for path in paths_of(job.name, job.split).values()},
     }
 
 
@@ -358,7 +326,7 @@ def prepare_clip(job: ClipJob) -> dict[str, Any]:
         record["refused"] = {"reason": refusal.reason, "detail": refusal.detail}
     except (UnreadableMediaError, NoVideoError) as error:
         record["refused"] = {"reason": "unreadable", "detail": error.message}
-    put(job.out / "records" / f"{job.name}.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_atomically(job.out / "records" / f"{job.name}.json", json.dumps(record, indent=1) + "\n", parents=True)
     return record
 
 

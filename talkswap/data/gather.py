@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from talkswap.data.clip import paths_of, put
+from talkswap.data.clip import paths_of
 from talkswap.data.cutting import Piece, read_piece
 from talkswap.data.talking import smoothed_quads
 from talkswap.faces.geometry import quad_affine, transform_points, warp_crop
 from talkswap.faces.measures import mouth_opening
 from talkswap.faces.mesh import POINTS
+from talkswap.files import write_atomically
 
 KINDS = ("frames", "portraits")
 ARRAYS = ("crops.npy", "landmarks.npy")
@@ -128,6 +129,6 @@ def finish_stills(
     (folder / "made.json").unlink(missing_ok=True)
     for name in ARRAYS:
         os.replace(out / "work" / f"{kind}-{split}" / name, folder / name)
-    put(folder / "meta.json", json.dumps(rows).encode())
-    put(folder / "made.json", json.dumps({"clips": _signature(records, kind, step, size)}).encode())
+    write_atomically(folder / "meta.json", json.dumps(rows))
+    write_atomically(folder / "made.json", json.dumps({"clips": _signature(records, kind, step, size)}))
     return len(rows)

@@ -28,9 +28,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from talkswap.data.clip import put
 from talkswap.data.cutting import VIDEO_ENDINGS, Box, Range, Source
 from talkswap.errors import InputMissingError, TrainingDataError
+from talkswap.files import write_atomically
 
 SUBSETS = ("RD", "WDA", "WRA")
 ONE_SPEAKER_A_VIDEO = "RD"  # its names (Radio1, Radio2 …) count videos; in the others a last digit does
@@ -242,7 +242,7 @@ def write_protocol(
         "pairs": [{"source": source, "target": target} for source, target in pairs],
         "missing": [{"subset": v.subset, "name": v.name, "address": v.address} for v in missing],
     }  # fmt: skip
-    put(out / "protocol.json", (json.dumps(protocol, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(out / "protocol.json", json.dumps(protocol, indent=1, ensure_ascii=False) + "\n")
     return {"file": out / "protocol.json", "pairs": len(pairs), "wanted": count}
 
 

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.errors import TrainingDataError
+from talkswap.files import write_arrays
 from talkswap.types import FloatArray
 from talkswap.voice.mel import MelConfig, log_mel
 
@@ -324,14 +325,8 @@ def invent(config: PhoneticsConfig) -> int:
             mels.append(mel.astype(np.float16))
             labels.append(labels_of(spoken, len(mel)))
             seconds += len(samples) / 16000
-        _write(path, mel=np.concatenate(mels), sound=np.concatenate(labels))
+        write_arrays(path, {"mel": np.concatenate(mels), "sound": np.concatenate(labels)})
     return files
-
-
-def _write(path: Path, **arrays: Any) -> None:
-    part = path.with_suffix(".part.npz")
-    np.savez(part, **arrays)
-    part.replace(path)
 
 
 class Recogniser:
@@ -382,7 +377,9 @@ def hear(config: PhoneticsConfig) -> int:
             voice = load_voice(file).samples
         mel = log_mel(voice)
         sound = labels_of(recogniser.hear(voice), len(mel))
-        _write(path, sound=sound, **({} if file.suffix == ".npz" else {"mel": mel.astype(np.float16)}))
+        write_arrays(
+            path, {"sound": sound} if file.suffix == ".npz" else {"sound": sound, "mel": mel.astype(np.float16)}
+        )
     return len(files)
 
 

@@ -28,13 +28,14 @@ from typing import Any
 
 import numpy as np
 
-from talkswap.data.clip import ClipConfig, ClipJob, finished, paths_of, prepare_clip, put, settings_of, sha256_of
+from talkswap.data.clip import ClipConfig, ClipJob, finished, paths_of, prepare_clip, settings_of
 from talkswap.data.cutting import Source, cut, opened, slug
 from talkswap.data.gather import KINDS, finish_stills, plan_stills, write_stills
 from talkswap.data.hdtf import SPLITS, split_speakers
 from talkswap.data.workers import locked, spread
 from talkswap.device import versions
 from talkswap.errors import InputMissingError, NoVideoError, TrainingDataError, UnreadableMediaError
+from talkswap.files import file_sha256, write_atomically
 from talkswap.types import ProgressEvent
 
 FORMAT = 1
@@ -79,7 +80,7 @@ def look(job: tuple[Source, float]) -> Looked:
     source, least_rate = job
     try:
         info, index = opened(source.path)
-        digest = sha256_of(source.path)
+        digest = file_sha256(source.path)
     except (UnreadableMediaError, NoVideoError, InputMissingError) as error:
         return Looked(reason="unreadable", detail=error.message)
     except OSError as error:
@@ -140,9 +141,8 @@ def hear(job: tuple[Path, Path, Path]) -> None:
     model, labels, target = job
     with np.load(labels) as stored:
         voice = stored["voice"]
-    buffer = io.BytesIO()
-    np.save(buffer, _hubert(model)(voice).astype(np.float16))
-    put(target, buffer.getvalue())
+    features = _hubert(model)(voice).astype(np.float16)
+    write_atomically(target, lambda part: np.save(part, features), parents=True)
 
 
 # --- the whole
@@ -167,7 +167,7 @@ def _same_settings(config: PrepareConfig) -> dict[str, Any]:
                 f"{config.out} was prepared with other settings ({', '.join(different)})", "prepare into a new folder"
             )
     else:
-        put(path, (json.dumps(settings, indent=1) + "\n").encode())
+        write_atomically(path, json.dumps(settings, indent=1) + "\n")
     return settings
 
 
@@ -176,7 +176,7 @@ def _splits(config: PrepareConfig, speakers: Iterable[str]) -> dict[str, str]:
     earlier = json.loads(path.read_text()) if path.is_file() else {}
     splits = split_speakers(speakers, config.seed, config.held_out, earlier)
     if splits != earlier:
-        put(path, (json.dumps(dict(sorted(splits.items())), indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(path, json.dumps(dict(sorted(splits.items())), indent=1, ensure_ascii=False) + "\n")
     return splits
 
 
@@ -214,7 +214,7 @@ def prepare(sources: Sequence[Source], config: PrepareConfig, report: Report | N
         stills = _stills(accepted, config, tell)
         features = _features(accepted, config, tell)
         manifest = _manifest(config, settings, looked, splits, accepted, refused, stills, features)
-        put(config.out / "manifest.json", (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(config.out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(config.out / "work", ignore_errors=True)
         return manifest
 
@@ -281,7 +281,7 @@ def _features(accepted: Sequence[dict[str, Any]], config: PrepareConfig, tell: R
     weights = config.hubert / "model.safetensors"
     if not weights.is_file():
         raise InputMissingError(f"no HuBERT at {config.hubert}", "`talkswap download` fetches it; name its folder")
-    folder = f"features/hubert-{sha256_of(weights)[:8]}"
+    folder = f"features/hubert-{file_sha256(weights)[:8]}"
     jobs = []
     for record in accepted:
         target = config.out / folder / f"{record['name']}.npy"
@@ -321,9 +321,9 @@ def _manifest(
         own = {key: r[key] for key in ("split", "speaker", "start", "frames", "quad_px", "lag")}
         about = {"name": f"{r['name']}.mp4", "kind": "real", "mouth_audio_corr": r["correlation"]}
         writer.writerow({**own, **about, "source": paths[r["source"]]})
-    put(config.out / "videos" / "clips.csv", rows.getvalue().encode())
+    write_atomically(config.out / "videos" / "clips.csv", rows.getvalue())
     lags = {r["name"]: r["lag"] for r in accepted if r["lag"]}
-    put(config.out / "lags.json", (json.dumps(lags, indent=1) + "\n").encode())
+    write_atomically(config.out / "lags.json", json.dumps(lags, indent=1) + "\n")
     folders = [f"{kind}-{split}" for kind in KINDS for split in SPLITS]
     others = ["videos/clips.csv", "lags.json", "speakers.json", "settings.json"]
     others += [f"{folder}/{name}" for folder in folders for name in ("crops.npy", "landmarks.npy", "meta.json")]
@@ -340,5 +340,5 @@ def _manifest(
         "refused_by_reason": dict(sorted(Counter(r["reason"] for r in refused).items())),
         "speakers": {split: sorted(name for name, own in splits.items() if own == split) for split in SPLITS},
         "sources": sources, "clips": list(accepted), "refused": order, "features": features,
-        "files": {path: sha256_of(config.out / path) for path in others if (config.out / path).is_file()},
+        "files": {path: file_sha256(config.out / path) for path in others if (config.out / path).is_file()},
     }  # fmt: skip

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from talkswap.data.clip import put, sha256_of
 from talkswap.errors import OutputUnwritableError, TrainingDataError
+from talkswap.files import file_sha256, write_atomically
 from talkswap.types import ProgressEvent
 
 FORMAT = 1
@@ -173,7 +173,7 @@ def pack_shards(data: Path, out: Path, limit: int, report: Report | None = None)
     except OSError as error:
         raise OutputUnwritableError(f"cannot write shards to {out}: {error.strerror}", "is the disk full?") from error
     index = {"format": FORMAT, "limit": limit, "shards": packer.shards, "files": entries}
-    put(out / INDEX, (json.dumps(index, indent=1, ensure_ascii=False) + "\n").encode())
+    write_atomically(out / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
     return {"out": out, "shards": len(packer.shards), "files": len(entries), "bytes": total}
 
 
@@ -203,7 +203,7 @@ def read_index(shards: Path) -> dict[str, Any]:
 
 
 def _right(path: Path, entry: dict[str, Any]) -> bool:
-    return path.is_file() and path.stat().st_size == entry["bytes"] and sha256_of(path) == entry["sha256"]
+    return path.is_file() and path.stat().st_size == entry["bytes"] and file_sha256(path) == entry["sha256"]
 
 
 def unpack_shards(shards: Path, out: Path, report: Report | None = None) -> dict[str, Any]:

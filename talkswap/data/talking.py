@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from numpy.typing import NDArray
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces.geometry import OUTER_EYE_CORNERS, ffhq_quad, quad_affine, transform_points, warp_crop
 from talkswap.faces.measures import mouth_opening, mouth_shape
+from talkswap.files import write_arrays
 from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.types import FloatArray
 from talkswap.voice.features import MelFeatures, SpeechFeatures
@@ -258,19 +258,16 @@ class ClipEncoder:
     def _store(self, split: str, name: str, frames: list[int], lower: list[Any], upper: list[Any]) -> None:
         grid = self.network.config.grid
         path = self.config.out / f"talking-{split}" / f"{name}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part.npz")
-        np.savez(
-            temporary,
-            weights=np.array(self.weights),
-            frames=np.array(frames, np.int64),
-            lower=np.array([codes for codes, _ in lower], np.uint16).reshape(-1, grid // 2, grid),
-            upper_rows=np.arange(0, len(frames), self.config.upper_step, dtype=np.int64),
-            upper=np.array([codes for codes, _ in upper], np.uint16).reshape(-1, grid // 2, grid),
-            lower_raw=np.array([raw for _, raw in lower], np.int8),
-            upper_raw=np.array([raw for _, raw in upper], np.int8),
-        )
-        os.replace(temporary, path)
+        arrays = {
+            "weights": np.array(self.weights),
+            "frames": np.array(frames, np.int64),
+            "lower": np.array([codes for codes, _ in lower], np.uint16).reshape(-1, grid // 2, grid),
+            "upper_rows": np.arange(0, len(frames), self.config.upper_step, dtype=np.int64),
+            "upper": np.array([codes for codes, _ in upper], np.uint16).reshape(-1, grid // 2, grid),
+            "lower_raw": np.array([raw for _, raw in lower], np.int8),
+            "upper_raw": np.array([raw for _, raw in upper], np.int8),
+        }
+        write_arrays(path, arrays)
 
     def _codes(self, halves: NDArray[np.uint8], lower: bool) -> list[tuple[Any, Any]]:
         """Code numbers (G/2 G) of each half, and its vectors on the codes' scale where modules work on those."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from talkswap.errors import OutputUnwritableError, TrainingError
+from talkswap.files import Lock, write_error
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -90,18 +92,14 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115
+        lock = Lock(folder, lambda line: print(line, file=sys.stderr), ".lock")
+    except BlockingIOError as error:
+        raise OutputUnwritableError(
+            f"another run prepares {folder} ({error.strerror})", "wait until it ends"
+        ) from error
     except OSError as error:
-        raise OutputUnwritableError(f"cannot write to {folder}: {error.strerror}", "choose another folder") from error
+        raise write_error(folder, error) from error
     try:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no flock: two runs there are the user's care
-            pass
-        except OSError as error:
-            raise OutputUnwritableError(f"another run prepares {folder}", "wait until it ends") from error
         yield
     finally:
-        file.close()
+        lock.release()

@@ -16,8 +16,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from talkswap.checkpoints import file_sha256
-from talkswap.errors import InputMissingError, OutputUnwritableError, UsageError
+from talkswap.errors import InputMissingError, UsageError
+from talkswap.files import file_sha256, write_atomically
 from talkswap.types import RenderPlan
 
 NUMBER_OR_PHOTO = {"face", "map", "voices"}
@@ -128,17 +128,12 @@ def write_plans(file: Path, plans: list[RenderPlan]) -> None:
         OutputUnwritableError: the folder is missing or read-only.
     """
     records = [plan_to_json(plan, file.parent) for plan in plans]
-    part = file.with_name(file.name + ".part")
     content = records[0] if len(records) == 1 else records
     try:
         text = json.dumps(content, indent=2, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a name with bytes that are no text
         text = json.dumps(content, indent=2).encode()
-    try:
-        part.write_bytes(text + b"\n")
-        os.replace(part, file)
-    except OSError as error:
-        raise OutputUnwritableError(f"{file} cannot be written ({error.strerror})", "choose another folder") from error
+    write_atomically(file, text + b"\n")
 
 
 def deciding(plan: RenderPlan) -> dict[str, Any]:

@@ -26,10 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from talkswap.checkpoints import file_sha256
 from talkswap.errors import OutputUnwritableError, UsageError
-from talkswap.files import Lock
-from talkswap.media.containers import output_error
+from talkswap.files import Lock, file_sha256, sync_to_disk, write_atomically, write_error
 from talkswap.media.mux import check_output
 from talkswap.media.timeline import Timeline
 
@@ -232,12 +230,12 @@ class WorkFolder:
         """
         part = self.part(span)
         try:
-            _sync(part)
+            sync_to_disk(part)
             record = {**facts, "last": span.last, "size": part.stat().st_size, "sha256": file_sha256(part)}
             os.replace(part, self.file(span))
-            self._write(_record(span), record)
         except OSError as error:
-            raise output_error(error, self.file(span)) or _named(error, self.file(span)) from error
+            raise write_error(self.file(span), error) from error
+        self._write(_record(span), record)
         self.finished.append(record)
 
     def forget(self) -> None:
@@ -292,14 +290,7 @@ class WorkFolder:
         return len(records)
 
     def _write(self, name: str, record: Mapping[str, Any]) -> None:
-        part = self.path / f"{name}.part"
-        try:
-            part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            _sync(part)
-            os.replace(part, self.path / name)
-            _sync(self.path)
-        except OSError as error:
-            raise output_error(error, self.path / name) or _named(error, self.path / name) from error
+        write_atomically(self.path / name, json.dumps(record, indent=1) + "\n", durable=True)
 
 
 def count(number: int, noun: str) -> str:
@@ -307,20 +298,5 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
-def _named(error: OSError, path: Path) -> OutputUnwritableError:
-    return OutputUnwritableError(f"{path} cannot be written ({error.strerror})", "check the disk and its rights")
-
-
 def _record(span: Span) -> str:
     return f"segment-{span.number:05d}.json"
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows opens no folders; its file system keeps their order
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, cat
 
 from talkswap.errors import TrainingError
+from talkswap.files import sync_to_disk
 
 VERSION = 2
 FILE_LIMIT = 16_000_000  # bytes, the header of a file included
@@ -42,13 +42,6 @@ class Checkpoint:
 
 class DamagedCheckpoint(Exception):
     """A folder does not hold the whole state that it should."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call ``write(temporary path)``, then put the file in its place in one move."""
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def exists(run: Path) -> bool:
@@ -83,16 +76,16 @@ def save(run: Path, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, 
                 save_file(part, new / name)
                 data = (new / name).read_bytes()
                 files[name] = {"group": group, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                _sync(new / name)
+                sync_to_disk(new / name)
         whole = {"version": VERSION, **state, "groups": list(groups), "files": files, "split": split}
         (new / STATE).write_text(json.dumps(whole, indent=1), encoding="utf-8")
-        _sync(new / STATE)
-        _sync(new)
+        sync_to_disk(new / STATE)
+        sync_to_disk(new)
         if current.is_dir():
             shutil.rmtree(old, ignore_errors=True)
             current.rename(old)
         new.rename(current)
-        _sync(run)
+        sync_to_disk(run)
     except OSError as error:
         raise TrainingError(
             f"the run's state cannot be written to {run}: {error.strerror or error}",
@@ -192,14 +185,3 @@ def _joined(group: dict[str, Tensor], name: str) -> Tensor:
     while (piece := group.pop(f"{name}#{len(pieces)}", None)) is not None:
         pieces.append(piece)
     return cat(pieces)
-
-
-def _sync(path: Path) -> None:
-    """Have a file or folder really on the disk, where the system can say so of a folder."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkswap.train.checkpoint import write_atomically
+from talkswap.files import write_atomically
 
 BOARD = "tensorboard"
 
@@ -196,7 +196,7 @@ def _forget_after(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    write_atomically(path, lambda part: part.write_text("".join(kept), encoding="utf-8"))
+    write_atomically(path, "".join(kept))
 
 
 # --- Draw a training curve from ``curve.jsonl`` without a plotting package.

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from talkswap.errors import TrainingError
+from talkswap.files import write_atomically
 from talkswap.train import checkpoint
 from talkswap.train.batches import made_ahead, worker_count
-from talkswap.train.checkpoint import write_atomically
 from talkswap.train.figures import Means, Pace, RunLog, StepProgress, draw_curve
 from talkswap.train.interruption import Interruption
 from talkswap.train.optimiser import flat_state, rate_at, restore_state
@@ -375,7 +375,7 @@ class Trainer:
         if hasattr(config, "loop"):
             config = dataclasses.replace(config, loop=self.config)
         told = json.dumps(plain({"stage": self.stage.name, "config": config, "loop": self.config}), indent=1)
-        write_atomically(self.run / "config.json", lambda path: path.write_text(told, encoding="utf-8"))
+        write_atomically(self.run / "config.json", told)
 
     def _show(self, log: RunLog) -> None:
         began = time.monotonic()

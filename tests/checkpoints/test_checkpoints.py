@@ -32,6 +32,7 @@ from talkswap.checkpoints import (
     write_manifest,
 )
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
+from talkswap.files import file_sha256
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_flipped_byte_is_named_with_both_hashes_and_the_repair(root: Path) -> 
     path.write_bytes(data)
     with pytest.raises(WeightsCorruptError) as caught:
         load_weights(find_preset("compact"), "vqgan")
-    got = checkpoints.file_sha256(path)
+    got = file_sha256(path)
     assert str(path) in caught.value.message and stated in caught.value.message and got in caught.value.message
     assert "weights/compact" in caught.value.hint
 
@@ -283,8 +284,8 @@ def test_one_own_network_does_not_hide_the_others(root: Path) -> None:
     assert verified_folder(preset, ["vqgan.safetensors", "vqgan.json"]) == own
     assert verified_folder(preset, ["detector.safetensors", "detector.json"]) == shipped
     stated = weight_hashes(preset)
-    assert stated["vqgan.safetensors"] == checkpoints.file_sha256(own / "vqgan.safetensors")
-    assert stated["detector.safetensors"] == checkpoints.file_sha256(shipped / "detector.safetensors")
+    assert stated["vqgan.safetensors"] == file_sha256(own / "vqgan.safetensors")
+    assert stated["detector.safetensors"] == file_sha256(shipped / "detector.safetensors")
     assert resolve_auto().reason.startswith("complete in TALKSWAP_WEIGHTS and the user's cache; ")
 
 

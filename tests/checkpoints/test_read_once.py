@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from talkswap.checkpoints import FileRecord, check_file, file_sha256, read_tensors, write_tensors
+from talkswap.checkpoints import FileRecord, check_file, read_tensors, write_tensors
 from talkswap.errors import WeightsCorruptError
+from talkswap.files import file_sha256
 
 
 def checked(folder: Path, value: float) -> Path:

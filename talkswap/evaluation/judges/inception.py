@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from talkswap.checkpoints.manifest import file_sha256
 from talkswap.checkpoints.networks import load_network
 from talkswap.checkpoints.tensors import ENDING, read_tensors
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.metrics.metric import Crops, Judge, check_crops
+from talkswap.files import file_sha256
 from talkswap.types import FloatArray
 
 PUBLISHED = "6726825d"  # first digits of the published file's sha256, and the end of its name

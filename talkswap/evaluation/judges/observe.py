@@ -9,7 +9,6 @@ Crops lie in a file and are mapped into memory, so that what an evaluation needs
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,13 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.data.clip import put
 from talkswap.errors import NoTargetFaceError, OutputUnwritableError
 from talkswap.faces.analyse import FaceAnalyser
 from talkswap.faces.geometry import box_around, box_overlap, transform_points, warp_crop
 from talkswap.faces.mesh import POINTS
 from talkswap.faces.people import FaceChooser
 from talkswap.faces.track import FaceTracker, TrackedFace
+from talkswap.files import write_arrays
 from talkswap.media.index import index_frames
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
@@ -120,12 +119,8 @@ def look(video: Path, analyser: FaceAnalyser, size: int, keep: Path | None = Non
         raise NoTargetFaceError(f"no face was found in {video}", "leave the clip out")
     seen = Seen(np.array(times), np.stack(landmarks), squares, info.width, info.height)
     if keep is not None:
-        buffer = io.BytesIO()
-        np.savez(
-            buffer, times=seen.times, landmarks=seen.landmarks, affines=seen.affines,
-            size=np.array([info.width, info.height]),
-        )  # fmt: skip
-        put(keep, buffer.getvalue())
+        arrays = {"times": seen.times, "landmarks": seen.landmarks, "affines": seen.affines}
+        write_arrays(keep, {**arrays, "size": np.array([info.width, info.height])})
     return seen
 
 

@@ -19,7 +19,6 @@ import torch
 from talkswap.checkpoints import find_preset
 from talkswap.checkpoints.catalogue import read_catalogue
 from talkswap.checkpoints.finding import preset_state
-from talkswap.checkpoints.manifest import file_sha256
 from talkswap.checkpoints.presets import has, network_folder, verify, weight_hashes
 from talkswap.errors import DependencyError, TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.metrics.metric import Crops, Judge, check_crops, check_landmarks, has_face, sampled
@@ -34,6 +33,7 @@ from talkswap.faces.geometry import (
 )
 from talkswap.faces.identity import load_identity
 from talkswap.faces.insightface import RECOGNITION
+from talkswap.files import file_sha256
 from talkswap.types import FloatArray, UInt8Image
 
 CROP = 320  # px of the FFHQ crop that the compact network is given

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from talkswap.checkpoints.manifest import file_sha256
 from talkswap.checkpoints.tensors import tensor_files
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.metric import PAPER_SIZE, Crops, Judge, Metric, check_crops, sampled
 from talkswap.faces.detector import DetectorNetwork, load_detector
+from talkswap.files import file_sha256
 from talkswap.types import FloatArray
 
 EVERY = 5  # frames between two that are looked at: neighbours are nearly one picture

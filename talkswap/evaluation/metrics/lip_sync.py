@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.checkpoints.finding import preset_state
-from talkswap.checkpoints.manifest import file_sha256
 from talkswap.checkpoints.presets import has, verify_tensors
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.metrics.metric import Judge, Metric
+from talkswap.files import file_sha256
 from talkswap.types import FloatArray, UInt8Image
 
 LSE_C = Metric(

@@ -9,13 +9,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from talkswap.data.clip import put
 from talkswap.errors import NoSourceFaceError, UnreadableMediaError
 from talkswap.evaluation.judges.observe import Observation
 from talkswap.evaluation.protocol.pairs import EvaluationClip
 from talkswap.evaluation.report.plots import SheetMaker
 from talkswap.faces.analyse import FaceAnalyser
 from talkswap.faces.geometry import align
+from talkswap.files import write_atomically
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.render.source import read_photo
@@ -89,7 +89,7 @@ def photo_of_clip(clip: EvaluationClip, path: Path) -> Path:
         for frame in reader.frames():
             if frame.index == clip.portrait:
                 _, data = cv2.imencode(".png", np.ascontiguousarray(frame.rgb[:, :, ::-1]))
-                put(path, data.tobytes())
+                write_atomically(path, data.tobytes(), parents=True)
                 return path
     raise UnreadableMediaError(f"{clip.video} has no frame {clip.portrait} that decodes", "prepare the data set again")
 

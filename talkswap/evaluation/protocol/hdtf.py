@@ -15,7 +15,6 @@ A run that was killed goes on with ``resume``: results with a line are kept, fin
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import shutil
 import tempfile
@@ -29,7 +28,6 @@ from typing import Any
 import numpy as np
 
 from talkswap.checkpoints import PresetFolder, find_preset, weight_hashes
-from talkswap.data.clip import put
 from talkswap.data.workers import locked
 from talkswap.device import choose_device
 from talkswap.errors import (
@@ -73,6 +71,7 @@ from talkswap.evaluation.protocol.summary import figures_of, provenance, set_fig
 from talkswap.evaluation.report.plots import write_photo
 from talkswap.evaluation.report.report import write_report
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
+from talkswap.files import write_atomically
 from talkswap.types import FloatArray, ProgressEvent
 from talkswap.voice.load import load_voice
 
@@ -197,7 +196,7 @@ class Run:
                     f"{plan.out} was begun with other weights of {', '.join(other)}", "name another --out for these"
                 )
         self._folder(self.work)
-        put(path, (json.dumps({**wanted, "methods": known | own}, indent=1) + "\n").encode())
+        write_atomically(path, json.dumps({**wanted, "methods": known | own}, indent=1) + "\n")
 
     # --- the loop
 
@@ -328,7 +327,7 @@ class Run:
             video, self.plan.seconds,
         )  # fmt: skip
         made = method.make(task, self.plan.setup)
-        put(note, json.dumps(to_plain(made)).encode())
+        write_atomically(note, json.dumps(to_plain(made)), parents=True)
         return made
 
     def _features(self, case: Case, name: str) -> None:
@@ -396,6 +395,4 @@ def words(error: Exception) -> str:
 
 def write_array(path: Path, array: FloatArray) -> None:
     """Write an array in one move."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    put(path, buffer.getvalue())
+    write_atomically(path, lambda part: np.save(part, array), parents=True)

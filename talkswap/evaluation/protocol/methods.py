@@ -14,8 +14,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from talkswap.checkpoints import find_preset, weight_hashes
-from talkswap.checkpoints.manifest import file_sha256
 from talkswap.errors import NoAudioError, UsageError
+from talkswap.files import file_sha256
 from talkswap.media.index import index_frames
 from talkswap.media.mux import mux
 from talkswap.media.probe import probe

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from talkswap.data.clip import paths_of, sha256_of
+from talkswap.data.clip import paths_of
 from talkswap.data.hdtf import draw_pairs
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.evaluation.protocol.results import ClipRefused
+from talkswap.files import file_sha256
 
 SPLITS = ("val", "train", "all")
 PORTRAITS = (".png", ".jpg", ".jpeg", ".webp")
@@ -45,7 +46,7 @@ class EvaluationClip:
             try:
                 if not path.is_file():
                     return f"{file} is missing"
-                if sha256_of(path) != digest:
+                if file_sha256(path) != digest:
                     return f"{file} differs from the data set's manifest"
             except OSError as error:
                 return f"{file} cannot be read: {error.strerror}"
@@ -112,7 +113,7 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
             f"{folder} has no clip {where}",
             "prepare videos of more speakers, or take --split all where nothing in the folder was ever trained on",
         )
-    return EvaluationSet(folder, split, tuple(sorted(clips, key=lambda c: c.name)), refused, sha256_of(path))
+    return EvaluationSet(folder, split, tuple(sorted(clips, key=lambda c: c.name)), refused, file_sha256(path))
 
 
 def _never_had(path: Path) -> tuple[ClipRefused, ...]:

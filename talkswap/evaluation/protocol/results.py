@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from talkswap.errors import OutputUnwritableError, TrainingDataError
 from talkswap.evaluation.metrics.metric import Judge, Metric
+from talkswap.files import write_atomically
 
 FORMAT = 1
 COMPACT_MARK = "compact, not comparable with published figures"
@@ -264,12 +265,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     Raises:
         OutputUnwritableError.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps(to_plain(evaluation), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
+    write_atomically(path, json.dumps(to_plain(evaluation), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_evaluation(path: Path) -> Evaluation:

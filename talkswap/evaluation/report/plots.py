@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from talkswap.errors import OutputUnwritableError
 from talkswap.evaluation.report.tables import figure
 from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.mesh import OUTER_LIPS
+from talkswap.files import write_atomically
 from talkswap.types import FloatArray, UInt8Image
 
 WIDTH = 460
@@ -261,12 +260,7 @@ def write_jpeg(path: Path, rgb: UInt8Image, quality: int) -> Path:
         OutputUnwritableError.
     """
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(rgb[:, :, ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data.tobytes())
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
+    write_atomically(path, data.tobytes())
     return path
 
 

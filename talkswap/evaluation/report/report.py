@@ -24,6 +24,7 @@ from talkswap.evaluation.report.tables import (
     result_tables,
     timing_table,
 )
+from talkswap.files import write_atomically
 
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~"})
 
@@ -49,23 +50,9 @@ def write_report(folder: Path, evaluation: Evaluation) -> ReportFiles:
     """
     written = ReportFiles(folder / "report.json", folder / "report.md", folder / "report.html")
     write_evaluation(written.data, evaluation)
-    write_text(written.text, build_markdown(evaluation))
-    write_text(written.page, build_page(evaluation, folder))
+    write_atomically(written.text, build_markdown(evaluation))
+    write_atomically(written.page, build_page(evaluation, folder))
     return written
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one move.
-
-    Raises:
-        OutputUnwritableError.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
 
 
 def markdown(text: str) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 
 from talkswap.errors import OutputExistsError, OutputUnwritableError, TrainingDataError, UsageError
 from talkswap.evaluation.protocol.results import Evaluation, MethodResult, PairResult, read_evaluation
-from talkswap.evaluation.report.report import write_text
+from talkswap.files import write_atomically
 from talkswap.media.program import even_sizes, write_plain_copy
 
 FORMAT = 1
@@ -161,7 +161,7 @@ def build_study(
             progress(len(clips), len(clips))
         even_sizes(list((part / "clips").glob("*.mp4")))
         shown = [{"name": name, "photo": (part / "clips" / f"{name}.jpg").is_file()} for name in clips]
-        write_text(part / "index.html", _page(identity, shown))
+        write_atomically(part / "index.html", _page(identity, shown))
         for path in part.rglob("*"):
             os.utime(path, (LONG_AGO, LONG_AGO))
         stored = StudyKey(
@@ -169,7 +169,7 @@ def build_study(
             {name: clip for name, (_, _, clip) in clips.items()},
         )  # fmt: skip
         # the key comes first: a page without one would collect answers that nobody can read
-        write_text(key, json.dumps(asdict(stored), indent=1, ensure_ascii=False) + "\n")
+        write_atomically(key, json.dumps(asdict(stored), indent=1, ensure_ascii=False) + "\n")
     return Study(
         out / "index.html",
         key,

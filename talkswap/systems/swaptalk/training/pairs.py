@@ -24,6 +24,7 @@ from torch import Tensor
 from talkswap.checkpoints.tensors import unpack
 from talkswap.data.proxy import Proxy
 from talkswap.errors import InputMissingError, TrainingDataError
+from talkswap.files import write_atomically
 from talkswap.systems.swaptalk.training.pair_draw import DIFFERENT, SAME, Pair, PairConfig, PairDraw
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.types import ProgressEvent
@@ -75,8 +76,7 @@ def make_pairs(
     }
     name = proxy.name if proxy is not None else "mesh"
     described = json.dumps({**writer.described, **summary, "proxy": name, "seed": seed}, indent=1)
-    (out / "pairs.part.json").write_text(described)
-    (out / "pairs.part.json").replace(out / "pairs.json")
+    write_atomically(out / "pairs.json", described)
     return summary
 
 
@@ -238,5 +238,4 @@ class CodeWriter:
             arrays["picture"][row] = cv2.resize(pair.result, side, interpolation=cv2.INTER_AREA)
             arrays["kind"][row] = pair.kind
         self.done += len(pairs)
-        (self.folder / "done.part").write_text(str(self.done))
-        (self.folder / "done.part").replace(self.folder / "done")
+        write_atomically(self.folder / "done", str(self.done))
