@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 import typer
 
 from talkswap.cli.output import colourful, note, printable, to_json
+from talkswap.cli.systems import SystemName
 from talkswap.errors import InputMissingError, UsageError
+from talkswap.types import DEFAULT_SYSTEM
 
 if TYPE_CHECKING:
     from talkswap.train.figures import StepProgress
@@ -63,7 +65,9 @@ def read_setting(text: str) -> tuple[str, Any]:
 
 
 def command(
-    stage: Annotated[str, typer.Argument(help="faces, identity, vqgan, face-swap, sync-expert, lip-sync …")],
+    stage: Annotated[
+        str, typer.Argument(help="faces, identity, occlusion, speech-encoder, or a stage of the system's own.")
+    ],
     data: Annotated[
         Path | None, typer.Option(help="Folder made by `talkswap data prepare`.", show_default=False)
     ] = None,
@@ -72,6 +76,7 @@ def command(
         typer.Option(help="Folder for checkpoints, curve, samples and the finished weights.", show_default=False),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.", show_default=False)] = None,
+    system: SystemName = DEFAULT_SYSTEM,
     preset: Annotated[Literal["compact", "paper"], typer.Option(help="Size of the networks.")] = "compact",
     settings: Annotated[
         list[str] | None,
@@ -102,17 +107,21 @@ def command(
         if value is not None:
             overrides[key] = value
     overrides |= dict(read_setting(text) for text in settings or ())
-    from talkswap.train import configure, stage_config, train
+    from talkswap.systems.registry import find_stage
+    from talkswap.train.stages import configure, stage_config, train
 
+    description = find_stage(stage, system)
     if dry_run:
-        typer.echo(to_json(configure(stage, overrides, preset)))
+        typer.echo(to_json(configure(description, overrides, preset)))
         return
-    stage_config(stage, overrides, preset)  # a stage or setting that does not exist is named before anything else
+    stage_config(description, overrides, preset)  # a setting that doesn't exist is named before anything else
     if data is None or run is None:
         missing = "--data" if data is None else "--run"
         raise UsageError(f"train needs {missing} FOLDER", "only --dry-run goes without")
     with choose_training_progress() as progress:
-        scores = train(stage, overrides, run, preset=preset, resume=resume, echo=progress.echo, watch=progress.watch)
+        scores = train(
+            description, overrides, run, preset=preset, resume=resume, echo=progress.echo, watch=progress.watch
+        )
     if is_main_process():
         typer.echo(to_json(scores))
 

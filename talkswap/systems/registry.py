@@ -85,6 +85,18 @@ def stages(system: str = DEFAULT_SYSTEM) -> dict[str, StageDescription]:
     return {stage.name: stage for stage in (*shared.STAGES, *find_system(system).stages)}
 
 
+def find_stage(name: str, system: str = DEFAULT_SYSTEM) -> StageDescription:
+    """A stage of training by its name, shared or of a system.
+
+    Raises:
+        UsageError: there is no such system, or no such stage in it.
+    """
+    choices = stages(system)
+    if name not in choices:
+        raise UsageError(f"{system} has no stage called {name}", f"choose one of: {', '.join(choices)}")
+    return choices[name]
+
+
 def requirements(system: str = DEFAULT_SYSTEM) -> dict[str, Requirements]:
     """What a render with a system can't do without, by preset; a system without weights of ours lists no preset.
 

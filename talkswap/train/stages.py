@@ -1,12 +1,10 @@
-"""The stages by name, their presets, and settings from the command line put into their frozen configs."""
+"""A stage of training by its description: its settings, what a run of it would cost, and the run itself."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import time
-import types
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from talkswap.errors import TrainingError, UsageError
+from talkswap.records import RecordError, to_plain, with_settings
 
 if TYPE_CHECKING:
     from talkswap.train.figures import StepProgress
@@ -25,7 +24,7 @@ class StageDescription:
 
     Its module holds the two classes, ``networks(config)`` (the untrained networks, for counting), ``work(config,
     networks)`` (what one sample runs through: :class:`talkswap.train.estimate.Work`) and, where there is more than the
-    config's defaults, ``PRESETS`` (name to config).
+    config's defaults, ``PRESETS`` (name to config).  Without ``networks`` or ``work`` a dry run estimates less.
     """
 
     name: str  # of `talkswap train`
@@ -34,54 +33,43 @@ class StageDescription:
     stage: str  # class in the module: a :class:`talkswap.train.stage.Stage`
 
 
-STAGES: dict[str, tuple[str, str, str]] = {
-    # name: module, config class, stage class
-    "faces": ("talkswap.train.shared.faces", "FacesStageConfig", "FacesStage"),
-    "identity": ("talkswap.train.shared.identity", "IdentityStageConfig", "IdentityStage"),
-    "occlusion": ("talkswap.train.shared.occlusion", "OcclusionStageConfig", "OcclusionStage"),
-    "vqgan": ("talkswap.systems.swaptalk.training.vqgan", "VQGANStageConfig", "VQGANStage"),
-    "face-swap": ("talkswap.systems.swaptalk.training.face_swap", "FaceSwapStageConfig", "FaceSwapStage"),
-    "speech-encoder": ("talkswap.train.shared.speech_encoder", "SpeechEncoderStageConfig", "SpeechEncoderStage"),
-    "sync-expert": ("talkswap.systems.swaptalk.training.sync_expert", "SyncExpertStageConfig", "SyncExpertStage"),
-    "lip-sync": ("talkswap.systems.swaptalk.training.lip_sync", "LipSyncStageConfig", "LipSyncStage"),
-    "joint": ("talkswap.systems.swaptalk.training.joint", "JointStageConfig", "JointStage"),
-}
-"""In the order in which they are trained: each may need the ones before it."""
-
-
-def stage_config(stage: str, overrides: Mapping[str, Any], preset: str = "compact") -> Any:
+def stage_config(stage: StageDescription, settings: Mapping[str, Any], preset: str = "compact") -> Any:
     """A stage's frozen config: the preset's, with settings such as ``{"loop.steps": 500}`` put in.
 
-    A stage's module may offer ``PRESETS`` (name to config); without it compact is the config's defaults.
+    Raises:
+        UsageError: unknown preset or setting, or a value of the wrong kind.
+    """
+    module = import_module(stage.module)
+    presets: dict[str, Any] = getattr(module, "PRESETS", None) or {"compact": getattr(module, stage.config)()}
+    if preset not in presets:
+        raise UsageError(f"stage {stage.name} has no preset {preset}", f"choose one of: {', '.join(presets)}")
+    try:
+        return with_settings(presets[preset], settings)
+    except RecordError as error:
+        missing, _, choices = error.reason.partition("; ")
+        if missing == "there is no such setting":
+            raise UsageError(f"stage {stage.name} has no setting {error.field}", choices) from error
+        raise UsageError(f"{error.value!r} is no value for {error.field}", error.reason) from error
+
+
+def configure(stage: StageDescription, settings: Mapping[str, Any], preset: str = "compact") -> dict[str, Any]:
+    """What a run would be: the resolved config, and parameters, FLOPs and memory of its networks, without data.
 
     Raises:
-        UsageError: unknown stage, preset or setting, or a value of the wrong kind.
+        UsageError: as :func:`stage_config`.
     """
-    if stage not in STAGES:
-        raise UsageError(f"no stage is called {stage}", f"choose one of: {', '.join(STAGES)}")
-    module_name, config_name, _ = STAGES[stage]
-    module = import_module(module_name)
-    presets: dict[str, Any] = getattr(module, "PRESETS", {"compact": getattr(module, config_name)()})
-    if preset not in presets:
-        raise UsageError(f"stage {stage} has no preset {preset}", f"choose one of: {', '.join(presets)}")
-    config = presets[preset]
-    for key, value in overrides.items():
-        config = _with(config, key.split("."), value, key)
-    return config
-
-
-def configure(stage: str, overrides: Mapping[str, Any], preset: str = "compact") -> dict[str, Any]:
-    """What a run would be: the resolved config, and parameters, FLOPs and memory of its networks, without data."""
     from talkswap.train.estimate import estimate
-    from talkswap.train.stage import plain
 
-    config = stage_config(stage, overrides, preset)
-    return {"stage": stage, "preset": preset, "config": plain(config), **estimate(stage, config)}
+    config = stage_config(stage, settings, preset)
+    module = import_module(stage.module)
+    networks = getattr(module, "networks", None)
+    cost = {} if networks is None else estimate(networks, getattr(module, "work", None), config)
+    return {"stage": stage.name, "preset": preset, "config": to_plain(config), **cost}
 
 
 def train(
-    stage: str,
-    overrides: Mapping[str, Any],
+    stage: StageDescription,
+    settings: Mapping[str, Any],
     run: Path,
     *,
     preset: str = "compact",
@@ -94,13 +82,13 @@ def train(
     Under ``accelerate launch`` every process calls this, and they train together.
 
     Args:
-        stage: a key of :data:`STAGES`.
-        overrides: settings by their dotted names.
+        stage: which, from :func:`talkswap.systems.registry.stages`.
+        settings: by their dotted names.
         run: the run's folder; with several hosts one that all of them share.
         preset: ``compact`` or ``paper``.
         resume: whether a begun run may be taken up.
-        echo: is given lines for the user.
-        watch: is told after every step where the run is; without it ``echo`` is given the rows of the curve.
+        echo: takes lines for the user.
+        watch: takes the run's state after every step; without it ``echo`` takes the rows of the curve.
 
     Returns:
         The finished stage's scores; empty when ``loop.max_minutes`` came first.
@@ -108,28 +96,27 @@ def train(
     Raises:
         TrainingError: ``run`` holds a run that must not be overwritten, or one of another configuration.
         TrainingDataError: the prepared data are missing.
-        DeviceError: the device asked for cannot be had.
+        DeviceError: the requested device cannot be had.
         DependencyError: accelerate is not installed.
     """
-    began = time.monotonic()
+    start = time.monotonic()
     from talkswap.train import checkpoint
     from talkswap.train.loop import Trainer
     from talkswap.train.processes import Processes
-    from talkswap.train.stage import plain, share_config
+    from talkswap.train.stage import share_config
 
-    config = stage_config(stage, overrides, preset)
-    begun = checkpoint.exists(run)
-    if begun and not resume:
+    config = stage_config(stage, settings, preset)
+    exists = checkpoint.exists(run)
+    if exists and not resume:
         raise TrainingError(f"{run} already holds a run", "choose another --run, or go on with --resume")
-    if begun:
-        _check_same(run / "config.json", json.loads(json.dumps(plain(config))))
+    if exists:
+        check_same_settings(run / "config.json", json.loads(json.dumps(to_plain(config))))
     processes = Processes(config.loop.device, config.loop.precision, config.loop.accumulate)
     try:
         # stages that compute features ask for the device by name
         loop = dataclasses.replace(config.loop, device=processes.device.type)
         share = share_config(dataclasses.replace(config, loop=loop), processes.count)
-        built = getattr(import_module(STAGES[stage][0]), STAGES[stage][2])(share)
-        trainer = Trainer(built, loop, run, processes, began)
+        trainer = Trainer(getattr(import_module(stage.module), stage.stage)(share), loop, run, processes, start)
         if resume and trainer.resume(echo) and processes.main:
             echo(f"going on at step {trainer.step} of {config.loop.steps}")
         return trainer.train(echo, watch)
@@ -144,52 +131,23 @@ MAY_CHANGE = {
 processes, decide which samples are drawn, not how many make a step."""
 
 
-def _check_same(path: Path, config: dict[str, Any]) -> None:
+def check_same_settings(path: Path, config: dict[str, Any]) -> None:
+    """Hold a run's ``config.json`` against the settings that would go on with it.
+
+    Raises:
+        TrainingError: they differ in what the result depends on.
+    """
     if not path.is_file():
         return
-    before = json.loads(path.read_text())["config"]
 
-    def differences(a: Any, b: Any, at: str) -> list[str]:
+    def differences(a: Any, b: Any, name: str) -> list[str]:
         if isinstance(a, dict) and isinstance(b, dict):
             keys = sorted(set(a) | set(b))
-            return [d for k in keys if k not in MAY_CHANGE for d in differences(a.get(k), b.get(k), f"{at}.{k}")]
-        return [] if a == b else [at[1:]]
+            return [d for k in keys if k not in MAY_CHANGE for d in differences(a.get(k), b.get(k), f"{name}.{k}")]
+        return [] if a == b else [name[1:]]
 
-    changed = differences(before, config, "")
-    if changed:
+    changes = differences(json.loads(path.read_text())["config"], config, "")
+    if changes:
         raise TrainingError(
-            f"the run in {path.parent} was begun with another {changed[0]}", "choose another --run, or the old setting"
+            f"the run in {path.parent} was begun with another {changes[0]}", "choose another --run, or the old setting"
         )
-
-
-def _with(config: Any, keys: list[str], value: Any, whole: str) -> Any:
-    names = {f.name for f in dataclasses.fields(config)}
-    if keys[0] not in names:
-        raise UsageError(f"there is no setting {whole}", f"settings here: {', '.join(sorted(names))}")
-    hint = typing.get_type_hints(type(config))[keys[0]]
-    if len(keys) > 1:
-        inner = getattr(config, keys[0])
-        if not dataclasses.is_dataclass(inner):
-            raise UsageError(f"{keys[0]} has no settings of its own", f"give --set {keys[0]}=VALUE")
-        return dataclasses.replace(config, **{keys[0]: _with(inner, keys[1:], value, whole)})
-    return dataclasses.replace(config, **{keys[0]: _fitting(value, hint, whole)})
-
-
-def _fitting(value: Any, hint: Any, key: str) -> Any:
-    """``value`` as the type that the config wants."""
-    origin = typing.get_origin(hint)
-    kinds = typing.get_args(hint) if origin in (typing.Union, types.UnionType) else (hint,)
-    for kind in kinds:
-        if kind is type(None) and value in (None, "", "none"):
-            return None
-        if kind is Path and isinstance(value, (str, Path)):
-            return Path(value)
-        if typing.get_origin(kind) is tuple and isinstance(value, (list, tuple)):
-            return tuple(value)
-        if kind is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        if kind is int and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if kind in (bool, str) and isinstance(value, kind):
-            return value
-    raise UsageError(f"{value!r} is no value for {key}", f"it takes {getattr(hint, '__name__', hint)}")

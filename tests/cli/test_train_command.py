@@ -65,7 +65,7 @@ def test_the_command_line_beats_the_file(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--set", "colour=red"], "there is no setting colour"),
+        (["--set", "colour=red"], "has no setting colour"),
         (["--set", "size=big"], "no value for size"),
     ],
 )

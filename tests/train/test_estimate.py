@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from talkswap.errors import UsageError
+from talkswap.systems.registry import find_stage, stages
 from talkswap.train.estimate import Part, Work, _measured
 from talkswap.train.stage import LoopConfig
-from talkswap.train.stages import STAGES, configure
+from talkswap.train.stages import configure
 
 
 def test_flops_and_memory_of_a_layer_are_the_ones_on_paper() -> None:
@@ -33,11 +34,11 @@ def test_flops_and_memory_of_a_layer_are_the_ones_on_paper() -> None:
     assert memory["total"] == 20200 * 5 + memory["activations"]
 
 
-@pytest.mark.parametrize("stage", [s for s in STAGES if s != "lip-sync"])
+@pytest.mark.parametrize("stage", [s for s in stages() if s != "lip-sync"])
 def test_every_stage_is_estimated_without_data(stage: str) -> None:
     for preset in ("compact", "paper"):
         try:
-            told = configure(stage, {"data": "/nowhere"}, preset)
+            told = configure(find_stage(stage), {"data": "/nowhere"}, preset)
         except UsageError:  # a stage that has no paper preset says so
             assert preset == "paper"
             continue
@@ -48,16 +49,16 @@ def test_every_stage_is_estimated_without_data(stage: str) -> None:
 
 def test_the_papers_sizes_cost_what_they_should() -> None:
     """The f16 VQGAN at 320 px: half a TFLOP forward a picture, and more than a laptop holds for a batch of twelve."""
-    told: dict[str, Any] = configure("vqgan", {}, "paper")
+    told: dict[str, Any] = configure(find_stage("vqgan"), {}, "paper")
     assert 4e11 < told["flops"]["forward_per_sample"]["vqgan"] < 8e11
     assert told["memory"]["total"] > 8e9
-    lip: dict[str, Any] = configure("lip-sync", {"network.backbone": "dit"}, "paper")
+    lip: dict[str, Any] = configure(find_stage("lip-sync"), {"network.backbone": "dit"}, "paper")
     assert lip["parameters"]["lip-sync"] > 1e7 and lip["flops"]["forward_per_sample"]["transform"] > 1e9
 
 
 def test_half_precision_keeps_half_and_micro_batches_keep_a_part() -> None:
     def activations(**settings: Any) -> int:
-        told = configure("identity", {f"loop.{k}": v for k, v in settings.items()})
+        told = configure(find_stage("identity"), {f"loop.{k}": v for k, v in settings.items()})
         return int(told["memory"]["activations"])
 
     whole = activations(precision="float32")

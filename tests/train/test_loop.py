@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from talkswap.errors import DeviceError, TrainingError, UsageError
+from talkswap.systems.registry import find_stage, stages
 from talkswap.train import checkpoint
 from talkswap.train.figures import StepProgress
 from talkswap.train.loop import Trainer, rate_at
 from talkswap.train.stage import Batch, LoopConfig, draw_number, share_config
-from talkswap.train.stages import STAGES, _check_same, _with, stage_config, train
+from talkswap.train.stages import StageDescription, check_same_settings, stage_config, train
 
 from .line import LineConfig, LineStage, rows
 
@@ -228,30 +229,30 @@ def test_the_rate_rises_linearly_and_falls_along_a_cosine() -> None:
 
 
 def test_settings_reach_nested_configs_and_wrong_ones_are_named() -> None:
-    config = _with(LineConfig(), ["loop", "steps"], 7, "loop.steps")
-    assert config.loop.steps == 7 and config.loop.batch == 16
-    assert _with(config, ["slope"], 2, "slope").slope == 2.0
-    with pytest.raises(UsageError, match="no setting loop.stepz"):
-        _with(config, ["loop", "stepz"], 7, "loop.stepz")
+    stage = StageDescription("line", "tests.train.line", "LineConfig", "LineStage")
+    config = stage_config(stage, {"loop.steps": 7, "slope": 2})
+    assert config.loop.steps == 7 and config.loop.batch == 16 and config.slope == 2.0
+    with pytest.raises(UsageError, match="stage line has no setting loop.stepz"):
+        stage_config(stage, {"loop.stepz": 7})
     with pytest.raises(UsageError, match="'many' is no value for loop.steps"):
-        _with(config, ["loop", "steps"], "many", "loop.steps")
-    with pytest.raises(UsageError, match="no stage is called vqgam"):
-        stage_config("vqgam", {})
+        stage_config(stage, {"loop.steps": "many"})
+    with pytest.raises(UsageError, match="swaptalk has no stage called vqgam"):
+        find_stage("vqgam")
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", stages())
 def test_every_stage_has_a_compact_and_a_paper_config(stage: str) -> None:
     for preset in ("compact", "paper"):
         if stage in ("faces", "identity", "speech-encoder", "joint") and preset == "paper":
             continue  # at paper size faces come from insightface, and there is neither encoder nor joint tuning
-        assert stage_config(stage, {"loop.steps": 3}, preset).loop.steps == 3
+        assert stage_config(find_stage(stage), {"loop.steps": 3}, preset).loop.steps == 3
 
 
 def test_a_run_is_not_taken_up_with_other_settings(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"config": {"loop": {"batch": 4, "threads": 1}, "pixel": 1.0}}))
-    _check_same(tmp_path / "config.json", {"loop": {"batch": 4, "threads": 2}, "pixel": 1.0})
+    check_same_settings(tmp_path / "config.json", {"loop": {"batch": 4, "threads": 2}, "pixel": 1.0})
     with pytest.raises(TrainingError, match="another loop.batch"):
-        _check_same(tmp_path / "config.json", {"loop": {"batch": 8, "threads": 1}, "pixel": 1.0})
+        check_same_settings(tmp_path / "config.json", {"loop": {"batch": 8, "threads": 1}, "pixel": 1.0})
 
 
 def test_a_run_of_another_network_is_not_taken_up(tmp_path: Path) -> None:
@@ -265,4 +266,4 @@ def test_a_run_of_another_network_is_not_taken_up(tmp_path: Path) -> None:
 def test_a_begun_run_needs_leave_to_go_on(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.old").mkdir()
     with pytest.raises(TrainingError, match="already holds a run"):
-        train("vqgan", {}, tmp_path, resume=False)
+        train(find_stage("vqgan"), {}, tmp_path, resume=False)

@@ -13,6 +13,7 @@ import torch
 
 from talkswap.cli import main
 from talkswap.errors import InputMissingError
+from talkswap.systems.registry import find_stage
 from talkswap.systems.swaptalk.training.lip_sync import mouth_weight
 from talkswap.train.perceptual import identity_distance
 from talkswap.train.stages import stage_config
@@ -146,8 +147,10 @@ def test_every_ablation_is_a_matter_of_settings(name: str, capsys: pytest.Captur
 
 
 def test_the_latent_of_table_ii_is_20_or_40_cells_wide() -> None:
-    plain = stage_config("vqgan", {}, "paper").network
-    eight = stage_config("vqgan", {k: json.loads(v) for k, v in (s.split("=") for s in EIGHT_TIMES)}, "paper").network
+    plain = stage_config(find_stage("vqgan"), {}, "paper").network
+    eight = stage_config(
+        find_stage("vqgan"), {k: json.loads(v) for k, v in (s.split("=") for s in EIGHT_TIMES)}, "paper"
+    ).network
     assert (plain.downsampling, plain.grid) == (16, 20) and (eight.downsampling, eight.grid) == (8, 40)
 
 
@@ -159,19 +162,17 @@ def test_backbones_differ() -> None:
         }  # fmt: skip
         from importlib import import_module
 
-        from talkswap.train.stages import STAGES
-
         keys = []
         for kind in kinds:
-            config = stage_config(stage, {**small, "network.backbone": kind}, "paper")
-            (network,) = import_module(STAGES[stage][0]).networks(config).values()
+            config = stage_config(find_stage(stage), {**small, "network.backbone": kind}, "paper")
+            (network,) = import_module(find_stage(stage).module).networks(config).values()
             keys.append(frozenset(network.state_dict()))
         assert len(set(keys)) == len(kinds)
 
 
 def test_eq_14_weighs_all_cells_alike() -> None:
-    paper = mouth_weight(stage_config("lip-sync", {}, "paper"))
-    compact = mouth_weight(stage_config("lip-sync", {}))
+    paper = mouth_weight(stage_config(find_stage("lip-sync"), {}, "paper"))
+    compact = mouth_weight(stage_config(find_stage("lip-sync"), {}))
     assert torch.equal(paper, torch.ones(10, 20))
     assert compact.mean() == pytest.approx(1, abs=1e-5) and compact.max() > 5 * compact.min()
 
@@ -201,4 +202,4 @@ def test_a_term_whose_teacher_is_missing_is_not_left_out_silently(
         "network.patch": 4, "network.encoder_attention": 0, "network.decoder_attention": 0,
     }  # fmt: skip
     with pytest.raises(InputMissingError, match=said):
-        VQGANStage(stage_config(stage, {**tiny, **settings}, "paper"))
+        VQGANStage(stage_config(find_stage(stage), {**tiny, **settings}, "paper"))

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from talkswap.errors import InputMissingError, TrainingError
+from talkswap.systems.registry import find_stage
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpertConfig
 from talkswap.systems.swaptalk.training.lip_sync import LipSyncStage, LipSyncStageConfig
@@ -181,7 +182,7 @@ def test_a_network_that_hears_hubert_trains(talking_folder: Any, tmp_path: Path)
 
 
 def test_the_papers_numbers_are_the_paper_preset() -> None:
-    config = stage_config("lip-sync", {}, "paper")
+    config = stage_config(find_stage("lip-sync"), {}, "paper")
     assert (config.loop.learning_rate, config.loop.batch, config.sync, config.code) == (1e-4, 20, 0.3, 1.0)
     assert (config.square, config.probe, config.pixel, config.entropy) == (0, 0, 0, 0)
     assert config.network.backbone == "ldm-unet"

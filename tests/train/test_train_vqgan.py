@@ -218,7 +218,8 @@ def test_a_sample_sheet_needs_no_six_pictures(data: Path, tmp_path: Path) -> Non
 
 
 def test_a_run_of_other_settings_is_not_taken_up(data: Path, tmp_path: Path) -> None:
-    from talkswap.train import train
+    from talkswap.systems.registry import find_stage
+    from talkswap.train.stages import train
 
     tiny = {
         "data": str(data), "size": 64, "loop.steps": 2, "loop.batch": 1, "validation": 2, "network.codes": 32,
@@ -226,8 +227,8 @@ def test_a_run_of_other_settings_is_not_taken_up(data: Path, tmp_path: Path) -> 
         "network.decoder_blocks": [0, 0, 0], "network.encoder_attention": 0, "network.decoder_attention": 0,
         "loop.precision": "float32", "continuous": 0,
     }  # fmt: skip
-    assert "psnr-portraits-val" in train("vqgan", tiny, tmp_path, echo=lambda line: None)
+    assert "psnr-portraits-val" in train(find_stage("vqgan"), tiny, tmp_path, echo=lambda line: None)
     with pytest.raises(TrainingError, match="another pixel"):
-        train("vqgan", tiny | {"pixel": 0.5}, tmp_path, echo=lambda line: None)
+        train(find_stage("vqgan"), tiny | {"pixel": 0.5}, tmp_path, echo=lambda line: None)
     with pytest.raises(TrainingError, match="already holds a run"):
-        train("vqgan", tiny, tmp_path, resume=False)
+        train(find_stage("vqgan"), tiny, tmp_path, resume=False)

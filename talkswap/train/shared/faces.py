@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from talkswap.data.detection import SceneConfig
@@ -17,6 +18,7 @@ from talkswap.data.face_views import ViewConfig
 from talkswap.errors import TrainingDataError, UsageError
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, LoopConfig, Stage
 
 PARTS = ("landmarks", "detector")
@@ -88,6 +90,13 @@ def networks(config: FacesStageConfig) -> Mapping[str, nn.Module]:
     if config.part == "detector":
         return {"detector": DetectorNetwork(config.detector.network)}
     return {"landmarks": LandmarkNetwork(config.landmarks.network)}
+
+
+def work(config: FacesStageConfig, networks: Networks) -> Work:
+    """What one sample runs through, for the estimate of `--dry-run`."""
+    name, network = next(iter(networks.items()))
+    size = config.detector.pictures.size if name == "detector" else config.landmarks.network.size
+    return Work([Part(name, lambda: network(torch.empty(SAMPLES, 3, size, size)))])
 
 
 class FacesStage(Stage):

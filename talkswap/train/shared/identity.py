@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from talkswap.data.face_views import STORED, degrade, relight, small_crops
 from talkswap.data.identity import TEACHER_FILE, label_blends, label_folder, people, verification
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, LoopConfig, Stage
 from talkswap.types import FloatArray, UInt8Image
 
@@ -47,6 +49,13 @@ PRESETS = {
 def networks(config: IdentityStageConfig) -> Mapping[str, nn.Module]:
     """The untrained network, for counting parameters."""
     return {"identity": IdentityNetwork(config.network)}
+
+
+def work(config: IdentityStageConfig, networks: Networks) -> Work:
+    """What one sample runs through, for the estimate of `--dry-run`."""
+    network: Any = networks["identity"]
+    size = config.network.size
+    return Work([Part("identity", lambda: network.embed_square(torch.empty(SAMPLES, 3, size, size)))])
 
 
 class IdentityStage(Stage):

@@ -23,6 +23,7 @@ from talkswap.data.occluders import HELD, TRAINED, Materials
 from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.mesh import mean_face
 from talkswap.faces.occlusion import OcclusionConfig, OcclusionNetwork, save_occlusion
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, LoopConfig, Stage
 from talkswap.train.shared.faces import HELD_BACKGROUNDS, check_enough
 from talkswap.types import FloatArray
@@ -53,6 +54,12 @@ PRESETS = {
 def networks(config: OcclusionStageConfig) -> Mapping[str, nn.Module]:
     """The untrained network, for counting parameters."""
     return {"occlusion": OcclusionNetwork(config.network)}
+
+
+def work(config: OcclusionStageConfig, networks: Networks) -> Work:
+    """What one sample runs through, for the estimate of `--dry-run`."""
+    size = config.network.size
+    return Work([Part("occlusion", lambda: networks["occlusion"](torch.empty(SAMPLES, 3, size, size)))])
 
 
 class OcclusionStage(Stage):

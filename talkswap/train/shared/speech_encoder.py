@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ from talkswap.data.phonetics import SOUNDS
 from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError
 from talkswap.faces.measures import pearson
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.shared.speech_labels import ClipLabels, SpeechLabels, load_encoder, shape_at, teacher_shapes
 from talkswap.types import FloatArray
@@ -70,6 +72,17 @@ class SpeechEncoderStageConfig:
 def networks(config: SpeechEncoderStageConfig) -> dict[str, nn.Module]:
     """What the stage trains, untrained."""
     return {"speech-encoder": SpeechEncoder(config.network)}
+
+
+def work(config: SpeechEncoderStageConfig, networks: Networks) -> Work:
+    """What one sample runs through, for the estimate of `--dry-run`."""
+    network: Any = networks["speech-encoder"]
+    rows = (config.stretch - 1) * config.network.stride + config.network.field
+
+    def run() -> Tensor:
+        return network.measured(network.tokens(torch.empty(SAMPLES, rows, config.network.bins)))
+
+    return Work([Part("speech-encoder", run)])
 
 
 class SpeechLearner(nn.Module):

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.systems.swaptalk.face_swap import PAPER, FaceSwap, FaceSwapConfig
 from talkswap.systems.swaptalk.training.pairs import PICTURES, PairCodes, PairConfig, PairDraw, load_vqgan
-from talkswap.systems.swaptalk.training.vqgan import gradients, to_pictures, to_tensor
+from talkswap.systems.swaptalk.training.vqgan import decoder_parts, gradients, to_pictures, to_tensor
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.perceptual import PerceptualNetwork, identity_distance, perceptual_loss
 
@@ -85,6 +86,24 @@ PRESETS = {"compact": FaceSwapStageConfig(), "paper": PAPER_STAGE}
 def networks(config: FaceSwapStageConfig) -> dict[str, nn.Module]:
     """What the stage trains, untrained."""
     return {"face-swap": FaceSwap(config.network)}
+
+
+def work(config: FaceSwapStageConfig, networks: Networks) -> Work:
+    """What one sample runs through, for the estimate of `--dry-run`."""
+    net = config.network
+    module = networks["face-swap"]
+
+    def run() -> object:
+        latents = [torch.empty(SAMPLES, net.code_width, net.grid, net.grid) for _ in range(3)]
+        guide = latents[2] if net.guide != "none" else None
+        person = torch.empty(SAMPLES, net.identity) if net.identity else None
+        return module(latents[0], latents[1], guide, person)
+
+    terms = (config.identity_source, config.identity_result, config.pixel, config.gradient, config.perceptual)
+    share = config.decoded_share if any(terms) else 0.0
+    named = (("identity", config.identity_source or config.identity_result), ("perceptual", config.perceptual))
+    parts = [Part("face-swap", run), *decoder_parts(net.grid, net.code_width, net.unit_length, share)]
+    return Work(parts, (), tuple(name for name, weight in named if weight))
 
 
 class FaceSwapStage(Stage):

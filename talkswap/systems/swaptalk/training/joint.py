@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -43,6 +44,7 @@ from talkswap.systems.swaptalk.training.mouths import (
 from talkswap.systems.swaptalk.training.pairs import load_vqgan
 from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradients, to_pictures, to_tensor
 from talkswap.systems.swaptalk.vqgan import VQGAN
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, Stage
 from talkswap.train.perceptual import PerceptualNetwork, perceptual_loss
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
@@ -296,3 +298,26 @@ class JointStage(Stage):
 def networks(config: JointStageConfig) -> dict[str, nn.Module]:
     """The networks of this stage, for counting."""
     return {"vqgan": VQGAN(), "lip-sync": LipSync(config.network), "discriminator": PatchDiscriminator()}
+
+
+def work(config: JointStageConfig, networks: Networks) -> Work:
+    """What one sample runs through, for the estimate of `--dry-run`."""
+    vqgan: Any = networks["vqgan"]
+    lip_sync: Any = networks["lip-sync"]
+    judge = networks["discriminator"]
+    net, grid = config.network, vqgan.config.grid
+
+    def coded() -> Tensor:
+        with torch.no_grad():
+            latent = vqgan.embed(torch.empty(SAMPLES, 3, vqgan.config.size, vqgan.config.size))
+        return vqgan.decode(latent)
+
+    def moved() -> object:
+        latent = torch.empty(SAMPLES, net.code_width, grid, grid)
+        return lip_sync(latent, latent, torch.empty(SAMPLES, net.window, net.speech_width))
+
+    told = (config.driven + config.spoken) / config.loop.batch
+    parts = [Part("vqgan", coded), Part("lip-sync", moved, told)]
+    parts.append(Part("discriminator", lambda: judge(torch.empty(SAMPLES, 3, config.focus, config.focus)), 3.0))
+    still = (vqgan.encoder, vqgan.upper, vqgan.lower, lip_sync.warping, lip_sync.transform.speech)
+    return Work(parts, still, ("landmarks", "identity", "perceptual"))

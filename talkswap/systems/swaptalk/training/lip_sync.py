@@ -30,6 +30,8 @@ from talkswap.systems.swaptalk.lip_sync import PAPER, LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpert, SyncExpertConfig, sync_loss
 from talkswap.systems.swaptalk.training.pairs import code_hash, load_vqgan
 from talkswap.systems.swaptalk.training.sync_expert import TalkingMoments, given_latents, open_moments
+from talkswap.systems.swaptalk.training.vqgan import decoder_parts
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
 from talkswap.types import FloatArray
@@ -103,6 +105,28 @@ PRESETS = {
 def networks(config: LipSyncStageConfig) -> dict[str, nn.Module]:
     """What the stage trains, untrained."""
     return {"lip-sync": LipSync(config.network)}
+
+
+def work(config: LipSyncStageConfig, networks: Networks) -> Work:
+    """What one sample runs through, for the estimate of `--dry-run`."""
+    network: Any = networks["lip-sync"]
+    net, compact = config.network, config.network.backbone == "compact"
+    half = (SAMPLES, net.code_width, net.grid // 2, net.grid)
+
+    def transform() -> object:
+        speech = torch.empty(SAMPLES, net.window, net.speech_width)
+        return network.transform(torch.empty(half), speech, torch.empty(SAMPLES, net.measures) if compact else None)
+
+    def warp() -> object:
+        return network.warping(torch.empty(half), torch.empty(half), torch.empty(half))
+
+    parts = [Part("transform", transform)]
+    if config.far:
+        parts.append(Part("warping", warp, config.far))
+    decoded = 2 * config.pixel_rows / config.loop.batch if config.pixel else 0.0
+    parts += decoder_parts(net.grid, net.code_width, compact, decoded)
+    still = (network.transform.speech,) if compact and config.freeze_speech else ()
+    return Work(parts, still, ("sync-expert",) if config.sync or config.probe else ())
 
 
 def mouth_weight(config: LipSyncStageConfig) -> Tensor:

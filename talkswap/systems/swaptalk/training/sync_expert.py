@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from talkswap.faces.measures import pearson
 from talkswap.systems.swaptalk.sync_expert import PAPER, SyncExpert, SyncExpertConfig, contrastive_loss
 from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.systems.swaptalk.vqgan import Codebook
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.figures import draw_curve
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
@@ -78,6 +80,19 @@ PRESETS = {
 def networks(config: SyncExpertStageConfig) -> dict[str, nn.Module]:
     """What the stage trains, untrained."""
     return {"sync-expert": SyncExpert(config.network)}
+
+
+def work(config: SyncExpertStageConfig, networks: Networks) -> Work:
+    """What one sample runs through, for the estimate of `--dry-run`."""
+    network: Any = networks["sync-expert"]
+    net = config.network
+
+    def run() -> object:
+        lower = torch.empty(SAMPLES, net.frames, net.code_width, net.grid // 2, net.grid)
+        heard = torch.empty(SAMPLES, net.window, net.speech_width)
+        return network(lower, heard), network.probe(lower[:, 0])
+
+    return Work([Part("sync-expert", run)])
 
 
 class TalkingMoments:

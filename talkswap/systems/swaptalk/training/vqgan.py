@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import EllipsisType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from talkswap.data.stills import StillAugmentation, Stills, draw_still, importance, open_stills
 from talkswap.errors import InputMissingError
-from talkswap.systems.swaptalk.vqgan import PAPER, VQGAN, Quantized, VQGANConfig
+from talkswap.systems.swaptalk.vqgan import COMPACT, PAPER, VQGAN, Quantized, VQGANConfig
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.perceptual import PerceptualNetwork, identity_distance, perceptual_loss
 from talkswap.types import FloatArray, UInt8Image
@@ -311,6 +313,26 @@ def networks(config: VQGANStageConfig) -> dict[str, nn.Module]:
     return made
 
 
+def work(config: VQGANStageConfig, networks: Networks) -> Work:
+    """What one sample runs through, for the estimate of `--dry-run`."""
+    network: Any = networks["vqgan"]
+
+    def run() -> Tensor:
+        with torch.set_grad_enabled(not config.decoder_only):
+            latent = network.latent(torch.empty(SAMPLES, 3, config.size, config.size))
+        return network.decode(latent)
+
+    parts = [Part("vqgan", run)]
+    if "discriminator" in networks:
+        side = config.focus or config.size
+        judge = networks["discriminator"]
+        # the made picture for the network's loss, then the real and the made one for its own
+        parts.append(Part("discriminator", lambda: judge(torch.empty(SAMPLES, 3, side, side)), 3.0))
+    left_out = [name for name, weight in (("perceptual", config.perceptual), ("identity", config.identity)) if weight]
+    still = (network.encoder, network.upper, network.lower) if config.decoder_only else ()
+    return Work(parts, still, tuple(left_out))
+
+
 PRESETS = {
     "compact": VQGANStageConfig(
         continuous=300, loop=LoopConfig(steps=4000, batch=8, learning_rate=6e-4, warmup=100, ema=0.998)
@@ -342,3 +364,16 @@ PRESETS = {
         ),
     ),
 }
+
+
+def decoder_parts(grid: int, code_width: int, compact: bool, times: float) -> list[Part]:
+    """The frozen decoder that latents go through, if this is the preset's own latent."""
+    config = COMPACT if compact else PAPER
+    if not times or (config.grid, config.code_width) != (grid, code_width):
+        return []
+    decoder = VQGAN(config).decoder.requires_grad_(False)
+
+    def run() -> Tensor:
+        return decoder(torch.empty(SAMPLES, code_width, grid, grid).requires_grad_())
+
+    return [Part("decoder (frozen)", run, times)]
