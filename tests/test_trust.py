@@ -153,9 +153,9 @@ def test_no_file_takes_the_place_of_a_device(option: str, talking_clip: Path, tm
 def test_an_onnx_graph_reads_nothing_outside_its_folder(place: str, tmp_path: Path) -> None:
     import onnx
 
+    from talkswap.engine.onnx import OnnxNetwork
     from talkswap.errors import WeightsCorruptError
     from talkswap.evaluation.judges.recognition import OnnxIdentity
-    from talkswap.systems.cascade.parts import OnnxNetwork
 
     (tmp_path / "secret.bin").write_bytes(np.arange(4, dtype="<f4").tobytes())
     folder = tmp_path / "in"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
-from talkswap.errors import DependencyError, InputMissingError, TrainingDataError
+from talkswap.engine.onnx import OnnxNetwork
+from talkswap.errors import TrainingDataError
 from talkswap.faces.geometry import five_points, similarity_affine
 from talkswap.types import FloatArray, UInt8Image
 
@@ -41,23 +41,14 @@ class IdentityTeacher:
         threads: CPU threads.
 
     Raises:
-        InputMissingError: no file there.
-        DependencyError: onnxruntime is not installed.
+        WeightsMissingError, WeightsCorruptError, DependencyError: see :class:`~talkswap.engine.onnx.OnnxNetwork`.
     """
 
     def __init__(
         self, path: Path, points: FloatArray = TEACHER_POINTS * TEACHER_SIZE, size: int = TEACHER_SIZE, threads: int = 1
     ) -> None:
-        if not path.is_file():
-            raise InputMissingError(f"no identity teacher at {path}", "point `teachers` at the folder that holds it")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise DependencyError("identity labels need the package onnxruntime", "pip install onnxruntime") from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
+        hint = "point `teachers` at the folder that holds the identity teacher"
+        self._network = OnnxNetwork(path, {"": (None, 3, size, size)}, threads, hint)
         self.points, self.size = points, size
 
     def cut(self, rgb: UInt8Image, points: FloatArray) -> UInt8Image:
@@ -70,7 +61,7 @@ class IdentityTeacher:
     def __call__(self, squares: np.ndarray) -> FloatArray:
         """Unit-length embeddings (N D) of N S S 3 uint8 squares."""
         tensor = np.ascontiguousarray(squares.transpose(0, 3, 1, 2)).astype(np.float32) / 127.5 - 1
-        embedding = self._session.run(None, {self._input: tensor})[0].reshape(len(squares), -1)
+        embedding = self._network(tensor).reshape(len(squares), -1)
         return (embedding / np.linalg.norm(embedding, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -98,7 +89,7 @@ def label_folder(folder: Path, teacher_path: Path, out: Path, batch: int = 32) -
 
     Raises:
         TrainingDataError: no crops at ``folder``, or ``out`` belongs to other crops.
-        InputMissingError: labels are to be made and there is no teacher.
+        WeightsMissingError: labels are to be made and there is no teacher.
     """
     if not (folder / "crops.npy").is_file():
         raise TrainingDataError(f"no prepared crops at {folder}", "run `talkswap data prepare` first")

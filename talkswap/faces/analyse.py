@@ -172,13 +172,3 @@ class CompactAnalyser:
         parameter = next(self._identity.parameters())
         tensor = torch.from_numpy(crop).to(parameter.device).permute(2, 0, 1)[None].float() / 127.5 - 1
         return np.asarray(self._identity(tensor)[0].float().cpu().numpy(), np.float32)
-
-
-# --- What onnxruntime raises for a file that is no network; its classes share no base of their own.
-
-
-def onnx_errors() -> tuple[type[BaseException], ...]:
-    """The classes; imports onnxruntime."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    return (state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument, state.Fail, state.NoModel)

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from talkswap.engine.onnx import onnx_errors
 from talkswap.errors import DependencyError, DeviceError, WeightsCorruptError, WeightsMissingError
-from talkswap.faces.analyse import onnx_errors
 from talkswap.faces.geometry import (
     ARCFACE_POINTS,
     ARCFACE_SIZE,

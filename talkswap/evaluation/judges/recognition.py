@@ -11,7 +11,7 @@ loss of all compact networks and breaks that condition: its figures are marked, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from talkswap.checkpoints import find_preset
 from talkswap.checkpoints.catalogue import read_catalogue
 from talkswap.checkpoints.finding import preset_state
 from talkswap.checkpoints.presets import has, network_folder, verify, weight_hashes
-from talkswap.errors import DependencyError, TrainingDataError, WeightsCorruptError, WeightsMissingError
+from talkswap.engine.onnx import OnnxNetwork
+from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.metric import Crops, Judge, check_crops, check_landmarks, has_face, sampled
-from talkswap.faces.analyse import onnx_errors
 from talkswap.faces.geometry import (
     ARCFACE_POINTS,
     ARCFACE_SIZE,
@@ -71,30 +71,9 @@ class OnnxIdentity:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        if not path.is_file():
-            raise WeightsMissingError(f"no identity network at {path}", "name an onnx file of ArcFace's signature")
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise DependencyError(
-                "an identity network in an onnx file needs the package onnxruntime",
-                'run `pip install "talkswap[paper]"`, or leave --identity-network out',
-            ) from error
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        hint = "it must take RGB faces as 1 3 112 112 and answer with one vector each, as ArcFace does"
-        try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except onnx_errors() as error:
-            raise WeightsCorruptError(f"{path} cannot be read as an onnx network", hint) from error
-        inputs = self._session.get_inputs()
-        shape = inputs[0].shape if len(inputs) == 1 else []
-        if len(shape) != 4 or any(
-            isinstance(n, int) and n != m for n, m in zip(shape[1:], (3, ARCFACE_SIZE, ARCFACE_SIZE), strict=True)
-        ):
-            raise WeightsCorruptError(f"{path} is no network of ArcFace's signature: it takes {shape}", hint)
-        self._input, self._one_by_one = inputs[0].name, shape[0] == 1
+        hint = "give a network that takes RGB faces as 1 3 112 112 and answers with one vector each, as ArcFace does"
+        self._network = OnnxNetwork(path, {"": (None, 3, ARCFACE_SIZE, ARCFACE_SIZE)}, threads, hint)
+        self._one_by_one = self._network.shapes[0][0] == 1
         digest = file_sha256(path)
         published = digest == published_hash()
         note = "" if published else "Whether the judging network took part in training is for its user to know"
@@ -104,9 +83,7 @@ class OnnxIdentity:
         faces = np.stack([aligned_face(rgb, points) for rgb, points in zip(pictures, landmarks, strict=True)])
         tensor = np.ascontiguousarray(faces.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - 1
         batches = [tensor[k : k + 1] for k in range(len(tensor))] if self._one_by_one else [tensor]
-        vectors = np.concatenate(
-            [np.asarray(self._session.run(None, {self._input: batch})[0]).reshape(len(batch), -1) for batch in batches]
-        )
+        vectors = np.concatenate([self._network(batch).reshape(len(batch), -1) for batch in batches])
         return unit(vectors)
 
 

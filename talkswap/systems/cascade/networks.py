@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from talkswap.engine.onnx import OnnxNetwork, last_initialiser
 from talkswap.errors import WeightsCorruptError
 from talkswap.faces.geometry import ARCFACE_POINTS, ARCFACE_SIZE, five_points, similarity_affine
 from talkswap.faces.insightface import MESH_OF_68
-from talkswap.systems.cascade.parts import OnnxNetwork, last_initialiser
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
 from talkswap.voice.mel import MelConfig, hann, mel_filters
 
@@ -35,7 +35,7 @@ class Inswapper:
         threads: CPU threads.
 
     Raises:
-        InputMissingError: a file is not there.
+        WeightsMissingError: a file is not there.
         DependencyError: onnxruntime is not installed.
         WeightsCorruptError: the graph has other inputs, or no matrix of the embedding's size.
     """
@@ -170,7 +170,7 @@ class Wav2Lip:
         threads: CPU threads.
 
     Raises:
-        InputMissingError, DependencyError, WeightsCorruptError: as :class:`~talkswap.systems.cascade.parts.OnnxNetwork`.
+        WeightsMissingError, DependencyError, WeightsCorruptError: as :class:`~talkswap.engine.onnx.OnnxNetwork`.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
@@ -216,7 +216,7 @@ class Restorer:
         threads: CPU threads.
 
     Raises:
-        InputMissingError, DependencyError, WeightsCorruptError: as :class:`~talkswap.systems.cascade.parts.OnnxNetwork`.
+        WeightsMissingError, DependencyError, WeightsCorruptError: as :class:`~talkswap.engine.onnx.OnnxNetwork`.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:

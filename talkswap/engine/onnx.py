@@ -1,0 +1,106 @@
+"""Networks in ONNX form: opened with checked inputs and run by onnxruntime on the CPU.
+
+Published networks come as ``.onnx`` files from many places.  A file that is damaged, or is another network than the
+one that a caller expects, must be named before a render begins, not surface as a wrong picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from talkswap.errors import DependencyError, WeightsCorruptError, WeightsMissingError
+from talkswap.types import FloatArray
+
+Shape = Sequence[int | None]
+"""Sides of a tensor; None where any length will do."""
+
+
+def onnx_errors() -> tuple[type[BaseException], ...]:
+    """What onnxruntime raises for a file that holds no network; the classes share no base of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (state.InvalidProtobuf, state.InvalidGraph, state.InvalidArgument, state.Fail, state.NoModel)
+
+
+class OnnxNetwork:
+    """An ONNX graph on the CPU whose inputs are what its user expects.
+
+    Args:
+        path: the ``.onnx`` file.
+        inputs: name -> shape; the name ``""`` stands for the only input, whatever the graph calls it.
+        threads: CPU threads.
+        hint: what to do about a file that is no such network.
+
+    Raises:
+        WeightsMissingError: there is no such file.
+        DependencyError: onnxruntime is not installed.
+        WeightsCorruptError: the file holds no network, or one with other inputs.
+    """
+
+    def __init__(
+        self, path: Path, inputs: Mapping[str, Shape], threads: int = 1, hint: str = "fetch the file again"
+    ) -> None:
+        if not path.is_file():
+            raise WeightsMissingError(f"there is no network at {path}", "`talkswap download --list` shows what exists")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise DependencyError(
+                f"running {path.name} needs the package onnxruntime", 'run `pip install "talkswap[paper]"`'
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3  # a published graph's warnings say nothing that a user can act on
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except onnx_errors() as error:
+            raise WeightsCorruptError(f"{path} cannot be read as an onnx network", hint) from error
+        stated = {entry.name: entry.shape for entry in self._session.get_inputs()}
+        if set(inputs) == {""} and len(stated) == 1:
+            inputs = {next(iter(stated)): inputs[""]}
+        if set(stated) != set(inputs) or not all(_fits(stated[name], inputs[name]) for name in inputs):
+            raise WeightsCorruptError(f"{path} is another network: it takes {stated}", hint)
+        self.names = tuple(inputs)
+        self.shapes = tuple(stated[name] for name in inputs)  # as the graph states them
+
+    def __call__(self, *tensors: np.ndarray) -> np.ndarray:
+        """The graph's first output for float32 tensors, in the order of ``inputs``."""
+        feed = {name: np.ascontiguousarray(t, np.float32) for name, t in zip(self.names, tensors, strict=True)}
+        return np.asarray(self._session.run(None, feed)[0])
+
+
+def _fits(stated: Sequence[Any], shape: Shape) -> bool:
+    """Whether a graph's input takes tensors of this shape; a side that it leaves open (a name, None) takes any."""
+    return len(stated) == len(shape) and all(
+        not isinstance(side, int) or length is None or side == length
+        for side, length in zip(stated, shape, strict=True)
+    )
+
+
+def last_initialiser(path: Path) -> FloatArray:
+    """The last tensor among a graph's stored ones, where some published networks keep a matrix of their own.
+
+    Raises:
+        DependencyError: the package onnx is not installed.
+        WeightsCorruptError: the file is no ONNX model, or its last initialiser is no float32 tensor inside the file.
+    """
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError as error:
+        raise DependencyError(
+            f"reading {path.name} needs the package onnx", 'run `pip install "talkswap[paper]"`'
+        ) from error
+    hint = "fetch the file again"
+    try:
+        stored = onnx.load(path, load_external_data=False).graph.initializer
+    except DecodeError as error:
+        raise WeightsCorruptError(f"{path} cannot be read as an onnx network", hint) from error
+    # A tensor in another file could name any file on this machine: only what the graph itself holds is read.
+    if not stored or stored[-1].data_type != onnx.TensorProto.FLOAT or stored[-1].data_location:
+        raise WeightsCorruptError(f"{path} does not end in a stored float32 tensor", hint)
+    return np.asarray(onnx.numpy_helper.to_array(stored[-1]), np.float32)
