@@ -20,7 +20,6 @@ from talkswap.data.stills import open_stills
 from talkswap.device import choose_device
 from talkswap.faces.geometry import ffhq_affine, warp_crop
 from talkswap.faces.mesh import warp_texture
-from talkswap.systems.contract import Switches
 from talkswap.systems.swaptalk.detail import DetailConfig, add_detail
 from talkswap.systems.swaptalk.system import SwapTalk
 
@@ -54,12 +53,11 @@ def blend(data: Path) -> np.ndarray:
 
 def main(data: Path, out: Path) -> None:
     """Blend, encode and decode, join with the blend's fine detail, write."""
-    system = SwapTalk.load(find_preset("compact"), choose_device("cpu"), Switches())
+    system = SwapTalk.load("swaptalk", find_preset("compact"), choose_device("cpu"))
     face = blend(data)
     with torch.inference_mode():
-        latent = system._encode(system._tensor([face]))
-        made = system._pictures(system.vqgan.decode(latent.to(system.device.dtype)))[0]
-    made = add_detail(made, face, np.ones((SIZE, SIZE), np.float32), DetailConfig())
+        picture = system.decode(system.encode([face]))[0]
+    made = add_detail(picture, face, np.ones((SIZE, SIZE), np.float32), DetailConfig())
     large = cv2.resize(made, (512, 512), interpolation=cv2.INTER_CUBIC)
     cv2.imwrite(str(out), large[:, :, ::-1])
 

@@ -110,8 +110,6 @@ class RenderPlan:
     preset: str = "auto"  # auto | compact | paper
     weights: Path | None = None  # a preset folder to take instead of looking for one
     device: str = "auto"  # auto | cpu | cuda | mps
-    mode: str = "cross"  # cross | self
-    order: str = "swap-sync"  # swap-sync | sync-swap
     swap: bool = True
     sync: bool = True
     face: str | None = None  # index from `talkswap faces`, or a photo of the person
@@ -136,6 +134,7 @@ class RenderPlan:
     sign_cert: Path | None = None  # PEM chain and key that sign the C2PA manifest; a local certificate without them
     sign_key: Path | None = None
     timestamp_url: str | None = None  # RFC 3161 authority to ask for the time of the signature
+    options: dict[str, Any] = field(default_factory=dict)  # the system's own, by name
 
 
 @dataclass(frozen=True)

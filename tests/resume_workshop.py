@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +23,50 @@ import numpy as np
 from talkswap.faces.mask import face_mask
 from talkswap.render.render import prepare as preparation
 from talkswap.render.render import render
-from talkswap.systems.contract import ClipState, CropSpec, SourceState, SpeechSpec, Switches
-from talkswap.types import AlignedFace, ProgressEvent, RenderPlan, UInt8Image
+from talkswap.systems.contract import CropSpec, Portrait, Source, SpeechFeatures
+from talkswap.types import AlignedFace, ProgressEvent, RenderPlan, UInt8Image, Voice
+from talkswap.voice.activity import SpeechGate
+from talkswap.voice.features import MelFeatures, listen
 
 
 class SmallSystem:
     """Tints faces by what a system may depend on."""
 
     name = "small"
+    crop = CropSpec(64)
 
-    def __init__(self, switches: Switches) -> None:
-        self.switches = switches
-        self.crop, self.speech = CropSpec(64), SpeechSpec("mel", 9)
+    def listen(self, voice: Voice) -> SpeechFeatures:
+        return listen(voice, MelFeatures(), 9)
 
-    def encode_source(self, face: AlignedFace, others: Sequence[AlignedFace] = ()) -> SourceState:
-        return SourceState(face, {})
+    def begin(
+        self, portrait: Portrait, source: Source | None, features: SpeechFeatures | None, gate: SpeechGate | None = None
+    ) -> SmallPerformance:
+        return SmallPerformance(portrait, source, features)
 
-    def render(
-        self,
-        source: SourceState | None,
-        faces: Sequence[AlignedFace],
-        speech: np.ndarray,
-        state: ClipState,
-        opened: np.ndarray | None = None,
-    ) -> list[UInt8Image]:
+
+class SmallPerformance:
+    """Answers at once; inverts the face where nothing is swapped."""
+
+    def __init__(self, portrait: Portrait, source: Source | None, features: SpeechFeatures | None) -> None:
+        self.portrait, self.source, self.features = portrait, source, features
+
+    def render(self, faces: Sequence[AlignedFace], times: Sequence[Fraction]) -> list[UInt8Image]:
+        if self.source is None:
+            return [255 - face.crop for face in faces]
         batch = np.stack([face.crop for face in faces]).astype(np.float32)  # N 64 64 3
-        first = state.values.setdefault("first", batch[0].mean((0, 1)))
-        heard = speech.mean((1, 2)) * 3
-        tint = first[None] * 0.5 + batch.mean((0, 1, 2))[None] * 0.3 + heard[:, None] * 8
-        assert source is not None
-        made = 0.4 * batch + 0.3 * source.face.crop + 0.3 * tint[:, None, None]
-        return list(made.clip(0, 255).round().astype(np.uint8))
+        first = self.portrait.reference.crop.astype(np.float32).mean((0, 1))
+        speech = np.zeros(len(faces)) if self.features is None else self.features.at(times).mean((1, 2)) * 3
+        tint = first[None] * 0.5 + batch.mean((0, 1, 2))[None] * 0.3 + speech[:, None] * 8
+        crops = 0.4 * batch + 0.3 * self.source.face.crop + 0.3 * tint[:, None, None]
+        return list(crops.clip(0, 255).round().astype(np.uint8))
 
     def mask(self, face: AlignedFace) -> np.ndarray:
-        return face_mask(face.landmarks, self.crop.size)
-
-    def similarity(self, source: SourceState, crops: Sequence[UInt8Image]) -> list[float]:
-        return [float(crop.mean()) / 255 for crop in crops]
+        return face_mask(face.landmarks, SmallSystem.crop.size)
 
 
-def small_system(preset: Any, device: Any, switches: Switches, name: str = "swaptalk") -> SmallSystem:
+def small_system(*_: Any) -> SmallSystem:
     """In the place of :func:`talkswap.systems.registry.load_system`."""
-    return SmallSystem(switches)
+    return SmallSystem()
 
 
 def content(path: Path) -> tuple[list[tuple[Any, bytes]], bytes]:

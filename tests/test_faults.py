@@ -162,10 +162,10 @@ def test_a_gpu_too_small_for_the_photo_is_a_sentence(plan: RenderPlan, monkeypat
 
     from . import resume_workshop
 
-    def full(self: object, face: object, others: object = ()) -> None:
+    def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(resume_workshop.SmallSystem, "encode_source", full)
+    monkeypatch.setattr(resume_workshop.SmallSystem, "begin", full)
     with pytest.raises(DeviceError, match="memory is too small") as caught:
         render(plan)
     assert caught.value.hint and list(plan.output.parent.iterdir()) == []

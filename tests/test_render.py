@@ -135,7 +135,9 @@ def test_without_a_swap_only_the_lower_face_changes(plan: RenderPlan) -> None:
     assert np.nonzero(spoken)[0].min(initial=10**6) > np.nonzero(whole)[0].min(), "the eyes stay the target's"
 
 
-@pytest.mark.parametrize("change", [{"order": "sync-swap"}, {"mode": "self"}, {"audio": None}], ids=str)
+@pytest.mark.parametrize(
+    "change", [{"options": {"order": "sync-swap"}}, {"options": {"mode": "self"}}, {"audio": None}], ids=str
+)
 def test_every_way_of_driving_renders(plan: RenderPlan, change: dict[str, str | None]) -> None:
     report = render(replace(plan, **change))
     assert report.frames_out == 12 and sound_seconds(plan.output) == pytest.approx(0.48, abs=0.04)

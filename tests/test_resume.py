@@ -27,7 +27,7 @@ from talkswap.render.render import plan_summary, render
 from talkswap.render.segments import work_folder
 from talkswap.types import ProgressEvent, RenderPlan
 
-from .resume_workshop import content, small_system
+from .resume_workshop import SmallPerformance, content, small_system
 
 FRAMES = 12
 
@@ -118,7 +118,7 @@ def test_killed_at_twenty_random_moments(
     assert found["left"] == []
 
 
-@pytest.mark.parametrize("change", [{}, {"mode": "self"}, {"fit": "bounce"}], ids=str)
+@pytest.mark.parametrize("change", [{}, {"options": {"mode": "self"}}, {"fit": "bounce"}], ids=str)
 def test_what_went_before_is_remembered(plan: RenderPlan, small: None, change: dict[str, str]) -> None:
     one = replace(plan, **change)
     there = replace(one, output=plan.output.with_name("whole.mp4"))
@@ -284,22 +284,20 @@ def test_a_gpu_that_is_too_small_halves_its_batches_and_says_so(
 ) -> None:
     import torch
 
-    from talkswap.systems.swaptalk.system import SwapTalk
+    render_all = SmallPerformance.render
+    sizes: list[int] = []
 
-    inside = SwapTalk._render
-    asked: list[int] = []
-
-    def full(self: SwapTalk, source: Any, faces: Any, *rest: Any) -> list[np.ndarray]:
-        asked.append(len(faces))
+    def full(self: SmallPerformance, faces: Any, times: Any) -> list[np.ndarray]:
+        sizes.append(len(faces))
         if len(faces) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return inside(self, source, faces, *rest)
+        return render_all(self, faces, times)
 
-    monkeypatch.setattr(SwapTalk, "_render", full)
+    monkeypatch.setattr(SmallPerformance, "render", full)
     ear = Ear()
     report = render(replace(plan, batch_size=4, segment_seconds=10.0), ear)
     assert report.frames_out == FRAMES
-    assert asked == [4, 2] + [1] * FRAMES, "what did not fit once was tried again"
+    assert sizes == [4, 2] + [1] * FRAMES, "what did not fit once was tried again"
     for told in ("did not hold 4 frames at once, from there on 2", "did not hold 2 frames at once, from there on 1"):
         assert ear.said(told) and sum(told in warning for warning in report.warnings) == 1
 

@@ -15,11 +15,11 @@ import pytest
 from talkswap.errors import NoTargetFaceError, UsageError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.render.corridor import Corridor, Work
-from talkswap.render.people import Wardrobe, Wish, find_people, together, wishes
+from talkswap.render.people import PersonRequest, find_people, person_requests
 from talkswap.render.pipeline import Stopwatch
-from talkswap.render.prepare import Prepared, prepare
+from talkswap.render.prepare import Prepared, mix, prepare
 from talkswap.render.render import render
-from talkswap.render.source import read_photo, read_source
+from talkswap.render.source import SourceEncoder, read_photo, read_source
 from talkswap.types import Frame, RenderPlan, Voice
 
 ROOT = Path(__file__).parents[1]
@@ -155,13 +155,14 @@ def ready(crossing: Path, photos: dict[str, Path], tmp_path_factory: pytest.Temp
 def test_a_prepared_plan_says_who_gets_what(
     ready: Prepared, photos: dict[str, Path], analyser: FaceAnalyser, crossing: Path
 ) -> None:
-    told = [role.told() for role in ready.roles]
-    assert [one["photos"] for one in told] == [[str(photos["bert"])], [str(photos["anna"])]]
-    assert sorted(one["face"] for one in told) == [0, 1] and all(one["voice"] is None for one in told)
+    facts = [subject.to_json() for subject in ready.people.subjects]
+    assert [one["photos"] for one in facts] == [[str(photos["bert"])], [str(photos["anna"])]]
+    assert sorted(one["face"] for one in facts) == [0, 1] and all(one["voice"] is None for one in facts)
+    requests = [PersonRequest(who) for who in ("0", str(photos["anna"]), "1")]
     with pytest.raises(UsageError, match="are the same person"):
-        find_people(ready.people, [Wish("0"), Wish(str(photos["anna"])), Wish("1")], crossing, analyser)
+        find_people(list(ready.people.everybody), requests, crossing, analyser)
     with pytest.raises(NoTargetFaceError, match="no face 7"):
-        find_people(ready.people, [Wish("7")], crossing, analyser)
+        find_people(list(ready.people.everybody), [PersonRequest("7")], crossing, analyser)
 
 
 def test_of_several_photos_the_best_gives_the_skin_and_all_the_identity(
@@ -170,17 +171,15 @@ def test_of_several_photos_the_best_gives_the_skin_and_all_the_identity(
     sharp = read_photo(photos["anna"])
     soft = np.asarray(cv2.GaussianBlur(sharp, (0, 0), 4), np.uint8)
     paths = (tmp_path / "soft.png", photos["anna"], photos["bert"])
-    wardrobe = Wardrobe(
-        dict(zip(paths, (soft, sharp, read_photo(photos["bert"])), strict=True)), analyser, ready.system
-    )
-    taken, state = wardrobe(paths[:2])
-    assert taken == (paths[1], paths[0]), "the sharp one first"
-    assert not wardrobe.warnings
-    alone = [wardrobe([path])[1].values["identity"][0].numpy() for path in paths[:2]]
-    mean = alone[0] + alone[1]
-    np.testing.assert_allclose(state.values["identity"][0].numpy(), mean / np.linalg.norm(mean), atol=1e-4)
-    wardrobe(paths[1:])
-    assert "hardly look like the same person" in wardrobe.warnings[-1]
+    pictures = dict(zip(paths, (soft, sharp, read_photo(photos["bert"])), strict=True))
+    encode = SourceEncoder(pictures, analyser, ready.networks.system.crop.size)
+    person = encode(paths[:2])
+    assert person.photos == (paths[1], paths[0]), "the sharp one first"
+    assert not encode.warnings
+    mean = sum(encode([path]).identity for path in paths[:2])
+    np.testing.assert_allclose(person.identity, mean / np.linalg.norm(mean), atol=1e-4)
+    encode(paths[1:])
+    assert "hardly look like the same person" in encode.warnings[-1]
     whole, blurred = (
         read_source(picture, analyser, 256, soft_path) for picture, soft_path in ((sharp, paths[1]), (soft, paths[0]))
     )
@@ -198,7 +197,8 @@ def test_heads_that_turn_away_are_reported_with_their_times(ready: Prepared, mon
 
     monkeypatch.setattr(Corridor, "_look", look)
     monkeypatch.setattr("talkswap.faces.track.turned_away", lambda yaw, config: 1.0 if now[0] < 5 else 0.5)
-    monkeypatch.setattr(ready.system, "render", lambda source, faces, *rest: [face.crop for face in faces])
+    for subject in ready.people.subjects:
+        monkeypatch.setattr(subject.performance, "render", lambda faces, times: [face.crop for face in faces])
     corridor = Corridor(ready, Stopwatch())
     assert {cut.fade for work in corridor.frames() for cut in work.cuts} == {1.0, 0.5}
     report = corridor.report(1.0)
@@ -208,7 +208,9 @@ def test_heads_that_turn_away_are_reported_with_their_times(ready: Prepared, mon
 
 
 def named(plan: RenderPlan) -> list[tuple[str | None, list[str], str | None]]:
-    return [(w.who, [p.name for p in w.photos], None if w.voice is None else w.voice.name) for w in wishes(plan)]
+    return [
+        (w.who, [p.name for p in w.photos], None if w.voice is None else w.voice.name) for w in person_requests(plan)
+    ]
 
 
 def test_a_plan_names_people_one_by_one_or_all_at_once() -> None:
@@ -235,13 +237,13 @@ def test_a_plan_names_people_one_by_one_or_all_at_once() -> None:
 )
 def test_contradictions_are_named(change: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        wishes(replace(RenderPlan(Path("a.png"), Path("t.mp4"), None, Path("o.mp4")), **change))  # type: ignore[arg-type]
+        person_requests(replace(RenderPlan(Path("a.png"), Path("t.mp4"), None, Path("o.mp4")), **change))  # type: ignore[arg-type]
 
 
 def test_voices_together_are_as_long_as_the_longest_and_never_clip() -> None:
     long, short = np.full(100, 0.4, np.float32), np.full(60, 0.9, np.float32)
-    mixed = together([Voice(long, 16000), Voice(short, 16000)])
+    mixed = mix([Voice(long, 16000), Voice(short, 16000)])
     assert len(mixed.samples) == 100 and mixed.samples.max() == pytest.approx(1)
     assert mixed.samples[80] == pytest.approx(0.4 / 1.3)
-    quiet = together([Voice(long, 16000), Voice(0.5 * short, 16000)])
+    quiet = mix([Voice(long, 16000), Voice(0.5 * short, 16000)])
     np.testing.assert_allclose(quiet.samples[:60], 0.85, rtol=1e-6)

@@ -243,7 +243,6 @@ def random_system(preset: str, device: Device) -> SwapTalk:
     import torch
 
     from talkswap.faces.identity import IdentityConfig, IdentityNetwork
-    from talkswap.systems.contract import Switches
     from talkswap.systems.swaptalk import face_swap, lip_sync, vqgan
     from talkswap.systems.swaptalk.system import SwapTalk
 
@@ -257,7 +256,7 @@ def random_system(preset: str, device: Device) -> SwapTalk:
     )
     for network in networks:
         network.eval().requires_grad_(False)
-    return SwapTalk(*networks, device, Switches())
+    return SwapTalk(*networks, device)
 
 
 def milliseconds(work: Callable[[], Tensor], device: Device) -> float:

@@ -99,10 +99,10 @@ def command(
     mode: Annotated[
         Literal["cross", "self"],
         typer.Option(help="cross: any voice. self: the target's own voice, the first frame as reference."),
-    ] = DEFAULTS["mode"],
+    ] = "cross",
     order: Annotated[
         Literal["swap-sync", "sync-swap"], typer.Option(help="Which of the two latent edits comes first.")
-    ] = DEFAULTS["order"],
+    ] = "swap-sync",
     swap: Annotated[bool, typer.Option("--swap/--no-swap", help="Give the target the source's face.")] = DEFAULTS[
         "swap"
     ],
@@ -282,8 +282,7 @@ def command(
         preset=preset,
         weights=weights,
         device=device,
-        mode=mode,
-        order=order,
+        options={} if system != "swaptalk" else {"mode": mode, "order": order},
         swap=swap,
         sync=sync,
         face=face,

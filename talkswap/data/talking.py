@@ -31,7 +31,7 @@ from talkswap.faces.measures import mouth_opening, mouth_shape
 from talkswap.files import write_arrays
 from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.types import FloatArray
-from talkswap.voice.features import MelFeatures, SpeechFeatures
+from talkswap.voice.features import FeatureExtractor, MelFeatures
 from talkswap.voice.mel import log_mel
 
 POSE_POINTS = (33, 133, 362, 263, 168, 6, 1, 2, 234, 454, 10)
@@ -115,7 +115,7 @@ def read_index(videos: Path) -> dict[str, dict[str, str]]:
 
 
 def open_spoken(
-    data: Path, split: str, videos: Path | None = None, features: SpeechFeatures | None = None
+    data: Path, split: str, videos: Path | None = None, features: FeatureExtractor | None = None
 ) -> list[SpokenClip]:
     """All prepared clips of a split, the most useful first: real before generated, then by correlation.
 

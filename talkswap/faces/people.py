@@ -13,9 +13,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from talkswap.faces.geometry import warp_crop
+from talkswap.faces.geometry import transform_points, warp_crop
 from talkswap.faces.track import FaceTracker, TrackedFace
-from talkswap.types import FloatArray, Frame, UInt8Image
+from talkswap.types import AlignedFace, FloatArray, Frame, UInt8Image
 
 PICTURE = 192  # px, side of the aligned crop that is kept of a person
 
@@ -40,6 +40,7 @@ class Person:
     picture: UInt8Image  # 192 192 3: the aligned face where it is largest and least turned
     time: Fraction  # seconds, of that frame
     width: float  # px of the face's box in that frame
+    first: AlignedFace  # from the first surveyed frame in which the face isn't turned away, if there is one
     embedding: FloatArray | None  # unit identity vector over all frames, where an identity network ran
 
 
@@ -52,8 +53,10 @@ def prominence(face: TrackedFace, height: int, width: int) -> float:
 
 @dataclass
 class _Sighting:
-    """Sums over the frames in which a person was seen; of the frames themselves only the best face is kept."""
+    """Sums over the frames in which a person was seen; of the frames themselves only the best and the first face stay."""
 
+    first: AlignedFace
+    first_fade: float
     seen: set[int] = field(default_factory=set)  # which of the surveyed frames
     claims: float = 0.0
     sizes: float = 0.0
@@ -65,6 +68,8 @@ class _Sighting:
 
     def look(self, number: int, frame: Frame, face: TrackedFace) -> None:
         """Add one more view."""
+        if not self.first_fade and face.fade:
+            self.first, self.first_fade = aligned_face(frame, face, self.first.crop.shape[0]), face.fade
         height, width = frame.rgb.shape[:2]
         claim = prominence(face, height, width)
         self.seen.add(number)
@@ -82,6 +87,8 @@ class _Sighting:
         if self.embedding is not None and other.embedding is not None:
             mean = self.embedding * len(self.seen) + other.embedding * len(other.seen)
             self.embedding = (mean / np.linalg.norm(mean)).astype(np.float32)
+        if (not self.first_fade, self.first.index) > (not other.first_fade, other.first.index):
+            self.first, self.first_fade = other.first, other.first_fade
         self.seen |= other.seen
         self.claims += other.claims
         self.sizes += other.sizes
@@ -94,20 +101,32 @@ def _same(one: _Sighting, other: _Sighting, least: float) -> bool:
     return float(one.embedding @ other.embedding) >= least
 
 
-def survey(frames: Iterable[Frame], tracker: FaceTracker, enough: int | None = None) -> list[Person]:
+def aligned_face(frame: Frame, face: TrackedFace, size: int) -> AlignedFace:
+    """A tracked face cut out of its frame, ``size`` px wide."""
+    affine = face.affine(size)
+    points = transform_points(affine, face.landmarks)
+    return AlignedFace(warp_crop(frame.rgb, affine, size), affine, points, frame.index)
+
+
+def survey(
+    frames: Iterable[Frame], tracker: FaceTracker, enough: int | None = None, size: int = PICTURE
+) -> list[Person]:
     """List the people of a clip, most prominent first.
 
     Args:
         frames: some frames of the clip in order, for example two a second.
         tracker: a fresh tracker; with ``detect_every=1, follow=False`` where the frames lie far apart.
         enough: frames with a face after which no more are looked at; None for all.
+        size: px of each person's first face.
     """
     sightings: dict[int, _Sighting] = {}
     total = with_face = 0
     for frame in frames:
         faces = tracker.update(frame)
         for face in faces:
-            sightings.setdefault(face.track_id, _Sighting()).look(total, frame, face)
+            if face.track_id not in sightings:
+                sightings[face.track_id] = _Sighting(aligned_face(frame, face, size), face.fade)
+            sightings[face.track_id].look(total, frame, face)
         total += 1
         with_face += bool(faces)
         if enough is not None and with_face >= enough:
@@ -124,7 +143,7 @@ def survey(frames: Iterable[Frame], tracker: FaceTracker, enough: int | None = N
     return [
         Person(
             i, len(s.seen), len(s.seen) / total, s.sizes / len(s.seen), s.claims, s.picture, s.time, s.width,
-            s.embedding,
+            s.first, s.embedding,
         )
         for i, s in enumerate(order)
         if s.picture is not None

@@ -43,22 +43,22 @@ class Probe:
     bytes: float  # of encoded picture, per frame
 
 
-def probe_render(ready: Prepared) -> Probe:
+def probe_render(prepared: Prepared) -> Probe:
     """Make some frames of a clip and measure them.
 
     Raises:
         As :func:`talkswap.render.render`.
     """
-    size = ready.plan.batch_size or batch_size(ready.device, ready.info)
-    timeline = _best_part(ready, PROBE_BATCHES * size)
-    corridor = Corridor(replace(ready, timeline=timeline), Stopwatch(), size)
-    settings = encoder_settings(ready.plan)
+    size = prepared.plan.batch_size or batch_size(prepared.networks.device, prepared.clip.info)
+    timeline = _best_part(prepared, PROBE_BATCHES * size)
+    corridor = Corridor(replace(prepared, timeline=timeline), Stopwatch(), size)
+    settings = encoder_settings(prepared.plan)
     began = time.perf_counter()
     marks: list[float] = []
     with tempfile.TemporaryDirectory(prefix="talkswap-probe-") as folder:
         encoded = Path(folder) / f"probe{picture_ending(settings.encoder)}"
         with (
-            VideoWriter(encoded, ready.info, settings) as writer,
+            VideoWriter(encoded, prepared.clip.info, settings) as writer,
             closing_source(corridor.frames()) as works,
         ):
             for work in works:
@@ -74,11 +74,11 @@ def probe_render(ready: Prepared) -> Probe:
     return Probe(len(marks), pace, max(0.0, marks[first] - pace * (first + 1)), encoded_bytes / len(marks))
 
 
-def _best_part(ready: Prepared, frames: int) -> Timeline:
+def _best_part(prepared: Prepared, frames: int) -> Timeline:
     """Some frames of the plan from where the face is seen best, or from its beginning."""
-    whole = ready.timeline
-    best = ready.roles[0].person.time if ready.roles else Fraction(0)
-    index = min(range(len(ready.index.times)), key=lambda i: abs(ready.index.times[i] - best))
+    whole = prepared.timeline
+    best = prepared.people.subjects[0].person.time if prepared.people.subjects else Fraction(0)
+    index = min(range(len(prepared.clip.index.times)), key=lambda i: abs(prepared.clip.index.times[i] - best))
     places = [place for place, picture in enumerate(whole.picture) if picture == index]
     first = max(0, min(places[0] if places else 0, len(whole) - frames))
     last = min(len(whole), first + max(1, frames))
@@ -86,14 +86,16 @@ def _best_part(ready: Prepared, frames: int) -> Timeline:
     return Timeline(whole.picture[first:last], whole.times[first:last], end)
 
 
-def frontal_share(ready: Prepared) -> float | None:
+def frontal_share(prepared: Prepared) -> float | None:
     """Share of the looked-at faces of the people that are changed whose yaw is below 30 degrees; None without any."""
-    if not ready.roles:
+    if not prepared.people.subjects:
         return None
-    tracker = FaceTracker(ready.analyser, TrackConfig(detect_every=1, follow=False), ready.analyser.embed)
-    choose = PeopleChooser([role.person.embedding for role in ready.roles])
+    tracker = FaceTracker(
+        prepared.networks.analyser, TrackConfig(detect_every=1, follow=False), prepared.networks.analyser.embed
+    )
+    choose = PeopleChooser([subject.person.embedding for subject in prepared.people.subjects])
     yaws: list[float] = []
-    for frame in sample_frames(ready.info, ready.index, LookConfig()):
+    for frame in sample_frames(prepared.clip.info, prepared.clip.index, LookConfig()):
         found = choose(tracker.update(frame), *frame.rgb.shape[:2])
         yaws += [abs(face.yaw) for face in found if face is not None]
     return sum(yaw < FRONTAL for yaw in yaws) / len(yaws) if yaws else None
@@ -112,17 +114,17 @@ def free_memory_mb() -> float | None:
     return None
 
 
-def forecast(ready: Prepared, prepared_in: float, made: int) -> dict[str, Any]:
+def forecast(prepared: Prepared, prepared_in: float, made: int) -> dict[str, Any]:
     """Time, memory and disk that a render needs, and what there is of them.
 
     Args:
-        ready: its inputs.
+        prepared: its inputs.
         prepared_in: seconds that preparing them took.
         made: frames that an interrupted run has finished.
     """
-    probe = probe_render(ready)
-    frames = len(ready.timeline)
-    sound = float(ready.timeline.duration) * 2 * 128_000 / 8  # bytes: two channels as media.mux writes them
+    probe = probe_render(prepared)
+    frames = len(prepared.timeline)
+    sound = float(prepared.timeline.duration) * 2 * 128_000 / 8  # bytes: two channels as media.mux writes them
     found = {
         "estimated_seconds": round(prepared_in + probe.start + probe.seconds * (frames - made), 1),
         "estimated_from": f"{probe.frames} frames of this clip, made here just now",
@@ -130,9 +132,9 @@ def forecast(ready: Prepared, prepared_in: float, made: int) -> dict[str, Any]:
         "memory_needed_mb": round(peak_memory_mb()),
         "memory_free_mb": _rounded(free_memory_mb()),
         "disk_needed_mb": round((COPIES * probe.bytes * frames + sound) / 1e6, 1),
-        "disk_free_mb": round(shutil.disk_usage(ready.plan.output.parent).free / 1e6),
+        "disk_free_mb": round(shutil.disk_usage(prepared.plan.output.parent).free / 1e6),
     }
-    if ready.device.name == "cuda":
+    if prepared.networks.device.name == "cuda":
         import torch
 
         found["gpu_memory_needed_mb"] = round(torch.cuda.max_memory_reserved() / 1e6)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from talkswap.faces.analyse import FaceAnalyser
-from talkswap.faces.people import Person, survey
+from talkswap.faces.people import PICTURE, Person, survey
 from talkswap.faces.track import FaceTracker, TrackConfig
 from talkswap.media.index import FrameIndex
 from talkswap.media.reader import ClipReader
@@ -65,19 +65,25 @@ def remaining_frames(info: ClipInfo, index: FrameIndex, config: LookConfig) -> I
 
 
 def people_in_clip(
-    info: ClipInfo, index: FrameIndex, analyser: FaceAnalyser, config: LookConfig | None = None
+    info: ClipInfo,
+    index: FrameIndex,
+    analyser: FaceAnalyser,
+    config: LookConfig | None = None,
+    size: int = PICTURE,
 ) -> list[Person]:
     """Everybody seen, the most prominent first; a person's ``index`` is what ``--face`` takes.
 
-    Where the samples show nobody, as after a long title, the whole clip is decoded until somebody appears.
+    ``size`` is the side of each person's first face in px.  Where the samples show nobody, as after a long title, the
+    whole clip is decoded until somebody appears.
     """
     config = config or LookConfig()
     # The frames lie far apart: each is searched by itself, and who is who goes by likeness, else by place.
     track = TrackConfig(detect_every=1, follow=False)
-    people = survey(sample_frames(info, index, config), FaceTracker(analyser, track, analyser.embed))
+    people = survey(sample_frames(info, index, config), FaceTracker(analyser, track, analyser.embed), size=size)
     if people:
         return people
-    return survey(remaining_frames(info, index, config), FaceTracker(analyser, track, analyser.embed), config.enough)
+    frames = remaining_frames(info, index, config)
+    return survey(frames, FaceTracker(analyser, track, analyser.embed), config.enough, size)
 
 
 def thumbnail(person: Person, size: int = 128) -> UInt8Image:

@@ -18,7 +18,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from talkswap.errors import InputMissingError, UsageError
 from talkswap.files import file_sha256, write_atomically
-from talkswap.types import RenderPlan
+from talkswap.systems.registry import find_system, read_options
+from talkswap.types import DEFAULT_SYSTEM, RenderPlan
 
 NUMBER_OR_PHOTO = {"face", "map", "voices"}
 """Fields of text that may be the path of a picture."""
@@ -72,6 +73,7 @@ def plan_from_json(record: Any, folder: Path, where: str = "the plan") -> Render
     if not isinstance(record, dict):
         raise UsageError(f"{where} is no JSON object", "write one with `talkswap render --save-plan FILE`")
     known = {field.name: field for field in fields(RenderPlan)}
+    record = _with_system_options(record, where)
     if unknown := sorted(str(name) for name in record if name not in known):
         raise UsageError(f"{where} has unknown fields: {', '.join(unknown)}", f"known are {', '.join(known)}")
     needed = [name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
@@ -87,6 +89,20 @@ def plan_from_json(record: Any, folder: Path, where: str = "the plan") -> Render
         if name in NUMBER_OR_PHOTO and values[name] is not None:
             values[name] = _outside(values[name], lambda path: str(folder / path))
     return RenderPlan(**values)
+
+
+def _with_system_options(record: dict[Any, Any], where: str) -> dict[Any, Any]:
+    """The record with the system's own options, which may stand among the others, checked and under ``options``."""
+    name, options = record.get("system", DEFAULT_SYSTEM), record.get("options", {})
+    if not isinstance(name, str) or not isinstance(options, dict):
+        return record  # the check of the fields says so
+    own = {field.name for field in fields(find_system(name).options)}
+    options = {**options, **{key: value for key, value in record.items() if key in own}}
+    try:
+        read_options(name, options)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error.message}", error.hint) from error
+    return {**{key: value for key, value in record.items() if key not in own}, "options": options}
 
 
 def read_plans(file: Path) -> list[RenderPlan]:
@@ -197,6 +213,8 @@ def _typed(hint: Any, value: Any, folder: Path) -> Any:
             raise ValueError(f"{len(inner)} items are wanted")
         return tuple(_typed(part, item, folder) for part, item in zip(inner, value, strict=True))
     if kind is dict or kind is Mapping:
+        if inner[1] is Any and isinstance(value, dict):
+            return value  # a system's own options, checked before
         if not isinstance(value, dict):
             raise TypeError("an object is wanted")
         return {_typed(inner[0], key, folder): _typed(inner[1], item, folder) for key, item in value.items()}

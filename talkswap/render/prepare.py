@@ -1,13 +1,13 @@
-"""What a render needs before its first frame: inputs opened and checked, networks loaded, people found.
+"""What a render needs before its first frame: the clip, the voices, the networks and the people.
 
-The cheap checks come first, so that a wrong path is named at once.
+Four builders, one for each.  Cheap checks come first, so that a wrong path is named before a network is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +26,55 @@ from talkswap.media.program import find_ffmpeg
 from talkswap.media.streams import MIXES
 from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.render.look import face_width, people_in_clip
-from talkswap.render.people import SMALL_FACE, Role, Wardrobe, find_people, read_photos, read_voices, together, wishes
-from talkswap.systems.contract import Switches, System
-from talkswap.systems.registry import load_listener, load_system
-from talkswap.types import ClipInfo, ProgressEvent, RenderPlan, Voice
+from talkswap.render.people import PersonRequest, Subject, find_people, person_requests
+from talkswap.render.source import SMALL_FACE, SourceEncoder, read_photo
+from talkswap.systems.contract import Portrait, SpeechFeatures, System
+from talkswap.systems.registry import load_system
+from talkswap.types import ClipInfo, ProgressEvent, RenderPlan, UInt8Image, Voice
 from talkswap.voice.activity import SpeechGate
 from talkswap.voice.load import load_voice, shift_voice
-from talkswap.voice.windows import SpeechTrack
 
 Report = Callable[[ProgressEvent], None]
 
 SILENCES = ("neutral", "original")
-MODES, ORDERS = ("cross", "self"), ("swap-sync", "sync-swap")
 SOUND_HZ = 48000  # samples per second of voices that are mixed
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The target, cut to the plan's start and end."""
+
+    info: ClipInfo
+    index: FrameIndex
+
+
+@dataclass(frozen=True)
+class Voices:
+    """Who says what."""
+
+    common: Voice  # of everybody without a voice of their own; its length decides the output's
+    own: Mapping[Path, Voice]  # of single people
+    sound: tuple[Path, ...]  # files that are heard together in the output; empty: the target's own sound, or silence
+    seconds: Fraction  # length of what is heard
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Whatever needs weights."""
+
+    preset: PresetFolder
+    device: Device
+    analyser: FaceAnalyser
+    system: System
+    occlusion: OcclusionReader | None  # finds hands and microphones; None where the plan or the preset is without
+
+
+@dataclass(frozen=True)
+class People:
+    """Who is in the clip, and whose face is changed."""
+
+    everybody: tuple[Person, ...] = ()  # the most prominent first
+    subjects: tuple[Subject, ...] = ()  # empty where nothing is changed
 
 
 @dataclass(frozen=True)
@@ -46,19 +82,146 @@ class Prepared:
     """Everything a render needs, checked before the first frame is made."""
 
     plan: RenderPlan
-    info: ClipInfo
-    index: FrameIndex
-    voice: Voice
+    clip: Clip
     timeline: Timeline
-    preset: PresetFolder
-    device: Device
-    analyser: FaceAnalyser
-    system: System
-    people: list[Person]
-    roles: tuple[Role, ...]  # who is changed; empty where nothing is
-    occlusion: OcclusionReader | None
-    sound: tuple[Path, ...]  # files that are heard together in the output; empty: the target's own, or silence
-    warnings: list[str]
+    voices: Voices
+    networks: Networks
+    people: People
+    warnings: tuple[str, ...]
+
+
+class Log:
+    """What the user is told on the way: lines at once, warnings at the end as well."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.warnings: list[str] = []
+
+    def __call__(self, line: str) -> None:
+        self.report(ProgressEvent("prepare", 0, 0, line))
+
+
+def prepare(plan: RenderPlan, report: Report, keep_voice: bool = True) -> Prepared:
+    """Check and open everything that a render needs.
+
+    Args:
+        plan: what to render.
+        report: takes what is decided on the way.
+        keep_voice: whether the voice's samples, 64 kB a second, are kept after the system has heard them.  Without,
+            silence of the same length stands in their place; what goes into the output is read from the files again.
+
+    Raises:
+        TalkswapError: one of its children for every failure named in :mod:`talkswap.errors`.
+    """
+    log = Log(report)
+    settings = encoder_settings(plan)
+    check_encoder(settings.encoder, plan.output, settings)
+    find_ffmpeg()  # the last step needs it
+    clip = open_clip(plan, settings, log)
+    check_choices(plan)
+    requests = person_requests(plan)
+    photos = {path: read_photo(path) for path in dict.fromkeys(p for request in requests for p in request.photos)}
+    voices = read_voices(plan, clip, requests)
+    own_sound = not voices.sound
+    timeline = plan_timeline(clip.index.times, clip.index.last_duration, voices.seconds, plan.fit, own_sound)
+    log.warnings += timeline.warnings
+    if timeline.note:
+        log(f"fit {plan.fit}: {timeline.note}")
+    dubbed = plan.swap or plan.sync
+    if not (keep_voice or dubbed):
+        voices = silenced(voices)  # before there are networks in memory
+    networks = load_networks(plan, dubbed, log)
+    people = find_subjects(plan, clip, requests, photos, voices, networks, log) if dubbed else People()
+    voices = voices if keep_voice else silenced(voices)
+    return Prepared(plan, clip, timeline, voices, networks, people, tuple(log.warnings))
+
+
+def encoder_settings(plan: RenderPlan) -> EncoderSettings:
+    """The one lossy encode, as the plan asks for it."""
+    return EncoderSettings(encoder_for(plan.encoder, plan.output), plan.crf, plan.encoder_preset, plan.pixel_format)
+
+
+def check_choices(plan: RenderPlan) -> None:
+    """Hold the plan's words and numbers against what there is.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    if plan.batch_size < 0:
+        raise UsageError(f"batches of {plan.batch_size} frames cannot be made", "give 0 for the device's own choice")
+    if plan.audio_mix not in MIXES:
+        raise UsageError(f"there is no audio mix called '{plan.audio_mix}'", f"choose one of {', '.join(MIXES)}")
+    if plan.silence not in SILENCES:
+        raise UsageError(f"there is no silence {plan.silence}", f"choose one of: {', '.join(SILENCES)}")
+
+
+# --- the clip
+
+
+def open_clip(plan: RenderPlan, settings: EncoderSettings, log: Log) -> Clip:
+    """Read what the target says of itself and where its frames lie; say how its pictures will be written.
+
+    Raises:
+        InputMissingError, UnreadableMediaError, NoVideoError: the target.
+        EncoderError: the encoder cannot write pictures of this clip's size or depth.
+    """
+    info = probe(plan.target)
+    pixel_format = pixel_format_for(settings, info.width, info.height, info.bits)
+    if settings.encoder != plan.encoder and plan.output.suffix.lower() == ".webm":
+        log(f"encoder {settings.encoder}: the one for .webm files")
+    if not is_deep(pixel_format):
+        if info.bits > 8:
+            log.warnings.append(f"{plan.target} has {info.bits} bits, {settings.encoder} writes 8")
+    elif info.bits > 8:
+        check_encoder(settings.encoder, plan.output, settings, info.bits)
+        log(f"pixel format {pixel_format}: {plan.target.name} has {info.bits} bits")
+        if info.bits > 10:
+            log.warnings.append(f"{plan.target} has {info.bits} bits, 10 are written")
+    index, beyond = cut(index_frames(info), plan.start, plan.end)
+    log.warnings += [beyond] if beyond else []
+    return Clip(info, index)
+
+
+# --- the voices
+
+
+def read_voices(plan: RenderPlan, clip: Clip, requests: list[PersonRequest]) -> Voices:
+    """The voice of the plan, or those of its people together, or the target's own sound on the picture's clock; silence
+    where no lips are to move.
+
+    Raises:
+        InputMissingError, UnreadableMediaError, NoAudioError: a voice cannot be read.
+        UsageError: lips are to follow a voice, and there is none.
+    """
+    paths = dict.fromkeys(request.voice for request in requests if request.voice is not None)
+    own = {path: load_voice(path) for path in paths}
+    if plan.audio is not None:
+        voice = load_voice(plan.audio)
+        return Voices(voice, own, (plan.audio,), voice.seconds)
+    if own:
+        together = mix(list(own.values()))
+        # Whoever has no voice of their own is silent while the others speak.
+        return Voices(Voice(np.zeros_like(together.samples), together.hz), own, tuple(own), together.seconds)
+    index = clip.index
+    if clip.info.has_audio:
+        voice = shift_voice(load_voice(plan.target), clip.info.audio_offset - index.start)
+        if index.partial:
+            samples = voice.samples[: round(index.duration * voice.hz)]
+            voice = Voice(samples if len(samples) else np.zeros(1, np.float32), voice.hz)
+        return Voices(voice, own, (), voice.seconds)
+    if plan.sync:
+        raise UsageError("the target has no sound of its own and no voice was given", "name a voice with --audio")
+    voice = Voice(np.zeros(max(1, round(index.duration * 16000)), np.float32), 16000)
+    return Voices(voice, own, (), voice.seconds)
+
+
+def mix(voices: list[Voice]) -> Voice:
+    """Some voices heard at once, as long as the longest, turned down where they would clip; all at one rate."""
+    longest = max(len(voice.samples) for voice in voices)
+    total = np.zeros(longest, np.float32)
+    for voice in voices:
+        total[: len(voice.samples)] += voice.samples
+    return Voice(total / np.float32(max(1.0, float(np.abs(total).max(initial=0)))), voices[0].hz)
 
 
 def silence_like(voice: Voice) -> Voice:
@@ -66,182 +229,109 @@ def silence_like(voice: Voice) -> Voice:
     return Voice(np.broadcast_to(np.float32(0), len(voice.samples)), voice.hz)
 
 
-def encoder_settings(plan: RenderPlan) -> EncoderSettings:
-    """The one lossy encode, as the plan wants it."""
-    return EncoderSettings(encoder_for(plan.encoder, plan.output), plan.crf, plan.encoder_preset, plan.pixel_format)
+def silenced(voices: Voices) -> Voices:
+    """The same voices without their samples."""
+    return Voices(silence_like(voices.common), {}, voices.sound, voices.seconds)
 
 
-def prepare(plan: RenderPlan, tell: Report, keep_voice: bool = True) -> Prepared:
-    """Check and open everything; the cheap checks come first, so that a wrong path is named at once.
-
-    Args:
-        plan: what to render.
-        tell: takes what is decided on the way.
-        keep_voice: whether the voice's samples, 64 kB a second, are kept when the systems have heard them; without, only
-            its length is, and silence stands in its place.  Where the voice itself goes into the output, it is silence.
-    """
-    settings = encoder_settings(plan)
-    check_encoder(settings.encoder, plan.output, settings)
-    find_ffmpeg()  # the last step needs it
-    warnings: list[str] = []
-    info = probe(plan.target)
-    warnings += _picture_settings(settings, plan, info, tell)
-    index, beyond = cut(index_frames(info), plan.start, plan.end)
-    warnings += [beyond] if beyond else []
-    if plan.batch_size < 0:
-        raise UsageError(f"batches of {plan.batch_size} frames cannot be made", "give 0 for the device's own choice")
-    if plan.audio_mix not in MIXES:
-        raise UsageError(f"there is no audio mix called '{plan.audio_mix}'", f"choose one of {', '.join(MIXES)}")
-    for name, value, known in (("mode", plan.mode, MODES), ("order", plan.order, ORDERS)):
-        if value not in known:
-            raise UsageError(f"there is no {name} called '{value}'", f"choose one of {', '.join(known)}")
-    if plan.silence not in SILENCES:
-        raise UsageError(f"there is no silence {plan.silence}", f"choose one of: {', '.join(SILENCES)}")
-    asked = wishes(plan)
-    photos, voices = read_photos(asked), read_voices(asked)
-    voice = choose_voice(plan, info, index, voices)
-    own_sound = plan.audio is None and not voices
-    timeline = plan_timeline(index.times, index.last_duration, voice.seconds, plan.fit, own_sound)
-    warnings += timeline.warnings
-    if not (keep_voice or plan.swap or plan.sync):
-        voice = silence_like(voice)  # before there are networks in memory
-    if timeline.note:
-        tell(ProgressEvent("prepare", 0, 0, f"fit {plan.fit}: {timeline.note}"))
-    device = choose_device(plan.device)
-    if plan.weights is not None:
-        preset = find_preset(plan.preset, plan.weights)
-        tell(ProgressEvent("prepare", 0, 0, f"preset {preset.name}: {plan.weights}"))
-    elif plan.preset == "auto":
-        resolution = resolve_auto()
-        preset = resolution.preset
-        tell(ProgressEvent("prepare", 0, 0, f"preset {preset.name}: {resolution.reason}"))
-    else:
-        preset = find_preset(plan.preset)
-    tell(ProgressEvent("prepare", 0, 0, f"device {device.name}: {device.reason}"))
-    analyser = load_analyser(preset.analyser, preset, device.name)
-    switches = Switches(plan.swap, plan.sync, plan.order == "swap-sync", plan.mode == "self")
-    system = load_system(preset, device, switches, plan.system)
-    people: list[Person] = []
-    roles: tuple[Role, ...] = ()
-    if plan.swap or plan.sync:
-        wardrobe = Wardrobe(photos, analyser, system)
-        dressed = [wardrobe(wish.photos) if wish.photos else ((), None) for wish in asked]
-        for (paths, _), wish in zip(dressed, asked, strict=True):
-            if len(paths) > 1:
-                told = f"of {len(paths)} photos the skin is that of {paths[0]}, the identity the mean of all"
-                tell(ProgressEvent("prepare", 0, 0, told if wish.who is None else f"face {wish.who}: {told}"))
-        warnings += wardrobe.warnings
-        people = people_in_clip(info, index, analyser)
-        found = find_people(people, asked, plan.target, analyser)
-        listeners = Listeners(
-            plan, voice, voices, partial(load_listener, speech=system.speech, preset=preset, device=device)
-        )
-        roles = tuple(
-            Role(person, paths, source, wish.voice, *listeners(wish.voice))
-            for person, (paths, source), wish in zip(found, dressed, asked, strict=True)
-        )
-        small = [face_width(role.person) for role in roles if face_width(role.person) < SMALL_FACE]
-        warnings += [f"the target's face is only {width:.0f} px wide" for width in small]
-    return Prepared(
-        plan, info, index, voice if keep_voice else silence_like(voice), timeline, preset, device, analyser, system,
-        people, roles,
-        load_occlusion_reader(plan, preset, device, tell) if roles else None,
-        (plan.audio,) if plan.audio is not None else tuple(voices), warnings,
-    )  # fmt: skip
+def output_sound(prepared: Prepared) -> Path | Voice | None:
+    """What is heard in the output, for :func:`talkswap.media.mux.mux`: the voice's file, several voices together, None
+    for the target's own sound as it is, or silence where it has none."""
+    voices = prepared.voices
+    if len(voices.sound) > 1:
+        # Read again at a rate for ears; on load_voice's clock, so that lips and sound keep to the same moments.
+        return mix([load_voice(path, SOUND_HZ) for path in voices.sound])
+    if voices.sound:
+        return voices.sound[0]
+    return None if prepared.clip.info.has_audio else voices.common
 
 
-def _picture_settings(settings: EncoderSettings, plan: RenderPlan, info: ClipInfo, tell: Report) -> list[str]:
-    """Tell which encoder was chosen and in which depth it writes; warn of bits that are lost.
+# --- the networks
+
+
+def load_networks(plan: RenderPlan, dubbed: bool, log: Log) -> Networks:
+    """The preset's networks on the plan's device.
 
     Raises:
-        EncoderError: the encoder cannot write pictures of this clip's size or depth.
+        DeviceError: the device cannot be had.
+        WeightsMissingError, WeightsCorruptError, DependencyError: the preset cannot render.
     """
-    written = pixel_format_for(settings, info.width, info.height, info.bits)
-    if settings.encoder != plan.encoder and plan.output.suffix.lower() == ".webm":
-        tell(ProgressEvent("prepare", 0, 0, f"encoder {settings.encoder}: the one for .webm files"))
-    if not is_deep(written):
-        return [f"{plan.target} has {info.bits} bits, {settings.encoder} writes 8"] if info.bits > 8 else []
-    if info.bits > 8:
-        check_encoder(settings.encoder, plan.output, settings, info.bits)
-        tell(ProgressEvent("prepare", 0, 0, f"pixel format {written}: {plan.target.name} has {info.bits} bits"))
-    return [f"{plan.target} has {info.bits} bits, 10 are written"] if info.bits > 10 else []
+    device = choose_device(plan.device)
+    if plan.weights is not None:
+        preset, reason = find_preset(plan.preset, plan.weights), str(plan.weights)
+    elif plan.preset == "auto":
+        resolution = resolve_auto()
+        preset, reason = resolution.preset, resolution.reason
+    else:
+        preset, reason = find_preset(plan.preset), ""
+    if reason:
+        log(f"preset {preset.name}: {reason}")
+    log(f"device {device.name}: {device.reason}")
+    analyser = load_analyser(preset.analyser, preset, device.name)
+    system = load_system(preset, device, plan.system, plan.options)
+    occlusion = load_occlusion_reader(preset, device, log) if dubbed and plan.occlusion else None
+    return Networks(preset, device, analyser, system, occlusion)
 
 
-def load_occlusion_reader(
-    plan: RenderPlan, preset: PresetFolder, device: Device, tell: Report
-) -> OcclusionReader | None:
-    """What finds hands and microphones, or None where the plan or the preset is without; the latter is said.
+def load_occlusion_reader(preset: PresetFolder, device: Device, log: Callable[[str], None]) -> OcclusionReader | None:
+    """What finds hands and microphones; a preset without it is named.
 
     Raises:
         WeightsCorruptError: the file is damaged.
     """
-    if not plan.occlusion:
-        return None
     try:
         folder = network_folder(preset, OCCLUSION)
     except WeightsMissingError:
-        line = f"the {preset.name} preset has no occlusion network: what is in front of a face is painted over"
-        tell(ProgressEvent("prepare", 0, 0, line))
+        log(f"the {preset.name} preset has no occlusion network: what is in front of a face is painted over")
         return None
     return OcclusionReader(load_occlusion(folder, device.name), device.dtype)
 
 
-def output_sound(ready: Prepared) -> Path | Voice | None:
-    """What is heard in the output, for :func:`talkswap.media.mux.mux`: the voice's file, several voices together, None
-    for the target's own sound as it is, or silence where it has none."""
-    if len(ready.sound) > 1:
-        # Read anew at a rate for ears; on load_voice's clock, so that lips and sound keep to the same moments.
-        return together([load_voice(path, SOUND_HZ) for path in ready.sound])
-    if ready.sound:
-        return ready.sound[0]
-    return None if ready.info.has_audio else ready.voice
+# --- the people
 
 
-class Listeners:
-    """What each person hears: their own voice, else everybody's; where others have voices, silence.
-
-    Args:
-        plan: says what happens in silence.
-        common: the voice of the whole render.
-        own: voices of single people.
-        listen: makes the windows of one voice.
-    """
-
-    def __init__(
-        self, plan: RenderPlan, common: Voice, own: Mapping[Path, Voice], listen: Callable[[Voice], SpeechTrack]
-    ) -> None:
-        silent = Voice(np.zeros_like(common.samples), common.hz)
-        self.heard: dict[Path | None, Voice] = {path: voice for path, voice in own.items()}
-        self.heard[None] = silent if own and plan.audio is None else common
-        self.gated = plan.silence == "original" and plan.sync
-        self.listen = listen
-        self._made: dict[Path | None, tuple[SpeechTrack, SpeechGate | None]] = {}
-
-    def __call__(self, voice: Path | None) -> tuple[SpeechTrack, SpeechGate | None]:
-        """The windows of a voice (None = the common one), and the gate where silence shows the target's own mouth."""
-        if voice not in self._made:
-            heard = self.heard[voice]
-            self._made[voice] = self.listen(heard), SpeechGate(heard.samples) if self.gated else None
-        return self._made[voice]
-
-
-def choose_voice(plan: RenderPlan, info: ClipInfo, index: FrameIndex, own: Mapping[Path, Voice] | None = None) -> Voice:
-    """The voice of the plan, or those of its people together, or the target's own sound on the picture's clock; silence
-    where none is wanted.
+def find_subjects(
+    plan: RenderPlan,
+    clip: Clip,
+    requests: list[PersonRequest],
+    photos: Mapping[Path, UInt8Image],
+    voices: Voices,
+    networks: Networks,
+    log: Log,
+) -> People:
+    """Look through the clip for the people that the plan names, and begin their performances.
 
     Raises:
-        UsageError: lips are to follow a voice, and there is none.
+        NoSourceFaceError, NoTargetFaceError: a face is missing.
+        UsageError: two names mean one person.
     """
-    if plan.audio is not None:
-        return load_voice(plan.audio)
-    if own:
-        return together(list(own.values()))
-    if info.has_audio:
-        voice = shift_voice(load_voice(plan.target), info.audio_offset - index.start)
-        if not index.partial:
-            return voice
-        samples = voice.samples[: round(index.duration * voice.hz)]
-        return Voice(samples if len(samples) else np.zeros(1, np.float32), voice.hz)
-    if plan.sync:
-        raise UsageError("the target has no sound of its own and no voice was given", "name a voice with --audio")
-    return Voice(np.zeros(max(1, round(index.duration * 16000)), np.float32), 16000)
+    system, analyser = networks.system, networks.analyser
+    encode = SourceEncoder(photos, analyser, system.crop.size)
+    sources = [encode(request.photos) if request.photos else None for request in requests]
+    for source, request in zip(sources, requests, strict=True):
+        if source is not None and len(source.photos) > 1:
+            line = (
+                f"of {len(source.photos)} photos the skin is that of {source.photos[0]}, the identity the mean of all"
+            )
+            log(line if request.who is None else f"face {request.who}: {line}")
+    log.warnings += encode.warnings
+    everybody = people_in_clip(clip.info, clip.index, analyser, size=system.crop.size)
+    speech: dict[Path | None, tuple[SpeechFeatures | None, SpeechGate | None]] = {}
+    subjects: list[Subject] = []
+    for person, source, request in zip(
+        find_people(everybody, requests, plan.target, analyser), sources, requests, strict=True
+    ):
+        if request.voice not in speech:  # several people may share one
+            voice = voices.common if request.voice is None else voices.own[request.voice]
+            gated = plan.sync and plan.silence == "original"
+            speech[request.voice] = (
+                system.listen(voice) if plan.sync else None,
+                SpeechGate(voice.samples) if gated else None,
+            )
+        features, gate = speech[request.voice]
+        performance = system.begin(Portrait(person.first), None if source is None else source.source, features, gate)
+        photos_of_source, identity = ((), None) if source is None else (source.photos, source.identity)
+        subjects.append(Subject(person, photos_of_source, identity, request.voice, gate, performance))
+        if face_width(person) < SMALL_FACE:
+            log.warnings.append(f"the target's face is only {face_width(person):.0f} px wide")
+    return People(tuple(everybody), tuple(subjects))

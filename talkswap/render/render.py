@@ -60,17 +60,19 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
     stopwatch = Stopwatch()
     with WorkFolder(plan.output, plan.overwrite, lambda line: tell(ProgressEvent("prepare", 0, 0, line))) as folder:
         with stopwatch.measure("prepare"):
-            ready = prepare(plan, tell, keep_voice=False)
-            ingredients = deciding_all(ready)
-            size = folder.begin(ingredients, plan.batch_size or batch_size(ready.device, ready.info), plan.fresh)
+            prepared = prepare(plan, tell, keep_voice=False)
+            ingredients = deciding_all(prepared)
+            size = folder.begin(
+                ingredients, plan.batch_size or batch_size(prepared.networks.device, prepared.clip.info), plan.fresh
+            )
         between = picture_ending(encoder_settings(plan).encoder)
-        spans = cut_spans(ready.timeline, plan.segment_seconds, size)
+        spans = cut_spans(prepared.timeline, plan.segment_seconds, size)
         first = folder.take_up(spans, between)
         say = partial(ProgressEvent, "prepare", 0, 0)
         stamp = Stamp(plan, ingredients, digest(ingredients), lambda line: tell(say(line)), folder.path)
-        corridor = Corridor(ready, stopwatch, size, first, stamp)
+        corridor = Corridor(prepared, stopwatch, size, first, stamp)
         before = list(folder.finished)
-        if first == len(ready.timeline):
+        if first == len(prepared.timeline):
             corridor.tally = Tally(**before[-1]["tally"])
             stamp.places = Places.from_json(before[-1]["places"])
         else:
@@ -85,16 +87,16 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
         with stopwatch.measure("mux"):
             encoded = folder.path / f"picture{between}"
             pieces = [Piece(folder.file(span), span.first, span.last) for span in spans]
-            join(pieces, encoded, ready.timeline.times, ready.timeline.duration, ready.info.time_base)
+            join(pieces, encoded, prepared.timeline.times, prepared.timeline.duration, prepared.clip.info.time_base)
             finished = mux(
                 encoded,
-                output_sound(ready),
+                output_sound(prepared),
                 plan.target,
                 plan.output,
-                ready.timeline.times,
-                ready.timeline.duration,
+                prepared.timeline.times,
+                prepared.timeline.duration,
                 audio_mix=plan.audio_mix,
-                index=ready.index,
+                index=prepared.clip.index,
                 overwrite=plan.overwrite,
                 within=folder.path,
                 metadata=stamp.tags,
@@ -115,14 +117,14 @@ def _render(plan: RenderPlan, progress: Report | None) -> RenderReport:
     )
 
 
-def deciding_all(ready: Prepared) -> dict[str, Any]:
+def deciding_all(prepared: Prepared) -> dict[str, Any]:
     """Everything that decides a render's frames, by name, in JSON's own types: plan, weights, machine, versions."""
     return {
-        **deciding(ready.plan),
-        "encoder": dataclasses.asdict(encoder_settings(ready.plan)),
-        "weights": weight_hashes(ready.preset),
-        "preset": ready.preset.name,
-        "device": f"{ready.device.name}, {ready.device.reason}",
+        **deciding(prepared.plan),
+        "encoder": dataclasses.asdict(encoder_settings(prepared.plan)),
+        "weights": weight_hashes(prepared.networks.preset),
+        "preset": prepared.networks.preset.name,
+        "device": f"{prepared.networks.device.name}, {prepared.networks.device.reason}",
         "processor": processor(),
         "versions": versions(),
     }
@@ -130,15 +132,15 @@ def deciding_all(ready: Prepared) -> dict[str, Any]:
 
 def _make_segments(corridor: Corridor, folder: WorkFolder, spans: list[Span], tell: Report) -> None:
     """Make the frames that are still to be made, each segment by an encoder of its own into a file of its own."""
-    ready, stopwatch = corridor.ready, corridor.stopwatch
-    total, ends = len(ready.timeline), [*ready.timeline.times, ready.timeline.duration]
-    settings = encoder_settings(ready.plan)
+    prepared, stopwatch = corridor.prepared, corridor.stopwatch
+    total, ends = len(prepared.timeline), [*prepared.timeline.times, prepared.timeline.duration]
+    settings = encoder_settings(prepared.plan)
     began, before, told = time.perf_counter(), dict(stopwatch.seconds), len(corridor.tally.warnings)
     with closing_source(corridor.frames()) as works:
         for span in spans:
             start = ends[span.first]
             similarities: list[float] = []
-            with VideoWriter(folder.part(span), ready.info, settings, ends[span.last] - start) as writer:
+            with VideoWriter(folder.part(span), prepared.clip.info, settings, ends[span.last] - start) as writer:
                 for work in works:
                     index = work.frame.index
                     if index < span.first:
@@ -180,40 +182,41 @@ def plan_summary(plan: RenderPlan) -> dict[str, Any]:
     the time, nothing is kept."""
     check_output(plan.output, plan.overwrite)
     began = time.perf_counter()
-    ready = prepare(plan, lambda event: None)
-    ingredients = deciding_all(ready)
+    prepared = prepare(plan, lambda event: None)
+    ingredients = deciding_all(prepared)
     prepared_in = time.perf_counter() - began
     left = {} if plan.fresh else unfinished_work(plan.output)
     made = finished_frames(plan.output) if left.get("digest") == digest(ingredients) else 0
-    frontal = frontal_share(ready)
-    info, warnings = ready.info, list(ready.warnings)
-    needs = forecast(ready, prepared_in, made)
+    frontal = frontal_share(prepared)
+    info, warnings = prepared.clip.info, list(prepared.warnings)
+    needs = forecast(prepared, prepared_in, made)
     for what in ("memory", "disk"):
         if needs[f"{what}_free_mb"] is not None and needs[f"{what}_needed_mb"] > needs[f"{what}_free_mb"]:
             warnings.append(f"the {what} may be too small: {needs[f'{what}_needed_mb']} MB are needed")
     return {
         "plan": plan_to_json(plan),
-        "frames": len(ready.timeline),
-        "seconds": float(ready.timeline.duration),
+        "frames": len(prepared.timeline),
+        "seconds": float(prepared.timeline.duration),
         "frames_finished": made,
         "size": [info.width, info.height],
-        "rate": {"frames_per_second": float(info.rate), "exact": str(info.rate), "varies": _varies(ready)},
-        "clip_seconds": float(ready.index.duration),
-        "voice_seconds": float(ready.voice.seconds),
-        "fit": ready.timeline.told,
-        "preset": ready.preset.name,
-        "device": f"{ready.device.name} ({ready.device.reason})",
+        "rate": {"frames_per_second": float(info.rate), "exact": str(info.rate), "varies": _varies(prepared)},
+        "clip_seconds": float(prepared.clip.index.duration),
+        "voice_seconds": float(prepared.voices.seconds),
+        "fit": prepared.timeline.told,
+        "preset": prepared.networks.preset.name,
+        "device": f"{prepared.networks.device.name} ({prepared.networks.device.reason})",
         "people": [
-            {"index": p.index, "share": round(p.share, 3), "face_px": round(face_width(p))} for p in ready.people
+            {"index": p.index, "share": round(p.share, 3), "face_px": round(face_width(p))}
+            for p in prepared.people.everybody
         ],
-        "faces": [role.told() for role in ready.roles],
+        "faces": [subject.to_json() for subject in prepared.people.subjects],
         "frontal_share": None if frontal is None else round(frontal, 3),
         **needs,
         "warnings": warnings,
     }
 
 
-def _varies(ready: Prepared) -> bool:
+def _varies(prepared: Prepared) -> bool:
     """Whether the frames' lengths differ by more than a tick of the clip's clock."""
-    steps = [after - before for before, after in pairwise(ready.index.times)]
-    return bool(steps) and max(steps) - min(steps) > ready.info.time_base
+    steps = [after - before for before, after in pairwise(prepared.clip.index.times)]
+    return bool(steps) and max(steps) - min(steps) > prepared.clip.info.time_base

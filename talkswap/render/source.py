@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,15 @@ from talkswap.errors import InputMissingError, NoSourceFaceError, UnreadableMedi
 from talkswap.faces.analyse import FaceAnalyser
 from talkswap.faces.geometry import align
 from talkswap.faces.measures import yaw_degrees
+from talkswap.faces.people import SelectConfig
+from talkswap.systems.contract import Source
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
 
 MOST_BYTES = 512 * 2**20
 MOST_SIDE = 2048  # px: larger photos are reduced before a face is looked for
 ENOUGH_WIDTH = 256.0  # px: a wider face gives no more detail, the networks' crops being that small
 WIDEST_YAW = 60.0  # degrees from which half of a face is out of sight
+SMALL_FACE = 64.0  # px: below, a source photo or a target face gives a poor result, and the user is told
 FINE = 128  # px: side of the crop in which sharpness is compared
 
 
@@ -101,7 +105,54 @@ def read_source(photo: UInt8Image, analyser: FaceAnalyser, size: int, path: Path
     return SourceFace(path, face, width, identity, yaw_degrees(face.landmarks), sharpness(face.crop))
 
 
-def best_first(faces: list[SourceFace]) -> list[SourceFace]:
-    """Photos of one person, the best to take skin from first, the others in the order given."""
-    best = max(range(len(faces)), key=lambda place: (faces[place].quality, -place))
-    return [faces[best], *faces[:best], *faces[best + 1 :]]
+@dataclass(frozen=True)
+class SourcePerson:
+    """The person whose face is put in."""
+
+    photos: tuple[Path, ...]  # the best first
+    source: Source
+    identity: FloatArray  # unit mean over all photos
+
+
+class SourceEncoder:
+    """Photos of one person as a system takes them, the best first; each set of photos is searched once.
+
+    Args:
+        photos: all pictures, by path.
+        analyser: finds the faces.
+        size: px of the system's crop.
+    """
+
+    def __init__(self, photos: Mapping[Path, UInt8Image], analyser: FaceAnalyser, size: int) -> None:
+        self.photos, self.analyser, self.size = photos, analyser, size
+        self.warnings: list[str] = []
+        self._people: dict[tuple[Path, ...], SourcePerson] = {}
+
+    def __call__(self, paths: Sequence[Path]) -> SourcePerson:
+        """The person of some photos.
+
+        Raises:
+            NoSourceFaceError: a photo shows no face.
+        """
+        key = tuple(paths)
+        if key not in self._people:
+            faces = [read_source(self.photos[path], self.analyser, self.size, path) for path in key]
+            place = max(range(len(faces)), key=lambda number: (faces[number].quality, -number))
+            best, others = faces[place], [*faces[:place], *faces[place + 1 :]]
+            self._warn(best, others)
+            mean = np.mean([face.identity for face in faces], axis=0)
+            self._people[key] = SourcePerson(
+                (best.path, *(other.path for other in others)),
+                Source(best.face, tuple(other.face for other in others)),
+                np.asarray(mean / np.linalg.norm(mean), np.float32),
+            )
+        return self._people[key]
+
+    def _warn(self, best: SourceFace, others: Sequence[SourceFace]) -> None:
+        if best.width < SMALL_FACE:
+            self.warnings.append(
+                f"the face in {best.path} is only {best.width:.0f} px wide, the result will lack detail"
+            )
+        for other in others:
+            if float(other.identity @ best.identity) < SelectConfig().release:
+                self.warnings.append(f"{other.path} and {best.path} hardly look like the same person")

@@ -1,84 +1,61 @@
-"""What every system promises to the corridor; render.py knows nothing else of it."""
+"""What every system promises to the corridor; ``render`` knows nothing else about it.
+
+A system hears a whole voice once (:meth:`System.listen`), then begins one :class:`Performance` per person of a clip.
+Everything that a performance remembers is fixed when it begins, so its batches may be rendered side by side, in any
+order and by any process.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Protocol
 
-from talkswap.types import AlignedFace, FloatArray, UInt8Image
+from talkswap.types import AlignedFace, FloatArray, UInt8Image, Voice
+from talkswap.voice.activity import SpeechGate
 
 
 @dataclass(frozen=True)
 class CropSpec:
-    """The aligned picture a system reads and writes."""
+    """The aligned picture that a system reads and writes."""
 
     size: int  # px of the square
     alignment: str = "ffhq"
 
 
 @dataclass(frozen=True)
-class SpeechSpec:
-    """The speech features a system listens to."""
+class Source:
+    """The person whose face is put in."""
 
-    kind: str  # "mel" or "hubert"
-    length: int  # feature frames in one window, centred on the video frame's time
-
-
-@dataclass(frozen=True)
-class Switches:
-    """Which parts of a system work in a render."""
-
-    swap: bool = True
-    sync: bool = True
-    swap_first: bool = True  # the paper's order; False: lip-sync before the swap (Table VI)
-    self_driven: bool = False  # reference = the first frame, warped to each pose; else the frame itself
+    face: AlignedFace  # from the best photo: its skin is used
+    others: tuple[AlignedFace, ...] = ()  # from further photos: the identity is the mean over all
 
 
 @dataclass(frozen=True)
-class SourceState:
-    """What a system keeps of the source photo; its content is the system's own."""
+class Portrait:
+    """What the first look at a clip learns about one of its people, before any frame is rendered."""
 
-    face: AlignedFace
-    values: dict[str, Any]
-
-
-@dataclass
-class ClipState:
-    """What a system carries from batch to batch of one clip (for example the reference frame)."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)  # what the user should know, one sentence each
+    reference: AlignedFace  # from the first frame in which the look saw this person
 
 
-class System(Protocol):
-    """One way to dub a face."""
+class SpeechFeatures(Protocol):
+    """What a system hears of a whole voice."""
 
-    name: str
-    crop: CropSpec
-    speech: SpeechSpec
-    switches: Switches
-
-    def encode_source(self, face: AlignedFace, others: Sequence[AlignedFace] = ()) -> SourceState:
-        """Read the source photo once; the identity is the mean of it and ``others``, photos of the same person."""
+    def at(self, times: Sequence[Fraction]) -> FloatArray:
+        """The features around N times in seconds on the voice's clock: float32 (N, ...)."""
         ...
 
-    def render(
-        self,
-        source: SourceState | None,
-        faces: Sequence[AlignedFace],
-        speech: FloatArray,
-        state: ClipState,
-        opened: FloatArray | None = None,
-    ) -> list[UInt8Image]:
-        """The dubbed crops of some successive frames of one face.
+
+class Performance(Protocol):
+    """One person of one clip, dubbed by one system."""
+
+    def render(self, faces: Sequence[AlignedFace], times: Sequence[Fraction]) -> list[UInt8Image]:
+        """Dub some faces of the person.  The answer depends on nothing but the arguments and :meth:`System.begin`.
 
         Args:
-            source: from :meth:`encode_source`; None where nothing is swapped.
-            faces: N aligned faces, in order of time.
-            speech: N L D windows, one centred on each face's time.
-            state: the same object for all batches of a clip; each person of it has their own.
-            opened: N in [0, 1], how far the lips follow the voice; at 0 they stay the target's.  None = wholly.
+            faces: N aligned faces.
+            times: N times of their frames, in seconds.
 
         Returns:
             N crops, S S 3 uint8.
@@ -89,6 +66,30 @@ class System(Protocol):
         """Where the result replaces the target: S S in [0, 1]."""
         ...
 
-    def similarity(self, source: SourceState, crops: Sequence[UInt8Image]) -> list[float]:
-        """Identity cosine of each crop to the source, by the preset's own recognition network."""
+
+class System(Protocol):
+    """One way to dub a face."""
+
+    name: str
+    crop: CropSpec
+
+    def listen(self, voice: Voice) -> SpeechFeatures:
+        """Extract what this system hears of a whole voice.
+
+        Raises:
+            WeightsMissingError, WeightsCorruptError: of a speech network.
+        """
+        ...
+
+    def begin(
+        self, portrait: Portrait, source: Source | None, features: SpeechFeatures | None, gate: SpeechGate | None = None
+    ) -> Performance:
+        """Prepare one person of one clip.
+
+        Args:
+            portrait: the person, as the first look at the clip saw them.
+            source: whose face is put in; None where nothing is swapped.
+            features: what the person says, from :meth:`listen`; None where the lips stay the target's.
+            gate: how far the lips follow the voice at a time; where it is shut, they stay the target's.  None = wholly.
+        """
         ...

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from talkswap import systems as folder
 from talkswap.checkpoints.description import NetworkDescription, Requirements, resolve
-from talkswap.checkpoints.presets import PresetFolder, verify
+from talkswap.checkpoints.presets import PresetFolder
 from talkswap.errors import UsageError
+from talkswap.records import RecordError, from_plain
 from talkswap.systems import shared
 from talkswap.systems.description import SystemDescription
 from talkswap.train.stages import StageDescription
-from talkswap.types import DEFAULT_SYSTEM, Voice
+from talkswap.types import DEFAULT_SYSTEM
 
 if TYPE_CHECKING:
     from talkswap.device import Device
-    from talkswap.systems.contract import SpeechSpec, Switches, System
-    from talkswap.voice.features import SpeechFeatures
-    from talkswap.voice.windows import SpeechTrack
+    from talkswap.systems.contract import System
 
 GROUP = "talkswap.systems"
 """Entry points that bring a system from elsewhere: ``NAME = "package:SYSTEM"``."""
@@ -116,39 +116,46 @@ def requirements(system: str = DEFAULT_SYSTEM) -> dict[str, Requirements]:
     }
 
 
-def load_system(preset: PresetFolder, device: Device, switches: Switches, name: str = DEFAULT_SYSTEM) -> System:
+def read_options(name: str, values: Mapping[str, Any]) -> Any:
+    """A system's own render options, as the dataclass that its description names.
+
+    Args:
+        name: of the system.
+        values: by the names of its fields, in JSON's own types; those left out have their defaults.
+
+    Raises:
+        UsageError: there is no such system, or it has no such option, or an option takes no such value.
+    """
+    kind = find_system(name).options
+    try:
+        return from_plain(kind, dict(values))
+    except RecordError as error:
+        option = error.field.replace("_", "-")
+        if error.field not in {field.name for field in fields(kind)}:
+            raise UsageError(
+                f"the system {name} has no option --{option}", f"`talkswap render --system {name} --help` lists them"
+            ) from error
+        raise UsageError(
+            f"--{option} of the system {name} can't be {error.value!r}: {error.reason}",
+            f"`talkswap render --system {name} --help` lists what it takes",
+        ) from error
+
+
+def load_system(
+    preset: PresetFolder, device: Device, name: str = DEFAULT_SYSTEM, options: Mapping[str, Any] | None = None
+) -> System:
     """A system, its weights verified and on the device.
 
     Args:
         preset: whose networks the system is made of.
         device: where the networks run.
-        switches: which parts work.
         name: of the system.
+        options: its own, see :func:`read_options`.
 
     Raises:
-        UsageError: there is no such system.
+        UsageError: there is no such system, or an option doesn't fit it.
         WeightsMissingError, WeightsCorruptError.
     """
-    system: System = resolve(find_system(name).system).load(name, preset, device, switches)
+    chosen = read_options(name, options or {})
+    system: System = resolve(find_system(name).system).load(name, preset, device, chosen)
     return system
-
-
-def load_listener(voice: Voice, speech: SpeechSpec, preset: PresetFolder, device: Device) -> SpeechTrack:
-    """The windows of a voice that fit a system.
-
-    Raises:
-        WeightsMissingError, WeightsCorruptError: of the speech network, where there is one.
-    """
-    from talkswap.voice.features import MelFeatures, listen
-
-    if speech.kind == "wav2lip":
-        from talkswap.systems.cascade.networks import Wav2LipMel
-
-        return listen(voice, Wav2LipMel(), speech.length, gate=False)  # as published: it hears everything
-    features: SpeechFeatures = MelFeatures()
-    if speech.kind == "hubert":
-        from talkswap.voice.hubert import HubertFeatures
-
-        hubert = verify(preset, "hubert/model.safetensors").parent
-        features = HubertFeatures(hubert, device.place)
-    return listen(voice, features, speech.length)

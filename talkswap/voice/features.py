@@ -18,7 +18,7 @@ from talkswap.voice.mel import SILENCE, MelConfig, log_mel
 from talkswap.voice.windows import SpeechTrack
 
 
-class SpeechFeatures(Protocol):
+class FeatureExtractor(Protocol):
     """A feature extractor with its clock."""
 
     @property
@@ -61,7 +61,7 @@ class MelFeatures:
         return np.full(self.config.bins, SILENCE, np.float32)
 
 
-def listen(voice: Voice, features: SpeechFeatures, length: int, gate: bool = True) -> SpeechTrack:
+def listen(voice: Voice, features: FeatureExtractor, length: int, gate: bool = True) -> SpeechTrack:
     """All that a system hears of a voice.
 
     Args:

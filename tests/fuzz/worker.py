@@ -62,19 +62,6 @@ class Watch:
         raise PermissionError(13, f"outside of the room: {what}")
 
 
-def quick_system(preset: Any, device: Any, switches: Any, name: str = "swaptalk") -> Any:
-    """In the place of :func:`talkswap.systems.registry.load_system`: an answer at once, with a photo or without."""
-    from ..resume_workshop import SmallSystem
-
-    class QuickSystem(SmallSystem):
-        def render(self, source: Any, faces: Any, speech: Any, state: Any, opened: Any = None) -> Any:
-            if source is None:
-                return [255 - face.crop for face in faces]
-            return super().render(source, faces, speech, state, opened)
-
-    return QuickSystem(switches)
-
-
 def remember_what_is_loaded() -> None:
     """Build the commands once, and load each installed preset's face analyser once; a case's own weights are read anew."""
     from talkswap import cli
@@ -100,6 +87,8 @@ def memory_mb() -> float:
 
 def serve() -> None:
     """Work off the lines of stdin until it ends."""
+    from ..resume_workshop import small_system
+
     lines, answers = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
     ears = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
     with open(os.devnull) as nothing:
@@ -136,7 +125,7 @@ def serve() -> None:
             if task["real"]:
                 code = main(arguments)
             else:
-                with mock.patch("talkswap.render.prepare.load_system", quick_system):
+                with mock.patch("talkswap.render.prepare.load_system", small_system):
                     code = main(arguments)
         except BaseException:  # whatever comes out of main is a finding
             raised = traceback.format_exc()

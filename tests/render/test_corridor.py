@@ -16,8 +16,8 @@ from talkswap.device import choose_device
 from talkswap.faces.mask import face_mask
 from talkswap.render.corridor import Corridor, Work
 from talkswap.render.pipeline import Stopwatch
-from talkswap.render.prepare import Prepared, load_occlusion_reader, prepare
-from talkswap.types import ProgressEvent, RenderPlan
+from talkswap.render.prepare import People, Prepared, load_occlusion_reader, prepare
+from talkswap.types import RenderPlan
 
 COMPACT = Path(__file__).parents[2] / "weights" / "compact"
 COUNT = 4  # frames
@@ -26,7 +26,7 @@ WriteClip = Callable[..., Path]
 
 def target_of(ready: Prepared) -> list[np.ndarray]:
     """The target's pictures as a corridor reads them."""
-    return [work.frame.rgb.copy() for work in Corridor(replace(ready, roles=()), Stopwatch()).frames()]
+    return [work.frame.rgb.copy() for work in Corridor(replace(ready, people=People()), Stopwatch()).frames()]
 
 
 def finished(ready: Prepared) -> tuple[list[Work], Corridor]:
@@ -63,11 +63,11 @@ def test_a_microphone_before_the_face_stays(
         source_photo, clip, voice_file, tmp_path / "o.mp4", preset="compact", device="cpu", provenance=False
     )
     ready = prepare(plan, lambda event: None)
-    assert ready.occlusion is not None
+    assert ready.networks.occlusion is not None
     before = target_of(ready)
     kept, aware = finished(ready)
-    lost, blind = finished(replace(ready, occlusion=None))
-    size = ready.system.crop.size
+    lost, blind = finished(replace(ready, networks=replace(ready.networks, occlusion=None)))
+    size = ready.networks.system.crop.size
     cut = kept[0].cuts[0].face
     inside = cv2.warpAffine(face_mask(cut.landmarks, size), cut.affine, where.shape[::-1], flags=cv2.WARP_INVERSE_MAP)
     place = where & (inside > 0.9)
@@ -84,19 +84,20 @@ def test_a_microphone_before_the_face_stays(
     assert aware.report(1.0).covered_frames == COUNT
 
 
-def test_the_plan_can_leave_it_out_and_a_preset_without_says_so(tmp_path: Path) -> None:
-    plan = RenderPlan(None, tmp_path / "t.mp4", None, tmp_path / "o.mp4")
+def test_a_preset_without_occlusion_says_so(tmp_path: Path) -> None:
     full, bare = (PresetFolder("compact", (folder,), ("a test",), ()) for folder in (COMPACT, tmp_path))
     device, lines = choose_device("cpu"), list[str]()
-
-    def tell(event: ProgressEvent) -> None:
-        lines.append(event.message)
-
-    assert load_occlusion_reader(plan, full, device, tell) is not None
-    assert load_occlusion_reader(replace(plan, occlusion=False), full, device, tell) is None
+    assert load_occlusion_reader(full, device, lines.append) is not None
     assert lines == []
-    assert load_occlusion_reader(plan, bare, device, tell) is None
+    assert load_occlusion_reader(bare, device, lines.append) is None
     assert len(lines) == 1 and "no occlusion network" in lines[0]
+
+
+def test_a_plan_can_leave_occlusion_out(talking_clip: Path, voice_file: Path, tmp_path: Path) -> None:
+    plan = RenderPlan(
+        None, talking_clip, voice_file, tmp_path / "o.mp4", preset="compact", device="cpu", swap=False, occlusion=False
+    )
+    assert prepare(plan, lambda event: None).networks.occlusion is None
 
 
 def test_in_silence_the_targets_own_mouth_shows_where_that_is_wanted(talking_clip: Path, tmp_path: Path) -> None:
@@ -112,6 +113,5 @@ def test_in_silence_the_targets_own_mouth_shows_where_that_is_wanted(talking_cli
     before = target_of(ready)
     own, _ = finished(ready)
     assert all(np.array_equal(work.frame.rgb, b) for work, b in zip(own, before, strict=True))
-    (role,) = ready.roles
-    rest, _ = finished(replace(ready, roles=(replace(role, gate=None),)))
+    rest, _ = finished(prepare(plan, lambda event: None))
     assert all(np.abs(work.frame.rgb.astype(float) - b).max() > 8 for work, b in zip(rest, before, strict=True))

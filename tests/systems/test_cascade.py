@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from talkswap.systems.cascade import parts
 from talkswap.systems.cascade.networks import Restorer, Wav2Lip, Wav2LipMel, face_box
 from talkswap.systems.cascade.parts import CASCADES, missing_parts
 from talkswap.systems.cascade.system import Cascade
-from talkswap.systems.contract import ClipState, Switches
+from talkswap.systems.contract import Portrait, Source
 from talkswap.types import AlignedFace, Voice
+from talkswap.voice.activity import SpeechGate
 from talkswap.voice.features import listen
 
 SIDE = 512
@@ -107,13 +109,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def dub(name: str, mel: float = -4.0, switches: Switches | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(crop, mask) of a grey face."""
-    system = Cascade.load(name, preset_state("paper"), choose_device("cpu"), switches or Switches())
-    source = system.encode_source(face(180))
-    heard = np.full((1, 16, 80), mel, np.float32)
-    one = face()
-    return system.render(source, [one], heard, ClipState())[0], system.mask(one)
+def load(name: str) -> Cascade:
+    return Cascade.load(name, preset_state("paper"), choose_device("cpu"))
+
+
+class Speech:
+    """One mel level at all times."""
+
+    def __init__(self, mel: float) -> None:
+        self.mel = mel
+
+    def at(self, times: Sequence[Fraction]) -> np.ndarray:
+        return np.full((len(times), 16, 80), self.mel, np.float32)
+
+
+def dub(name: str, mel: float | None = -4.0) -> tuple[np.ndarray, np.ndarray]:
+    """(crop, mask) of a grey face; without a mel level nothing is said."""
+    performance = load(name).begin(Portrait(face()), Source(face(180)), None if mel is None else Speech(mel))
+    return performance.render([face()], [Fraction(0)])[0], performance.mask(face())
 
 
 def nose(crop: np.ndarray) -> np.ndarray:
@@ -153,18 +166,22 @@ def test_lips_hear_the_voice_and_stay_inside_their_box(home: Path) -> None:
 
 
 def test_a_closed_gate_leaves_the_lips_and_two_photos_are_averaged(home: Path) -> None:
-    system = Cascade.load("cascade-swap-sync", preset_state("paper"), choose_device("cpu"), Switches())
-    one, other = face(180), face(60)
-    both, alone = system.encode_source(one, [other]), system.encode_source(one)
-    assert not np.allclose(both.values["source"], alone.values["source"])
-    heard = np.full((2, 16, 80), -4.0, np.float32)
-    shut, half = system.render(alone, [face(), face()], heard, ClipState(), np.array([0, 0.5], np.float32))
+    class Gate(SpeechGate):
+        def at(self, times: Sequence[Fraction]) -> np.ndarray:
+            return np.array([float(time) for time in times], np.float32)
+
+    system, portrait, gate = load("cascade-swap-sync"), Portrait(face()), Gate(np.zeros(0, np.float32))
+    alone = system.begin(portrait, Source(face(180)), Speech(-4.0), gate)
+    both = system.begin(portrait, Source(face(180), (face(60),)), Speech(-4.0), gate)
+    assert alone.identity is not None and both.identity is not None
+    assert not np.allclose(both.identity, alone.identity)
+    shut, half = alone.render([face(), face()], [Fraction(0), Fraction(1, 2)])
     assert nose(shut) == pytest.approx((151, 151, 151), abs=2)  # the swap alone
     assert nose(half) == pytest.approx(((151 + 26) / 2, (151 + 26) / 2, (151 + 177) / 2), abs=3)
 
 
-def test_a_step_that_is_switched_off_is_left_out(home: Path) -> None:
-    crop, mask = dub("cascade-swap-sync", switches=Switches(sync=False))
+def test_a_sync_without_a_voice_is_left_out(home: Path) -> None:
+    crop, mask = dub("cascade-swap-sync", None)
     assert nose(crop) == pytest.approx((151, 151, 151), abs=2)
     x0, y0, *_ = face_box(face().landmarks, SIDE)
     assert mask[y0 + 4, x0 + 4] < 0.5  # no box
@@ -177,7 +194,7 @@ def test_missing_parts_are_named_with_the_command_that_brings_them(home: Path) -
     assert missing_parts("wav2lip") == ()
     assert missing_parts("cascade-swap-restore-sync") == ("buffalo_l", "gfpgan_1.4")
     with pytest.raises(WeightsMissingError, match="gfpgan_1.4") as refused:
-        Cascade.load("wav2lip-restore", preset_state("paper"), choose_device("cpu"), Switches())
+        load("wav2lip-restore")
     assert "talkswap download gfpgan_1.4" in refused.value.hint
     with pytest.raises(UsageError):
         missing_parts("roop")
@@ -199,7 +216,7 @@ def test_another_network_in_a_parts_place_is_refused(home: Path, tmp_path: Path)
     path = home / "paper" / parts.PARTS["wav2lip"].file
     path.write_bytes(path.read_bytes() + b"\x00")
     with pytest.raises(WeightsCorruptError):
-        Cascade.load("wav2lip", preset_state("paper"), choose_device("cpu"), Switches())
+        load("wav2lip")
 
 
 def test_the_mel_is_wav2lips_own() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import torch
 
 from talkswap.checkpoints import find_preset
 from talkswap.device import choose_device
-from talkswap.systems.contract import ClipState, Switches
+from talkswap.systems.contract import Portrait, Source
 from talkswap.systems.swaptalk.system import SwapTalk
 from talkswap.types import AlignedFace, Voice
-from talkswap.voice.activity import active_steps
+from talkswap.voice.activity import SpeechGate, active_steps
 from talkswap.voice.features import MelFeatures, listen
 from talkswap.voice.load import load_voice
 
@@ -26,7 +27,7 @@ Crops = tuple[np.ndarray, np.ndarray]
 @pytest.fixture(scope="module")
 def system() -> SwapTalk:
     preset = find_preset("compact", ROOT / "weights" / "compact")
-    return SwapTalk.load("swaptalk", preset, choose_device("cpu"), Switches())
+    return SwapTalk.load("swaptalk", preset, choose_device("cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +46,23 @@ def word() -> np.ndarray:
 
 def test_a_shut_gate_shows_the_mouth_that_the_swap_alone_shows(system: SwapTalk, faces: list[AlignedFace]) -> None:
     """Open is the dub, shut the target's own mouth, and halfway lies between."""
-    source = system.encode_source(faces[0])
-    some = faces[:3]
-    heard = np.random.default_rng(0).normal(0.3, 0.3, (3, system.speech.length, 80)).astype(np.float32)
 
-    def rendered(opened: np.ndarray | None, sync: bool = True) -> np.ndarray:
-        system.switches = Switches(sync=sync)
-        try:
-            return np.stack(system.render(source, some, heard, ClipState(), opened)).astype(float)
-        finally:
-            system.switches = Switches()
+    class Speech:
+        def at(self, times: Sequence[Fraction]) -> np.ndarray:
+            size = (len(times), system.lip_sync.config.window, 80)
+            return np.random.default_rng(0).normal(0.3, 0.3, size).astype(np.float32)
+
+    class Gate(SpeechGate):
+        def __init__(self, openness: np.ndarray) -> None:
+            self.openness = openness
+
+        def at(self, times: Sequence[Fraction]) -> np.ndarray:
+            return self.openness
+
+    def rendered(openness: np.ndarray | None, sync: bool = True) -> np.ndarray:
+        gate = None if openness is None else Gate(openness)
+        performance = system.begin(Portrait(faces[0]), Source(faces[0]), Speech() if sync else None, gate)
+        return np.stack(performance.render(faces[:3], [Fraction(k, RATE) for k in range(3)])).astype(float)
 
     dub, own = rendered(None), rendered(None, sync=False)
     mixed = rendered(np.array([1.0, 0.0, 0.5], np.float32))
@@ -67,7 +75,7 @@ def test_a_shut_gate_shows_the_mouth_that_the_swap_alone_shows(system: SwapTalk,
 
 def wanted_openings(system: SwapTalk, samples: np.ndarray, count: int, rate: int = RATE) -> np.ndarray:
     """How far the mouth is asked to open at each of ``count`` times, ``rate`` a second."""
-    track = listen(Voice(samples, 16000), MelFeatures(), system.speech.length)
+    track = listen(Voice(samples, 16000), MelFeatures(), system.lip_sync.config.window)
     speech = system.lip_sync.transform.speech
     windows = torch.from_numpy(track.at([Fraction(k, rate) for k in range(count)]))
     with torch.inference_mode():

@@ -78,7 +78,7 @@ def plan_of(task: Task, setup: Setup, order: str = "swap-sync", swap: bool = Tru
     """The render of a pair; the result ends with the shorter of clip and voice, so that no frame lacks either."""
     return RenderPlan(
         source=task.photo if swap else None, target=task.target, audio=task.voice, output=task.output,
-        preset=setup.preset, weights=setup.weights, device=setup.device, mode=task.setting, order=order, swap=swap,
+        preset=setup.preset, weights=setup.weights, device=setup.device, options={"mode": task.setting, "order": order}, swap=swap,
         sync=sync, fit="voice", end=task.end, overwrite=True,
         provenance=False,  # measured as the networks made it; the study's copies say of themselves what they are
     )  # fmt: skip
@@ -143,7 +143,7 @@ def _cascade(key: str) -> Method:
         return f"parts {', '.join(parts[:-1])} and {parts[-1]} are missing"
 
     def make(task: Task, setup: Setup) -> Made:
-        return run_plan(replace(plan_of(task, setup, swap=swaps), system=key))
+        return run_plan(replace(plan_of(task, setup, swap=swaps), system=key, options={}))
 
     def hashes(setup: Setup) -> dict[str, str]:
         kinds = dict.fromkeys(kind for step in steps_of(key) for kind in STEPS[step])

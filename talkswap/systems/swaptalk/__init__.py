@@ -20,6 +20,9 @@ _TRAINING = f"{_HERE}.training"
 class SwapTalkOptions:
     """What a render with SwapTalk can choose beside what every render can."""
 
+    mode: Literal["cross", "self"] = option(
+        "cross", "cross: any voice. self: the target's own voice, the first frame as reference."
+    )
     order: Literal["swap-sync", "sync-swap"] = option("swap-sync", "Which of the two latent edits comes first.")
 
 

@@ -5,36 +5,40 @@ S, T -> Enc_VQ -> face swap -> face warping, lip transform <- speech -> Dec_VQ -
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from talkswap.checkpoints import PresetFolder, load_config, load_weights
+from talkswap.checkpoints import PresetFolder, load_config, load_weights, verify
 from talkswap.checkpoints.networks import build_network, load_network
 from talkswap.device import Device
-from talkswap.errors import DeviceError
 from talkswap.faces.guide import FaceGuide
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork
 from talkswap.faces.mask import face_mask, lower_face_mask
-from talkswap.systems.contract import ClipState, CropSpec, SourceState, SpeechSpec, Switches
+from talkswap.systems.contract import CropSpec, Portrait, Source, SpeechFeatures
+from talkswap.systems.swaptalk import SwapTalkOptions
 from talkswap.systems.swaptalk.detail import DetailConfig, add_detail, detail_share, fitting_strength
-from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig
+from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig, SourceMemory
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
-from talkswap.types import AlignedFace, FloatArray, UInt8Image
+from talkswap.types import AlignedFace, FloatArray, UInt8Image, Voice
+from talkswap.voice.activity import SpeechGate
+from talkswap.voice.features import FeatureExtractor, MelFeatures, listen
 
 
 class SwapTalk:
-    """The paper's pipeline behind :class:`~talkswap.systems.contract.System`.
+    """The paper's networks behind :class:`~talkswap.systems.contract.System`.
 
     Args:
         vqgan, face_swap, lip_sync, identity: networks in evaluation mode.
         device: where and how precisely they run.
-        switches: which of them work, and in which order.
-        detail: how fine detail of the guide is added, None for the networks' answer as it is.
+        options: the system's own switches.
+        detail: how fine detail of the guide is added; None leaves the networks' answer as it is.
+        extractor: makes what the lip transform hears, called when a voice comes; HuBERT is a network of its own.
     """
 
     name = "swaptalk"
@@ -46,23 +50,22 @@ class SwapTalk:
         lip_sync: LipSync,
         identity: IdentityNetwork,
         device: Device,
-        switches: Switches,
+        options: SwapTalkOptions | None = None,
         detail: DetailConfig | None = None,
+        extractor: Callable[[], FeatureExtractor] = MelFeatures,
     ) -> None:
-        place, kind = device.place, device.dtype
         self.vqgan, self.face_swap, self.lip_sync = vqgan, face_swap, lip_sync
         for part in (vqgan.encoder, vqgan.decoder, face_swap, lip_sync):
-            part.to(device=place, dtype=kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            part.to(device=device.place, dtype=device.dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         for codebook in (vqgan.upper, vqgan.lower):
-            codebook.to(place)
-        self.identity = identity.to(place)
-        self.device, self.switches = device, switches
-        self.detail = detail
+            codebook.to(device.place)  # in float32: half precision would choose other codes
+        self.identity = identity.to(device.place)
+        self.device, self.options = device, options or SwapTalkOptions()
+        self.detail, self.extractor = detail, extractor
         self.crop = CropSpec(vqgan.config.size)
-        self.speech = SpeechSpec(lip_sync.config.speech, lip_sync.config.window)
 
     @classmethod
-    def load(cls, name: str, preset: PresetFolder, device: Device, switches: Switches) -> SwapTalk:
+    def load(cls, name: str, preset: PresetFolder, device: Device, options: SwapTalkOptions | None = None) -> SwapTalk:
         """Every network from a preset's verified files.
 
         Raises:
@@ -73,156 +76,163 @@ class SwapTalk:
             network = build_network(kind, config, load_config(preset, name), name)
             return load_network(network, load_weights(preset, name), name)
 
+        def hubert() -> FeatureExtractor:
+            from talkswap.voice.hubert import HubertFeatures
+
+            return HubertFeatures(verify(preset, "hubert/model.safetensors").parent, device.place)
+
+        lip_sync: LipSync = read(LipSync, LipSyncConfig, "lip_sync")
         return cls(
             read(VQGAN, VQGANConfig, "vqgan"),
             read(FaceSwap, FaceSwapConfig, "face_swap"),
-            read(LipSync, LipSyncConfig, "lip_sync"),
+            lip_sync,
             read(IdentityNetwork, IdentityConfig, "identity"),
             device,
-            switches,
+            options,
             DetailConfig() if preset.name == "compact" else None,
+            hubert if lip_sync.config.speech == "hubert" else MelFeatures,
         )
 
-    # --- the contract
+    def listen(self, voice: Voice) -> SpeechFeatures:
+        return listen(voice, self.extractor(), self.lip_sync.config.window)
 
-    def encode_source(self, face: AlignedFace, others: Sequence[AlignedFace] = ()) -> SourceState:
-        with torch.inference_mode():
-            crop = self._tensor([face.crop])
-            identity, kind = self.identity(crop.float()), self.device.dtype
-            if others:
-                seen = torch.cat([identity, *(self.identity(self._tensor([o.crop]).float()) for o in others)])
-                identity = torch.nn.functional.normalize(seen.mean(0, keepdim=True), dim=1)
-            memory = self.face_swap.remember(self._encode(crop).to(kind), identity.to(kind))
-            values: dict[str, Any] = {"identity": identity, "memory": memory}
-        if self.face_swap.config.guide == "mesh":
-            values["guide"] = FaceGuide(face.crop, face.landmarks)
-        return SourceState(face, values)
+    def begin(
+        self, portrait: Portrait, source: Source | None, features: SpeechFeatures | None, gate: SpeechGate | None = None
+    ) -> SwapTalkPerformance:
+        return SwapTalkPerformance(self, portrait, source, features, gate)
 
-    def render(
-        self,
-        source: SourceState | None,
-        faces: Sequence[AlignedFace],
-        speech: FloatArray,
-        state: ClipState,
-        opened: FloatArray | None = None,
-    ) -> list[UInt8Image]:
-        most = int(state.values.get("most", len(faces)))  # frames that the GPU's memory was found to hold
-        if len(faces) <= most:
-            try:
-                with torch.inference_mode():
-                    return self._render(source, faces, speech, state, opened)
-            except torch.OutOfMemoryError as error:
-                if len(faces) == 1:
-                    raise DeviceError(
-                        "the GPU's memory does not hold a single frame", "close other programs, or use --device cpu"
-                    ) from error
-            # Only here has the error let go of what it held in memory.
-            torch.cuda.empty_cache()
-            most = state.values["most"] = len(faces) // 2
-            told = f"the GPU's memory did not hold {len(faces)} frames at once, from there on {most} go together"
-            if told not in state.warnings:
-                state.warnings.append(told)
-        made: list[UInt8Image] = []
-        for start in range(0, len(faces), most):
-            part = slice(start, start + most)
-            gate = None if opened is None else opened[part]
-            made += self.render(source, faces[part], speech[part], state, gate)
-        return made
+    # --- crops to tensors and back
 
-    def mask(self, face: AlignedFace) -> FloatArray:
-        """Where the result replaces the target: the whole face for a swap, else what speech moves."""
-        make = face_mask if self.switches.swap else lower_face_mask
-        return make(face.landmarks, self.crop.size)
-
-    def similarity(self, source: SourceState, crops: Sequence[UInt8Image]) -> list[float]:
-        with torch.inference_mode():
-            found = self.identity(self._tensor(crops).float())
-            return [float(x) for x in (found * source.values["identity"]).sum(1)]
-
-    # --- inside
-
-    def _render(
-        self,
-        source: SourceState | None,
-        faces: Sequence[AlignedFace],
-        speech: FloatArray,
-        state: ClipState,
-        opened: FloatArray | None,
-    ) -> list[UInt8Image]:
-        heard = torch.from_numpy(speech).to(self.device.place)
-        laid = self._lay(source, faces)
-        # A guide is the target but for the source's skin: where one network input may stand for two, it is encoded once.
-        one = laid is not None and self.switches.swap_first and self.face_swap.config.guide_is_target
-        latent = self._encode(self._tensor(laid if one and laid else [f.crop for f in faces]))  # B 256 G G
-        if self.switches.swap_first:
-            shown = self._swap(latent, source, laid, latent if one else None)
-            spoken = self._sync(shown, heard, state, opened)
-            change = spoken - shown
-        else:
-            moved = self._sync(latent, heard, state, opened)
-            change = moved - latent
-            spoken = self._swap(moved, source, laid)
-        made = self._pictures(self.vqgan.decode(spoken.to(self.device.dtype)))
-        if self.detail is None:
-            return made
-        looks = laid if laid is not None else [f.crop for f in faces]
-        changes = change.square().mean(1).sqrt().float().cpu().numpy()  # B G G
-        return [
-            add_detail(
-                m,
-                p,
-                detail_share(c, self.crop.size, self.detail),
-                self.detail,
-                fitting_strength(p, f.crop, self.detail),
-            )
-            for m, p, c, f in zip(made, looks, changes, faces, strict=True)
-        ]
-
-    def _lay(self, source: SourceState | None, faces: Sequence[AlignedFace]) -> list[UInt8Image] | None:
-        """The guides: the source's skin on each face; None where the swap works without, or not at all."""
-        if not self.switches.swap or source is None or "guide" not in source.values:
-            return None
-        return [source.values["guide"].lay(f.crop, f.landmarks).crop for f in faces]
-
-    def _swap(
-        self, latent: Tensor, source: SourceState | None, laid: list[UInt8Image] | None, guide: Tensor | None = None
-    ) -> Tensor:
-        if not self.switches.swap or source is None:
-            return latent
-        kind = self.device.dtype
-        if guide is None and laid is not None:
-            guide = self._encode(self._tensor(laid))
-        led = None if guide is None else guide.to(kind)
-        return self.face_swap.swap(source.values["memory"], latent.to(kind), led).float()
-
-    def _sync(self, latent: Tensor, speech: Tensor, state: ClipState, opened: FloatArray | None) -> Tensor:
-        if not self.switches.sync:
-            return latent
-        reference = latent
-        if self.switches.self_driven:
-            # Self-driven (section IV): the reference is the first frame, warped to each frame's pose.
-            reference = state.values.setdefault("reference", latent[:1].clone()).expand_as(latent)
-        kind = self.device.dtype
-        spoken = self.lip_sync(
-            latent.to(kind), reference.to(kind), speech.to(kind), warp=self.switches.self_driven
-        ).float()
-        if self.lip_sync.config.quantize:
-            spoken = self.vqgan.quantize(spoken)
-        if opened is None:
-            return spoken
-        gate = torch.from_numpy(opened).to(latent.device)[:, None, None, None]
-        return latent + gate * (spoken - latent)
-
-    def _encode(self, crop: Tensor) -> Tensor:
-        return self.vqgan.embed(crop.to(self.device.dtype))
-
-    def _tensor(self, crops: Sequence[UInt8Image]) -> Tensor:
+    def tensor(self, crops: Sequence[UInt8Image]) -> Tensor:
+        """Crops (N of S S 3 uint8) on the device: N 3 S S in [-1, 1], float32."""
         batch = torch.from_numpy(np.stack(crops))
         if self.device.name == "cuda":
             batch = batch.pin_memory()
         batch = batch.to(self.device.place, non_blocking=True).permute(0, 3, 1, 2)
         return (batch.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
-    def _pictures(self, made: Tensor) -> list[UInt8Image]:
-        scaled = ((made.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    def encode(self, crops: Sequence[UInt8Image]) -> Tensor:
+        """Latents (N C G G) of N crops."""
+        return self.vqgan.embed(self.tensor(crops).to(self.device.dtype))
+
+    def decode(self, latent: Tensor) -> list[UInt8Image]:
+        """Crops of latents (N C G G)."""
+        pictures = self.vqgan.decode(latent.to(self.device.dtype))
+        scaled = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
         return list(scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy())
+
+
+class SwapTalkPerformance:
+    """One person of one clip: the source's memory, the guide's skin and the self-driven reference, all fixed here.
+
+    Args: as :meth:`talkswap.systems.contract.System.begin`.
+    """
+
+    def __init__(
+        self,
+        system: SwapTalk,
+        portrait: Portrait,
+        source: Source | None,
+        features: SpeechFeatures | None,
+        gate: SpeechGate | None,
+    ) -> None:
+        self.system, self.features, self.gate = system, features, gate
+        self.swap_first = system.options.order == "swap-sync"
+        self.memory: SourceMemory | None = None
+        self.guide: FaceGuide | None = None
+        self.reference: Tensor | None = None  # 1 C G G
+        with torch.inference_mode():
+            if source is not None:
+                self._read_source(source)
+            if system.options.mode == "self":
+                # Self-driven (section IV): the reference is the first frame, warped to each frame's pose.  It goes
+                # through whatever comes before the lip-sync, as the frames do.
+                crops, guides = [portrait.reference.crop], self._guides([portrait.reference])
+                latent = system.encode(guides if guides and self._guide_is_target else crops)
+                if self.swap_first:
+                    latent = self._swap(latent, guides, latent if self._guide_is_target else None)
+                self.reference = latent
+
+    def _read_source(self, source: Source) -> None:
+        """Remember the source's latent and identity, the mean over all photos (section III-B)."""
+        system, kind = self.system, self.system.device.dtype
+        crop = system.tensor([source.face.crop])
+        identity = system.identity(crop.float())  # 1 D
+        if source.others:
+            views = [identity, *(system.identity(system.tensor([other.crop]).float()) for other in source.others)]
+            identity = torch.nn.functional.normalize(torch.cat(views).mean(0, keepdim=True), dim=1)
+        self.memory = system.face_swap.remember(system.vqgan.embed(crop.to(kind)).to(kind), identity.to(kind))
+        if system.face_swap.config.guide == "mesh":
+            self.guide = FaceGuide(source.face.crop, source.face.landmarks)
+
+    @property
+    def _guide_is_target(self) -> bool:
+        """Whether the guide stands for the target as well: it is the target but for the source's skin, and one picture
+        less is encoded."""
+        return self.guide is not None and self.swap_first and self.system.face_swap.config.guide_is_target
+
+    def render(self, faces: Sequence[AlignedFace], times: Sequence[Fraction]) -> list[UInt8Image]:
+        system = self.system
+        with torch.inference_mode():
+            guides = self._guides(faces)
+            crops = [face.crop for face in faces]
+            latent = system.encode(guides if guides and self._guide_is_target else crops)  # N C G G
+            if self.swap_first:
+                silent = self._swap(latent, guides, latent if self._guide_is_target else None)
+                result = self._sync(silent, times)
+                change = result - silent
+            else:
+                spoken = self._sync(latent, times)
+                change = spoken - latent
+                result = self._swap(spoken, guides)
+            pictures = system.decode(result)
+            if system.detail is None:
+                return pictures
+            moved = change.square().mean(1).sqrt().float().cpu().numpy()  # N G G
+        # What speech left alone looks in detail as the guide does, or as the target where nothing is swapped.
+        return [
+            add_detail(
+                picture,
+                look,
+                detail_share(cells, system.crop.size, system.detail),
+                system.detail,
+                fitting_strength(look, crop, system.detail),
+            )
+            for picture, look, cells, crop in zip(pictures, guides or crops, moved, crops, strict=True)
+        ]
+
+    def mask(self, face: AlignedFace) -> FloatArray:
+        """The whole face for a swap, else what speech moves."""
+        make = lower_face_mask if self.memory is None else face_mask
+        return make(face.landmarks, self.system.crop.size)
+
+    def _guides(self, faces: Sequence[AlignedFace]) -> list[UInt8Image] | None:
+        """The source's skin on each face; None where the swap works without, or nothing is swapped."""
+        return None if self.guide is None else [self.guide.lay(face.crop, face.landmarks).crop for face in faces]
+
+    def _swap(self, latent: Tensor, guides: list[UInt8Image] | None, guide: Tensor | None = None) -> Tensor:
+        """Latents (N C G G) with the source's face; ``guide`` is the guides' latent where it is known already."""
+        if self.memory is None:
+            return latent
+        kind = self.system.device.dtype
+        if guide is None and guides is not None:
+            guide = self.system.encode(guides)
+        return self.system.face_swap.swap(
+            self.memory, latent.to(kind), None if guide is None else guide.to(kind)
+        ).float()
+
+    def _sync(self, latent: Tensor, times: Sequence[Fraction]) -> Tensor:
+        """Latents (N C G G) whose lips follow the voice, as far as the gate is open."""
+        if self.features is None:
+            return latent
+        system, kind = self.system, self.system.device.dtype
+        speech = torch.from_numpy(self.features.at(times)).to(latent.device, kind)  # N L D
+        # Cross-driven (section IV): each frame is its own reference, and nothing is warped.
+        reference = latent if self.reference is None else self.reference.expand_as(latent)
+        spoken = system.lip_sync(latent.to(kind), reference.to(kind), speech, warp=self.reference is not None).float()
+        if system.lip_sync.config.quantize:
+            spoken = system.vqgan.quantize(spoken)
+        if self.gate is None:
+            return spoken
+        open_share = torch.from_numpy(self.gate.at(times)).to(latent.device)[:, None, None, None]
+        return latent + open_share * (spoken - latent)

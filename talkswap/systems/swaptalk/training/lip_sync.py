@@ -35,7 +35,7 @@ from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
 from talkswap.types import FloatArray
-from talkswap.voice.features import SpeechFeatures
+from talkswap.voice.features import FeatureExtractor
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class LipSyncStage(Stage):
         self.share = sizes / sizes.sum()
         self.weight = mouth_weight(config)
 
-    def _features(self) -> SpeechFeatures | None:
+    def _features(self) -> FeatureExtractor | None:
         """What the network hears when that is not mel."""
         if self.config.network.speech == "mel":
             return None

@@ -30,7 +30,7 @@ from talkswap.train.figures import draw_curve
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
 from talkswap.types import FloatArray
-from talkswap.voice.features import SpeechFeatures
+from talkswap.voice.features import FeatureExtractor
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def open_moments(
     weights: str,
     lags: dict[str, float],
     frames: int,
-    features: SpeechFeatures | None = None,
+    features: FeatureExtractor | None = None,
 ) -> list[TalkingMoments]:
     """The clips of a split that hold at least one run of frames.  Lags straighten training clips only."""
     clips = open_talking(codes, open_spoken(data, split, videos, features), split, weights)
