@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, LEFT_EYE_RING, OUTER_LIPS, RIGHT_EYE_RING
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.mux import mux
+from talkswap.media.sound import load_voice
 from talkswap.media.writer import VideoWriter
 from talkswap.types import ClipInfo, ColourTags, FloatArray, UInt8Image
-from talkswap.voice.load import load_voice
 
 RATE = Fraction(25)  # frames per second
 WIDTH, HEIGHT = 960, 540  # px

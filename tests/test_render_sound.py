@@ -11,9 +11,9 @@ import av
 import numpy as np
 import pytest
 
+from talkswap.media.sound import load_voice
 from talkswap.render.render import prepare, render
 from talkswap.types import RenderPlan
-from talkswap.voice.load import load_voice
 
 HZ = 16000
 CLICK = 0.6  # seconds after the sound's own start

@@ -14,9 +14,9 @@ import pytest
 from talkswap.errors import EncoderError, UsageError
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
+from talkswap.media.sound import load_voice
 from talkswap.render.render import prepare, render
 from talkswap.types import ProgressEvent, RenderPlan
-from talkswap.voice.load import load_voice
 
 
 @pytest.fixture

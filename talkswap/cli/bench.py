@@ -72,7 +72,7 @@ def lengthened(audio: Path, seconds: float, folder: Path) -> Path:
 
     import numpy as np
 
-    from talkswap.voice.load import load_voice
+    from talkswap.media.sound import load_voice
 
     voice = load_voice(audio)
     samples = np.resize(voice.samples, max(1, round(seconds * voice.hz)))

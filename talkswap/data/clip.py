@@ -40,9 +40,9 @@ from talkswap.faces.mesh import POINTS
 from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.files import file_sha256, write_arrays, write_atomically
 from talkswap.media.codecs import EncoderSettings
+from talkswap.media.sound import load_voice, shift_voice
 from talkswap.media.writer import VideoWriter
 from talkswap.types import ClipInfo, ColourTags, FloatArray, Frame, UInt8Image
-from talkswap.voice.load import load_voice, shift_voice
 from talkswap.voice.mel import log_mel
 
 HZ = 16000

@@ -372,7 +372,7 @@ def hear(config: PhoneticsConfig) -> int:
             with np.load(file) as stored:
                 voice = stored["voice"].astype(np.float32)
         else:
-            from talkswap.voice.load import load_voice
+            from talkswap.media.sound import load_voice
 
             voice = load_voice(file).samples
         mel = log_mel(voice)

@@ -28,8 +28,8 @@ import numpy as np
 
 from talkswap.errors import DependencyError, InputMissingError, TrainingDataError
 from talkswap.faces.geometry import align
+from talkswap.media.sound import load_voice
 from talkswap.types import FloatArray, UInt8Image
-from talkswap.voice.load import load_voice
 
 CROP = 320  # px
 

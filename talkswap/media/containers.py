@@ -26,21 +26,27 @@ def local_url(path: Path) -> str:
     return f"file:{path}"
 
 
-def open_clip(path: Path) -> InputContainer:
+def open_clip(path: Path, what: str = "") -> InputContainer:
     """Open a local media file; nothing in it can open another file, or reach the network.
+
+    Args:
+        path: the file.
+        what: names it in messages, with a space behind: ``"voice "``.
 
     Raises:
         InputMissingError: the path does not exist, or is a directory, a pipe or a device.
         UnreadableMediaError: it cannot be opened, is not a media file, or only names other files.
     """
-    check_plain(path)
+    check_plain(path, what)
     try:
         return av.open(local_url(path), options=container_options(), metadata_errors="replace")
     except PermissionError as error:
-        raise UnreadableMediaError(f"{path} cannot be read: permission denied", "check the file's rights") from error
-    except (FFmpegError, OSError) as error:
         raise UnreadableMediaError(
-            f"{path} is not a media file that can be read ({_reason(error)})",
+            f"{what}{path} cannot be read: permission denied", "check the file's rights"
+        ) from error
+    except (FFmpegError, OSError, ValueError) as error:
+        raise UnreadableMediaError(
+            f"{what}{path} is not a media file that can be read ({_reason(error)})",
             "the file may be damaged, truncated, a playlist, or of another kind than its name says; does it play elsewhere?",
         ) from error
 
@@ -76,7 +82,7 @@ def output_error(error: OSError | FFmpegError, path: Path) -> TalkswapError | No
     return None
 
 
-def _reason(error: OSError | FFmpegError) -> str:
+def _reason(error: OSError | FFmpegError | ValueError) -> str:
     return (getattr(error, "strerror", None) or type(error).__name__).lower()
 
 

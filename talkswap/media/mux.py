@@ -22,6 +22,7 @@ from talkswap.media.containers import open_clip, video_stream
 from talkswap.media.index import FrameIndex
 from talkswap.media.probe import probe
 from talkswap.media.program import ffmpeg_url, find_ffmpeg, run_ffmpeg
+from talkswap.media.sound import LONGEST_HOLE, LONGEST_OVERLAP, SMALLEST_HOLE, default_sound
 from talkswap.media.staging import check_output, staging_folder
 from talkswap.media.streams import COPY, MIXES, Besides, Track, chapter_file, cover_file, lost_tags, survey
 from talkswap.media.verify import FinishedClip, verify
@@ -33,10 +34,6 @@ DEFAULT_COMMENT = "Made with talkswap: face and voice in this clip were changed 
 _AAC_RATES = (32000, 44100, 48000)
 _OPUS_RATE = 48000
 _BITS_A_CHANNEL = {"aac": 128_000, "libopus": 96_000}
-# The sound's clock is that of talkswap.voice.load, so that lips and sound keep to the same moments.
-_SMALLEST_HOLE = 0.05  # seconds: what lies under it is rounding of time stamps
-_LONGEST_HOLE = 600  # seconds: a longer jump is damage, played on without a break
-_LONGEST_OVERLAP = 0.5  # seconds: a longer jump back is a recording that starts anew, played on
 _WARM_UP = 0.1  # seconds of sound before a cut that a decoder needs (Opus 80 ms); mp4 and mov hide them from the ear
 # Under speech at its usual -20 dB the target's own sound goes 12 dB down: (20 dB - 34 dB) * (1 - 1 / 8).
 _DUCK = {"threshold": 0.02, "ratio": 8, "attack": 20, "release": 400}
@@ -88,7 +85,7 @@ def mux(
     Args:
         video: what :class:`talkswap.media.writer.VideoWriter` wrote.
         voice: a sound or video file (its default audio stream, on the clock of
-            :func:`talkswap.voice.load.load_voice`: the start of the file is heard with the first frame, a hole is
+            :func:`talkswap.media.sound.load_voice`: the start of the file is heard with the first frame, a hole is
             silence), or samples; None keeps the target's own sound, all its packets as they are.
         target: the target clip.
         output: the finished file; its ending (.mp4, .mov, .mkv, .webm) chooses the container.
@@ -180,11 +177,7 @@ def _sound(voice: Path | Voice, folder: Path) -> _Sound:
         samples.tofile(raw)
         return _Sound({"format": "f32le", "ar": voice.hz, "ac": 1}, ffmpeg_url(raw), voice.hz, 1)
     with open_clip(Path(voice)) as container:
-        if not container.streams.audio:
-            raise NoAudioError(f"{voice} has no sound", "give a file with an audio stream")
-        # The default track before a commentary, as the features are made from it.
-        best = container.streams.best("audio")
-        index = container.streams.audio[0].index if best is None else best.index
+        index = default_sound(container, Path(voice)).index
     return _sound_of(Path(voice), index)
 
 
@@ -278,7 +271,7 @@ def _command(
     joined = ffmpeg.output(*mapped, ffmpeg_url(finished), **options)
     # Left alone, ffmpeg closes every hole over ten seconds in MPEG-TS.
     joined = joined.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
-    joined = joined.global_args("-dts_delta_threshold", str(_LONGEST_HOLE))
+    joined = joined.global_args("-dts_delta_threshold", str(LONGEST_HOLE))
     arguments = [str(argument) for argument in ffmpeg.compile(joined, cmd=str(find_ffmpeg()))]
     # ffmpeg-python numbers the inputs itself; where each came to stand is read off its result.
     inputs = [url for option, url in pairwise(arguments) if option == "-i"]
@@ -309,18 +302,19 @@ def _heard(sound: _Sound, under: _Sound | None, ending: str, duration: Fraction)
 def _timed(stream: Any, hz: int, layout: str, duration: Fraction, offset: Fraction, late: Fraction) -> Any:
     """The voice on its file's clock, moved by ``offset``, at exactly ``round(duration * hz)`` samples.
 
-    A late start and holes become silence, overlaps are cut.  Jumps that only damage explains are taken out
+    A late start and holes become silence, overlaps are cut, by the limits of :mod:`talkswap.media.sound`, so that lips
+    and sound keep to the same moments.  Jumps that only damage explains are taken out
     before: the resampler would fill them in memory, however long they are.
 
     Args:
         late: seconds that ffmpeg's clock has lost against the file's.
     """
     step = "PTS-PREV_INPTS"
-    jump = f"gt(({step})*TB,{_LONGEST_HOLE})+lt(({step})*TB,-{_LONGEST_OVERLAP})"
+    jump = f"gt(({step})*TB,{LONGEST_HOLE})+lt(({step})*TB,-{float(LONGEST_OVERLAP)})"
     begins = f"PTS+{float(late):.6f}/TB"
-    first = f"if(gt(({begins})*TB,{_LONGEST_HOLE}),0,{begins})"
+    first = f"if(gt(({begins})*TB,{LONGEST_HOLE}),0,{begins})"
     clock = f"if(isnan(PREV_INPTS),{first},PREV_OUTPTS+if({jump},S/SR/TB,{step}))"
-    filled = {"async": 1, "first_pts": 0, "min_hard_comp": _SMALLEST_HOLE}
+    filled = {"async": 1, "first_pts": 0, "min_hard_comp": float(SMALLEST_HOLE)}
     stream = stream.filter("asetpts", clock).filter("aresample", hz, **filled).filter("aformat", channel_layouts=layout)
     samples = round(duration * hz)
     moved = round(offset * hz)

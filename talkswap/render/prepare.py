@@ -23,6 +23,7 @@ from talkswap.media.codecs import EncoderSettings, check_encoder, encoder_for, i
 from talkswap.media.index import FrameIndex, cut, index_frames
 from talkswap.media.probe import probe
 from talkswap.media.program import find_ffmpeg
+from talkswap.media.sound import load_voice, shift_voice
 from talkswap.media.streams import MIXES
 from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.render.look import face_width, people_in_clip
@@ -32,7 +33,6 @@ from talkswap.systems.contract import Portrait, SpeechFeatures, System
 from talkswap.systems.registry import load_system
 from talkswap.types import ClipInfo, ProgressEvent, RenderPlan, UInt8Image, Voice
 from talkswap.voice.activity import SpeechGate
-from talkswap.voice.load import load_voice, shift_voice
 
 Report = Callable[[ProgressEvent], None]
 

@@ -9,7 +9,7 @@ import pytest
 from talkswap.cli import bench
 from talkswap.errors import InputMissingError
 from talkswap.media.probe import probe
-from talkswap.voice.load import load_voice
+from talkswap.media.sound import load_voice
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

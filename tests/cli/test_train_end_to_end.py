@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from talkswap.faces.detector import load_detector
 from talkswap.faces.landmarks import load_landmarks
-from talkswap.voice.load import load_voice
+from talkswap.media.sound import load_voice
 
 from .training_workshop import EXAMPLES, STEPS, Workshop, command, example_pictures, write_video
 

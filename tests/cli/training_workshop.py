@@ -24,8 +24,8 @@ import torch
 from safetensors.torch import save_file
 
 from talkswap.cli import main
+from talkswap.media.sound import load_voice
 from talkswap.train.perceptual import LEVELS
-from talkswap.voice.load import load_voice
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 3

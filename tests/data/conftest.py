@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from talkswap.cli import main
-from talkswap.voice.load import load_voice
+from talkswap.media.sound import load_voice
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WIDTH, HEIGHT = 480, 270

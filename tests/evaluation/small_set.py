@@ -19,7 +19,7 @@ from talkswap.data.clip import ClipConfig
 from talkswap.data.cutting import Source
 from talkswap.data.lips import LipCheckConfig
 from talkswap.data.prepare import PrepareConfig, prepare
-from talkswap.voice.load import load_voice
+from talkswap.media.sound import load_voice
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FRAMES = 10

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from talkswap.evaluation.judges.syncnet import COEFFICIENTS, mfcc
+from talkswap.media.sound import load_voice
 from talkswap.types import FloatArray
-from talkswap.voice.load import load_voice
 
 VOICE = Path(__file__).parents[2] / "examples" / "voice.wav"
 

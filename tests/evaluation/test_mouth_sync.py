@@ -18,9 +18,9 @@ from talkswap.faces.measures import INNER_BOTTOM, MOUTH_SPREAD
 from talkswap.faces.mesh import mean_face
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
+from talkswap.media.sound import load_voice
 from talkswap.types import FloatArray
 from talkswap.voice.features import MelFeatures
-from talkswap.voice.load import load_voice
 from talkswap.voice.windows import cut_windows
 
 ROOT = Path(__file__).parents[2]

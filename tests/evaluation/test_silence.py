@@ -9,8 +9,8 @@ import pytest
 
 from talkswap.evaluation.metrics.mouth import silence, silent_moments
 from talkswap.faces.measures import INNER_BOTTOM
+from talkswap.media.sound import load_voice
 from talkswap.types import FloatArray
-from talkswap.voice.load import load_voice
 
 VOICE = Path(__file__).parents[2] / "examples" / "voice.wav"
 

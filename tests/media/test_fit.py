@@ -17,10 +17,10 @@ from talkswap.media.index import index_frames
 from talkswap.media.mux import mux
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
+from talkswap.media.sound import load_voice
 from talkswap.media.timeline import FITS, plan_timeline
 from talkswap.media.verify import verify
 from talkswap.media.writer import VideoWriter
-from talkswap.voice.load import load_voice
 
 MakeClip = Callable[..., Path]
 MakeVoice = Callable[..., Path]

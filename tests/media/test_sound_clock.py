@@ -16,13 +16,11 @@ import av
 import numpy as np
 import pytest
 
-from talkswap.media import mux as mux_module
 from talkswap.media.index import index_frames
 from talkswap.media.mux import mux
 from talkswap.media.probe import probe
+from talkswap.media.sound import load_voice, shift_voice
 from talkswap.types import Voice
-from talkswap.voice import load
-from talkswap.voice.load import load_voice, shift_voice
 
 Play = Callable[..., list[float]]
 
@@ -232,9 +230,3 @@ def test_recordings_in_a_row_and_long_pauses_are_read_alike(tmp_path: Path, plai
     output = tmp_path / "out.mp4"
     mux(plain, voice, plain, output, index.times, Fraction(18))
     assert played(output, 3) == pytest.approx(seen, abs=NEAR)
-
-
-def test_the_two_readers_agree_on_what_is_damage() -> None:
-    assert float(load.SMALLEST_HOLE_SECONDS) == mux_module._SMALLEST_HOLE
-    assert load.LONGEST_HOLE_SECONDS == mux_module._LONGEST_HOLE
-    assert float(load.LONGEST_OVERLAP_SECONDS) == mux_module._LONGEST_OVERLAP

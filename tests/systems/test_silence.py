@@ -12,12 +12,12 @@ import torch
 
 from talkswap.checkpoints import find_preset
 from talkswap.device import choose_device
+from talkswap.media.sound import load_voice
 from talkswap.systems.contract import Portrait, Source
 from talkswap.systems.swaptalk.system import SwapTalk
 from talkswap.types import AlignedFace, Voice
 from talkswap.voice.activity import SpeechGate, active_steps
 from talkswap.voice.features import MelFeatures, listen
-from talkswap.voice.load import load_voice
 
 ROOT = Path(__file__).parents[2]
 RATE = 25

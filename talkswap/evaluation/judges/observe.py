@@ -27,8 +27,8 @@ from talkswap.files import write_arrays
 from talkswap.media.index import index_frames
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
+from talkswap.media.sound import load_voice, shift_voice
 from talkswap.types import FloatArray, Voice
-from talkswap.voice.load import load_voice, shift_voice
 
 LEAST_OVERLAP = 0.3  # of a result's face with the truth's, as boxes: below, it is somebody else's
 

@@ -21,8 +21,8 @@ from talkswap.evaluation.protocol.methods import Setup
 from talkswap.evaluation.protocol.results import Column
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.media.probe import probe
+from talkswap.media.sound import load_voice
 from talkswap.types import Voice
-from talkswap.voice.load import load_voice
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,8 @@ from talkswap.evaluation.report.plots import write_photo
 from talkswap.evaluation.report.report import write_report
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.files import write_atomically
+from talkswap.media.sound import load_voice
 from talkswap.types import FloatArray, ProgressEvent
-from talkswap.voice.load import load_voice
 
 CROPS = "crops-"  # of one pair at a time, tens of MB
 FATAL = (OutputUnwritableError, WeightsMissingError, WeightsCorruptError)

@@ -19,9 +19,9 @@ from talkswap.files import file_sha256
 from talkswap.media.index import index_frames
 from talkswap.media.mux import mux
 from talkswap.media.probe import probe
+from talkswap.media.sound import load_voice
 from talkswap.systems.cascade.parts import PARTS, STEPS, missing_parts, part_path, steps_of
 from talkswap.types import RenderPlan
-from talkswap.voice.load import load_voice
 
 GROUND_TRUTH = "ground-truth"
 UNCHANGED = "Clip as it was recorded, kept for comparison"

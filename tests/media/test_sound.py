@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from talkswap.errors import InputMissingError, NoAudioError, TalkswapError, UnreadableMediaError
+from talkswap.media import sound
+from talkswap.media.sound import load_voice, shift_voice
 from talkswap.types import Voice
-from talkswap.voice import load
-from talkswap.voice.load import load_voice, shift_voice
 
 
 def write_sound(
@@ -407,7 +407,7 @@ def test_any_damage_ends_soon_in_a_voice_or_a_named_error(
 
 
 def test_hours_of_sound_end_in_a_named_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "LONGEST_SECONDS", 1)
+    monkeypatch.setattr(sound, "LONGEST_SECONDS", 1)
     with pytest.raises(UnreadableMediaError, match="hours"):
         load_voice(write_wave(tmp_path / "a.wav", np.zeros(40000, np.float32)))
 
@@ -426,6 +426,12 @@ class Stumbling:
 
     def __init__(self, container: av.container.InputContainer, failures: dict[int, int]) -> None:
         self.container, self.failures, self.given = container, failures, 0
+
+    def __enter__(self) -> Stumbling:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.container.close()
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.container, name)
@@ -454,8 +460,8 @@ def test_a_damaged_place_in_the_container_does_not_end_the_voice(
 ) -> None:
     path = tone_file(tmp_path / "a.wav")
     whole = load_voice(path)
-    opened = load._open
-    monkeypatch.setattr(load, "_open", lambda name: Stumbling(opened(name), dict(failures)))
+    opened = sound.open_clip
+    monkeypatch.setattr(sound, "open_clip", lambda *name: Stumbling(opened(*name), dict(failures)))
     assert np.array_equal(load_voice(path).samples, whole.samples)
 
 
@@ -464,8 +470,8 @@ def test_a_container_that_fails_for_ever_gives_what_came_before(
 ) -> None:
     path = tone_file(tmp_path / "a.wav")
     whole = load_voice(path)
-    opened = load._open
-    monkeypatch.setattr(load, "_open", lambda name: Stumbling(opened(name), {4: 10**9}))
+    opened = sound.open_clip
+    monkeypatch.setattr(sound, "open_clip", lambda *name: Stumbling(opened(*name), {4: 10**9}))
     part = load_voice(path).samples
     assert 0 < len(part) < len(whole.samples)
     assert np.array_equal(part[:-64], whole.samples[: len(part) - 64])
