@@ -16,7 +16,7 @@ from talkswap.errors import PartialError
 
 if TYPE_CHECKING:
     from talkswap.evaluation.judges.judges import JudgeFiles
-    from talkswap.evaluation.protocol.results import Evaluation
+    from talkswap.evaluation.results import Evaluation
 
 Data = Annotated[Path, typer.Option(help="Folder made by `talkswap data prepare`.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Folder for the report; new, or with --resume.", show_default=False)]
@@ -179,7 +179,7 @@ def clip(
     """Score one finished clip, as JSON; FID and ID Retrieve need more than one."""
     from talkswap.evaluation.protocol.clip import ClipPlan, score_clip
     from talkswap.evaluation.protocol.methods import Setup
-    from talkswap.evaluation.protocol.results import COMPACT_MARK
+    from talkswap.evaluation.results import COMPACT_MARK
 
     plan = ClipPlan(
         result, target, source, audio, setup=Setup(preset, weights), judges=_judges(identity_network, syncnet, None)

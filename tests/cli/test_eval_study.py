@@ -11,7 +11,7 @@ import pytest
 
 from talkswap.cli import main
 from talkswap.evaluation.metrics.metric import Metric
-from talkswap.evaluation.protocol.results import (
+from talkswap.evaluation.results import (
     Column,
     Evaluation,
     MethodResult,

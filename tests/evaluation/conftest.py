@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from talkswap.evaluation.metrics.metric import Judge, Metric
-from talkswap.evaluation.protocol.results import (
+from talkswap.evaluation.report.sheets import SheetMaker, write_photo
+from talkswap.evaluation.results import (
     ClipFacts,
     ClipRefused,
     Column,
@@ -25,7 +26,6 @@ from talkswap.evaluation.protocol.results import (
     SettingResult,
     write_evaluation,
 )
-from talkswap.evaluation.report.plots import SheetMaker, write_photo
 from talkswap.evaluation.study.study import Study, StudyConfig, build_study
 from talkswap.faces.mesh import mean_face
 

@@ -1,4 +1,4 @@
-"""Results go through JSON and back without a loss, and refuse what is not theirs."""
+"""Results go through JSON and back without a loss, and refuse what is not theirs; the journal outlives a torn line."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ import pytest
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.metric import Judge, Metric
 from talkswap.evaluation.protocol.published import ABLATIONS, TABLE_ONE, WAVSYNCSWAP
-from talkswap.evaluation.protocol.results import (
+from talkswap.evaluation.results import (
     ClipFacts,
     ClipRefused,
     Column,
+    Entry,
     Evaluation,
     Figure,
+    Journal,
     MethodResult,
     PairResult,
     Pictures,
     Provenance,
     SettingResult,
-    from_plain,
     read_evaluation,
-    to_plain,
     write_evaluation,
 )
+from talkswap.records import from_plain, to_plain
 
 SSIM = Metric("ssim", "SSIM", "higher", needs_truth=True)
+
+
 LSE = Metric("lse_c", "LSE-C", "higher", network="syncnet")
 
 
@@ -61,9 +64,10 @@ def test_json_and_back_is_the_same(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_a_number_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="finite"):
-        to_plain(Figure(float("nan"), 1))
+def test_a_number_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_evaluation(tmp_path / "report.json", replace(evaluation(), seconds=float("nan")))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -117,8 +121,8 @@ def test_published_rows_are_complete() -> None:
 
 
 def test_published_rows_name_our_columns_and_methods() -> None:
-    from talkswap.evaluation.metrics.columns import METERS
     from talkswap.evaluation.metrics.frechet import FID
+    from talkswap.evaluation.protocol.measure import METERS
     from talkswap.evaluation.protocol.methods import METHODS
 
     keys = {FID.key, *(metric.key for meter in METERS for metric in meter.metrics)}
@@ -134,3 +138,19 @@ def test_every_field_has_been_filled() -> None:
         empty = [f.name for f in fields(part) if not getattr(part, f.name) and getattr(part, f.name) != 0]
         assert set(empty) <= {"not_run", "error"}, part
     assert from_plain(Evaluation, to_plain(found)) == found
+
+
+def test_a_journal_outlives_a_torn_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "results.jsonl")
+    assert journal.read() == {}
+    first, second = (Entry("self", "swaptalk", PairResult(n, "a", "b", "a", {"ssim": 0.1 * n})) for n in (0, 1))
+    journal.add(first)
+    with open(journal.path, "ab") as file:
+        file.write(b'{"setting": "self", "meth')  # the power went
+    assert journal.read() == {first.key: first}
+    journal.add(second)
+    journal.add(Entry("self", "swaptalk", PairResult(0, "a", "b", "a", error="later")))
+    with open(journal.path, "ab") as file:
+        file.write(b'{"setting": 3}\n\xff\n')
+    found = journal.read()
+    assert found[second.key] == second and found[first.key].result.error == "later" and len(found) == 2

@@ -1,11 +1,11 @@
 """The square around a face that SyncNet's protocol cuts: larger than the face, with room under the chin.
 
-Of a face's box with half its longer side h, the protocol's square is 2.8 h wide; it reaches from h above the box's
-middle to 1.8 h below it.  Middle and h are medians over 13 frames, missing frames lie on the line between their
-neighbours, and what lies beyond the picture is grey.  The protocol's box comes from its own face detector; ours is
-that of the mesh's points, which reach from the hairline to the chin as its boxes do.
+With h half the longer side of a face's box, the protocol's square is 2.8 h wide and reaches from h above the box's middle
+to 1.8 h below it.  Middle and h are medians over 13 frames, missing frames are interpolated between their neighbours, and
+everything beyond the picture is grey.  The protocol's box comes from its own face detector; ours is the box of the mesh's
+points, which reach from the hairline to the chin as those boxes do.
 
-Cut from whole pictures: an FFHQ-aligned crop ends above the square's lower edge and would leave a grey stripe.
+Squares are cut from whole pictures: an FFHQ-aligned crop ends above the square's lower edge and would leave a grey stripe.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GREY = 110  # beyond the picture
 
 
 def square_places(landmarks: FloatArray) -> NDArray[np.float64]:
-    """Where the squares lie.
+    """The place of the square in each frame.
 
     Args:
         landmarks: N 478 3 in px of the pictures, nan where no face is.
@@ -38,14 +38,14 @@ def square_places(landmarks: FloatArray) -> NDArray[np.float64]:
         TrainingDataError: no frame has a face, or these are no landmarks.
     """
     check_landmarks(landmarks)
-    seen = has_face(landmarks)
-    if not seen.any():
-        raise TrainingDataError("no frame shows a face", "look at the clip")
-    plane = landmarks[seen, :, :2].astype(np.float64)
-    low, high = plane.min(1), plane.max(1)
-    found = np.column_stack([(low + high) / 2, (high - low).max(1) / 2])
+    faces = has_face(landmarks)
+    if not faces.any():
+        raise TrainingDataError("no frame shows a face", "check the clip")
+    points = landmarks[faces, :, :2].astype(np.float64)
+    low, high = points.min(1), points.max(1)
+    boxes = np.column_stack([(low + high) / 2, (high - low).max(1) / 2])  # x y h
     rows = np.arange(len(landmarks))
-    places = np.stack([np.interp(rows, rows[seen], column) for column in found.T], axis=1)
+    places = np.stack([np.interp(rows, rows[faces], column) for column in boxes.T], axis=1)
     padded = np.pad(places, ((MEDIAN // 2, MEDIAN // 2), (0, 0)), mode="edge")
     return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, MEDIAN, axis=0), axis=2))
 
@@ -56,25 +56,21 @@ def cut_square(rgb: UInt8Image, place: NDArray[np.float64], side: int) -> UInt8I
     Args:
         rgb: H W 3.
         place: x, y and h of :func:`square_places`.
-        side: px of the answer.
+        side: px of the square.
     """
     x, y, half = (float(value) for value in place)
-    wide = 2 * half * (1 + MARGIN)
-    left, top = x - wide / 2, y - half
-    scale = side / wide
-    if scale < 1:  # averaged on the way down; the cut itself keeps the picture's px
-        size = max(1, round(wide))
-        return np.asarray(cv2.resize(_cut(rgb, left, top, wide, size), (side, side), interpolation=cv2.INTER_AREA))
-    return _cut(rgb, left, top, wide, side)
-
-
-def _cut(rgb: UInt8Image, left: float, top: float, wide: float, side: int) -> UInt8Image:
-    scale = side / wide
+    width = 2 * half * (1 + MARGIN)
+    left, top = x - width / 2, y - half
+    # A square larger than ``side`` is cut at the picture's own px first and then averaged, so that it doesn't alias.
+    size = side if width <= side else max(1, round(width))
+    scale = size / width
     matrix = np.array([[scale, 0, (0.5 - left) * scale - 0.5], [0, scale, (0.5 - top) * scale - 0.5]])
-    cut = cv2.warpAffine(
-        rgb, matrix, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(GREY,) * 3
+    square = cv2.warpAffine(
+        rgb, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(GREY,) * 3
     )
-    return np.asarray(cut, np.uint8)
+    if width > side:
+        square = cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(square, np.uint8)
 
 
 def cut_squares(
@@ -83,24 +79,24 @@ def cut_squares(
     """Face squares of chosen pictures, each as often as it is chosen.
 
     Args:
-        pictures: N, in order; taken one by one, those that nobody chose are passed over.
+        pictures: N, in order; read one by one, pictures that aren't chosen are skipped.
         places: N 3.
-        rows: chosen pictures, never falling.
+        rows: numbers of the chosen pictures, in ascending order.
         side: px.
 
     Raises:
         TrainingDataError: the pictures end before the last chosen one.
     """
-    wanted = list(rows)
+    choice = list(rows)
     done = 0
     for row, rgb in enumerate(pictures):
-        if done == len(wanted):
+        if done == len(choice):
             return
-        if wanted[done] != row:
+        if choice[done] != row:
             continue
         square = cut_square(rgb, places[row], side)
-        while done < len(wanted) and wanted[done] == row:
+        while done < len(choice) and choice[done] == row:
             yield square
             done += 1
-    if done < len(wanted):
-        raise TrainingDataError(f"pictures end before frame {wanted[done]}", "give one picture for each time")
+    if done < len(choice):
+        raise TrainingDataError(f"pictures end before frame {choice[done]}", "give one picture for each time")

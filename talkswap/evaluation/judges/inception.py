@@ -1,13 +1,15 @@
-"""Inception-v3 as the Frechet Inception distance reads pictures: the published network, from a file.
+"""The features of the Frechet distance: Inception-v3, and a stand-in for machines without its file.
 
-Szegedy et al. 2016, figures 5 to 7, with what the TensorFlow graph of 2015 does otherwise, and which every published
-distance is measured with: 1008 classes; averages at a border count only what lies inside; the last block pools by its
-maximum; pictures are brought to 299 px by TensorFlow 1's bilinear sampling, without half a pixel's shift, and to
-(x - 128) / 128.
+Inception-v3 is that of Szegedy et al. 2016, figures 5 to 7, with the differences of the TensorFlow graph of 2015, which
+every published distance is measured with: 1008 classes; averages at a border count only what lies inside; the last block
+pools by its maximum; pictures are resized to 299 px by TensorFlow 1's bilinear sampling, without the half-pixel shift,
+and scaled to (x - 128) / 128.
 
-The names of the tensors are those of torch-fidelity's file ``weights-inception-2015-12-05-6726825d.pth``, which
-torchmetrics reads too.  Neither package is needed here: torch-fidelity wants torchvision, whose wheel does not load
-beside the CPU build of torch, and it unpickles its weights without restriction.
+The tensors have the names of torch-fidelity's file ``weights-inception-2015-12-05-6726825d.pth``, which torchmetrics
+reads too.  Neither package is used here: torch-fidelity wants torchvision, whose wheel doesn't load beside the CPU build
+of torch, and it unpickles its weights without restriction.
+
+The stand-in is our own face detector; its distances order results by damage, but are never comparable with published ones.
 """
 
 from __future__ import annotations
@@ -16,23 +18,27 @@ import pickle
 from pathlib import Path
 from zipfile import BadZipFile
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talkswap.checkpoints.networks import load_network
-from talkswap.checkpoints.tensors import ENDING, read_tensors
+from talkswap.checkpoints.tensors import ENDING, read_tensors, tensor_files
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
-from talkswap.evaluation.metrics.metric import Crops, Judge, check_crops
+from talkswap.evaluation.metrics.metric import PAPER_SIZE, Crops, Judge, check_crops
+from talkswap.faces.detector import DetectorNetwork, load_detector
 from talkswap.files import file_sha256
-from talkswap.types import FloatArray
+from talkswap.types import FloatArray, UInt8Image
 
 PUBLISHED = "6726825d"  # first digits of the published file's sha256, and the end of its name
 SIZE = 299  # px
 DIMENSION = 2048
 BATCH = 16  # pictures at once: 300 MB
-CLASSES = "fc."  # the classifier's tensors, which no distance looks at
+CLASSES = "fc."  # the classifier's tensors, which no distance uses
+DETECTOR_SIDE = int(PAPER_SIZE)  # px of the crops that the detector gets
+DETECTOR_BATCH = 8  # pictures at once; more gain nothing on a CPU
 
 Kernel = tuple[int, int]
 Unit = tuple[str, int, Kernel, int]
@@ -83,22 +89,22 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """B C H W to B channels H' W'."""
-        made = []
+        outputs = []
         for chain, ends in self.branches:
             inner = x
             for name, *_ in chain:
                 inner = self.get_submodule(name)(inner)
-            made += [self.get_submodule(name)(inner) for name, *_ in ends] or [inner]
+            outputs += [self.get_submodule(name)(inner) for name, *_ in ends] or [inner]
         if not self.pooled:
-            made.append(F.max_pool2d(x, 3, 2))
+            outputs.append(F.max_pool2d(x, 3, 2))
         elif self.by_maximum:
-            made.append(self.branch_pool(F.max_pool2d(x, 3, 1, 1)))
+            outputs.append(self.branch_pool(F.max_pool2d(x, 3, 1, 1)))
         else:
-            made.append(self.branch_pool(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)))
-        return torch.cat(made, 1)
+            outputs.append(self.branch_pool(F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)))
+        return torch.cat(outputs, 1)
 
 
-def _chain(name: str, *units: tuple[int, Kernel], reduces: bool = False, numbered: bool = True) -> Branch:
+def chain_of(name: str, *units: tuple[int, Kernel], reduces: bool = False, numbered: bool = True) -> Branch:
     """A branch of units named ``NAME_1``, ``NAME_2`` ...; a reduction's last one has stride 2."""
     last = len(units) - 1
     return tuple(
@@ -107,9 +113,9 @@ def _chain(name: str, *units: tuple[int, Kernel], reduces: bool = False, numbere
     ), ()
 
 
-def _fan(name: str, *units: tuple[int, Kernel]) -> Branch:
+def fan_of(name: str, *units: tuple[int, Kernel]) -> Branch:
     """A branch whose last step is a row and a column filter side by side, ``NAME_Na`` and ``NAME_Nb``."""
-    chain, _ = _chain(name, *units)
+    chain, _ = chain_of(name, *units)
     channels, number = units[-1][0], len(units) + 1
     return chain, ((f"{name}_{number}a", channels, (1, 3), 1), (f"{name}_{number}b", channels, (3, 1), 1))
 
@@ -117,50 +123,50 @@ def _fan(name: str, *units: tuple[int, Kernel]) -> Branch:
 ONE, THREE, FIVE, ROW, COLUMN = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1)
 
 
-def _fine(before: int, pooled: int) -> Mixed:
+def fine_block(before: int, pooled: int) -> Mixed:
     """A block at 35 cells (figure 5)."""
     branches = (
-        _chain("branch1x1", (64, ONE), numbered=False),
-        _chain("branch5x5", (48, ONE), (64, FIVE)),
-        _chain("branch3x3dbl", (64, ONE), (96, THREE), (96, THREE)),
+        chain_of("branch1x1", (64, ONE), numbered=False),
+        chain_of("branch5x5", (48, ONE), (64, FIVE)),
+        chain_of("branch3x3dbl", (64, ONE), (96, THREE), (96, THREE)),
     )
     return Mixed(before, branches, pooled)
 
 
-def _to_middle(before: int) -> Mixed:
+def to_middle(before: int) -> Mixed:
     """The reduction to 17 cells."""
     branches = (
-        _chain("branch3x3", (384, THREE), reduces=True, numbered=False),
-        _chain("branch3x3dbl", (64, ONE), (96, THREE), (96, THREE), reduces=True),
+        chain_of("branch3x3", (384, THREE), reduces=True, numbered=False),
+        chain_of("branch3x3dbl", (64, ONE), (96, THREE), (96, THREE), reduces=True),
     )
     return Mixed(before, branches)
 
 
-def _middle(width: int) -> Mixed:
+def middle_block(width: int) -> Mixed:
     """A block at 17 cells (figure 6): filters of 7 as a row and a column."""
     branches = (
-        _chain("branch1x1", (192, ONE), numbered=False),
-        _chain("branch7x7", (width, ONE), (width, ROW), (192, COLUMN)),
-        _chain("branch7x7dbl", (width, ONE), (width, COLUMN), (width, ROW), (width, COLUMN), (192, ROW)),
+        chain_of("branch1x1", (192, ONE), numbered=False),
+        chain_of("branch7x7", (width, ONE), (width, ROW), (192, COLUMN)),
+        chain_of("branch7x7dbl", (width, ONE), (width, COLUMN), (width, ROW), (width, COLUMN), (192, ROW)),
     )
     return Mixed(768, branches, 192)
 
 
-def _to_coarse(before: int) -> Mixed:
+def to_coarse(before: int) -> Mixed:
     """The reduction to 8 cells."""
     branches = (
-        _chain("branch3x3", (192, ONE), (320, THREE), reduces=True),
-        _chain("branch7x7x3", (192, ONE), (192, ROW), (192, COLUMN), (192, THREE), reduces=True),
+        chain_of("branch3x3", (192, ONE), (320, THREE), reduces=True),
+        chain_of("branch7x7x3", (192, ONE), (192, ROW), (192, COLUMN), (192, THREE), reduces=True),
     )
     return Mixed(before, branches)
 
 
-def _coarse(before: int, by_maximum: bool) -> Mixed:
+def coarse_block(before: int, by_maximum: bool) -> Mixed:
     """A block at 8 cells (figure 7)."""
     branches = (
-        _chain("branch1x1", (320, ONE), numbered=False),
-        _fan("branch3x3", (384, ONE)),
-        _fan("branch3x3dbl", (448, ONE), (384, THREE)),
+        chain_of("branch1x1", (320, ONE), numbered=False),
+        fan_of("branch3x3", (384, ONE)),
+        fan_of("branch3x3dbl", (448, ONE), (384, THREE)),
     )
     return Mixed(before, branches, 192, by_maximum)
 
@@ -196,11 +202,13 @@ class InceptionNetwork(nn.Module):
         self.Conv2d_2b_3x3 = Convolution(32, 64, THREE)
         self.Conv2d_3b_1x1 = Convolution(64, 80, ONE)
         self.Conv2d_4a_3x3 = Convolution(80, 192, THREE, padded=False)
-        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = _fine(192, 32), _fine(256, 64), _fine(288, 64)
-        self.Mixed_6a = _to_middle(288)
-        self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = (_middle(width) for width in (128, 160, 160, 192))
-        self.Mixed_7a = _to_coarse(768)
-        self.Mixed_7b, self.Mixed_7c = _coarse(1280, False), _coarse(DIMENSION, True)
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = fine_block(192, 32), fine_block(256, 64), fine_block(288, 64)
+        self.Mixed_6a = to_middle(288)
+        self.Mixed_6b, self.Mixed_6c, self.Mixed_6d, self.Mixed_6e = (
+            middle_block(width) for width in (128, 160, 160, 192)
+        )
+        self.Mixed_7a = to_coarse(768)
+        self.Mixed_7b, self.Mixed_7c = coarse_block(1280, False), coarse_block(DIMENSION, True)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """B 3 H W in 0 to 255 (any number type) to B 2048."""
@@ -214,7 +222,7 @@ class InceptionNetwork(nn.Module):
 
 
 class InceptionFeatures:
-    """Features for :mod:`talkswap.evaluation.metrics.frechet` by Inception-v3.
+    """The 2048 features of Inception-v3.
 
     Args:
         network: with its weights.
@@ -230,18 +238,11 @@ class InceptionFeatures:
     def __call__(self, crops: Crops) -> FloatArray:
         """N S S 3 uint8 to N 2048."""
         check_crops(crops)
-        made = [
+        features = [
             self.network(torch.from_numpy(crops[start : start + BATCH]).permute(0, 3, 1, 2)).numpy()
             for start in range(0, len(crops), BATCH)
         ]
-        return np.concatenate(made) if made else np.zeros((0, DIMENSION), np.float32)
-
-
-def _tensors(path: Path, hint: str) -> object:
-    """What a file holds; of a pickle, tensors and plain containers only."""
-    if path.suffix == ENDING:
-        return read_tensors([path], hint)
-    return torch.load(path, map_location="cpu", weights_only=True)
+        return np.concatenate(features) if features else np.zeros((0, DIMENSION), np.float32)
 
 
 def load_inception(path: Path, published: bool | None = None) -> InceptionFeatures:
@@ -249,18 +250,21 @@ def load_inception(path: Path, published: bool | None = None) -> InceptionFeatur
 
     Args:
         path: the file.
-        published: whether it holds the published tensors, so that figures are comparable; None: only where its sha256
-            says so, which a file converted from the published one cannot.
+        published: whether it holds the published tensors, so that figures are comparable; None: only if its sha256
+            is the published one, which a converted file's never is.
 
     Raises:
         WeightsMissingError: there is no such file.
-        WeightsCorruptError: it holds anything but this network's tensors.
+        WeightsCorruptError: it holds anything else than this network's tensors.
     """
     hint = "fetch the published file again: weights-inception-2015-12-05-6726825d.pth of torch-fidelity"
     if not path.is_file():
         raise WeightsMissingError(f"no Inception network at {path}", hint)
     try:
-        tensors = _tensors(path, hint)
+        if path.suffix == ENDING:
+            tensors: object = read_tensors([path], hint)
+        else:
+            tensors = torch.load(path, map_location="cpu", weights_only=True)  # tensors and plain containers only
     except (RuntimeError, pickle.UnpicklingError, BadZipFile, EOFError, ValueError, KeyError) as error:
         raise WeightsCorruptError(f"{path.name} does not hold tensors alone", hint) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
@@ -272,3 +276,50 @@ def load_inception(path: Path, published: bool | None = None) -> InceptionFeatur
         published = sha256.startswith(PUBLISHED)
     name = "Inception-v3 of 2015-12-05" if published else f"Inception-v3 from {path.name}"
     return InceptionFeatures(network, Judge("inception", name, published, sha256))
+
+
+class DetectorFeatures:
+    """Features of the compact face detector: mean and spread of its coarse maps.
+
+    Args:
+        network: with its weights.
+        judge: what to call it.
+    """
+
+    def __init__(self, network: DetectorNetwork, judge: Judge) -> None:
+        self.network, self.judge = network.eval(), judge
+        self.dimension = 2 * network.config.widths[2]
+
+    @torch.inference_mode()
+    def __call__(self, crops: Crops) -> FloatArray:
+        """N S S 3 uint8 to N ``dimension``."""
+        check_crops(crops)
+        features = [np.zeros((0, self.dimension), np.float32)]
+        for start in range(0, len(crops), DETECTOR_BATCH):
+            pictures = [at_detector_side(crop) for crop in crops[start : start + DETECTOR_BATCH]]
+            batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            maps = self.network.coarse(self.network.middle(self.network.fine(batch)))  # B C H/32 W/32
+            spread, mean = torch.std_mean(maps, (2, 3))
+            features.append(torch.cat([mean, spread], 1).numpy())
+        return np.concatenate(features)
+
+
+def at_detector_side(crop: UInt8Image) -> UInt8Image:
+    """A crop (S S 3) at the one size of the detector's features, which change with the scale of detail."""
+    if crop.shape[0] == DETECTOR_SIDE:
+        return crop
+    way = cv2.INTER_AREA if crop.shape[0] > DETECTOR_SIDE else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(crop, (DETECTOR_SIDE, DETECTOR_SIDE), interpolation=way), np.uint8)
+
+
+def load_compact_features(folder: Path) -> DetectorFeatures:
+    """The stand-in from a compact weights folder.
+
+    Raises:
+        WeightsMissingError: it lacks the detector.
+        WeightsCorruptError: its files do not fit the network.
+    """
+    network = load_detector(folder)
+    sha256 = file_sha256(folder / tensor_files(folder, "detector")[0])
+    note = "Frechet distance in the features of talkswap's own face detector, not of Inception"
+    return DetectorFeatures(network, Judge("inception", "compact face detector", False, sha256, note))

@@ -1,19 +1,19 @@
-"""The compact stand-in for SyncNet: do the mouth's shapes go with what the voice asks of a mouth?
+"""The compact stand-in for SyncNet: does the mouth have the shapes that the voice calls for?
 
-Seven measures of the mouth (:func:`talkswap.faces.measures.mouth_shape`) are read from the landmarks, and the compact
-preset's speech encoder says from the voice alone which it expects.  In place of an embedding distance stands, at each
+Seven measures of the mouth (:func:`talkswap.faces.measures.mouth_shape`) are taken from the landmarks, and the compact
+preset's speech encoder predicts them from the voice alone.  The embedding distance of SyncNet's protocol becomes, at each
 offset,
 
-    d(o) = 1 - mean over the seven of the Pearson correlation of seen(t) and expected(t + o)
+    d(o) = 1 - mean over the seven of the Pearson correlation of shape(t) and expected(t + o)
 
-and LSE-D and LSE-C follow from d as ever, at offsets of 15 frames to either side.  0 is perfect, 1 means unrelated.
+and LSE-D and LSE-C follow from d as usual, at offsets of 15 frames to either side.  0 is perfect, 1 means unrelated.
 
 Why not the sync expert: on 18 held-out clips its confidence was 0.15 with the true voice and 0.07 with another clip's
 (the true one higher in 83 of 100 comparisons), and it costs 60 to 160 ms a frame.  These curves gave 0.44 against 0.19
-(93 of 100) and cost nothing beyond the landmarks.
+(93 of 100) and cost half a millisecond a frame.
 
-It judges our own renders too kindly: the same encoder tells the compact preset's lips what to do, and a dubbed clip
-scored 0.68 where the clip that its voice comes from has 0.52.  Correlation with that clip's own mouth
+It flatters our own renders: the same encoder drives the compact preset's lips, and a dubbed clip scored 0.68 where the
+clip that its voice comes from has 0.52.  Correlation with that clip's own mouth
 (:mod:`talkswap.evaluation.metrics.mouth`) has no such bias.
 """
 
@@ -61,7 +61,7 @@ class MouthJudge:
     def __call__(
         self, pictures: Iterable[UInt8Image], landmarks: FloatArray, times: NDArray[np.float64], voice: FloatArray
     ) -> SyncScore:
-        """See :class:`talkswap.evaluation.metrics.lip_sync.SyncJudge`; the pictures are not looked at.
+        """See :class:`talkswap.evaluation.metrics.lip_sync.SyncJudge`; the pictures are ignored.
 
         Raises:
             TrainingDataError: less than a second with a face and a voice.
@@ -69,19 +69,19 @@ class MouthJudge:
         check_landmarks(landmarks)
         rows = grid_rows(times, len(voice) / HZ)
         shape = mouth_shape(landmarks[rows]) if len(rows) else np.zeros((0, 7), np.float32)
-        known = np.flatnonzero(np.isfinite(shape).all(1))
-        if len(known) < LEAST:
+        faces = np.flatnonzero(np.isfinite(shape).all(1))
+        if len(faces) < LEAST:
             raise TrainingDataError(
-                f"{len(known)} frames at 25 frames/s with a face are too few", f"give at least {LEAST} with their sound"
+                f"{len(faces)} frames at 25 frames/s with a face are too few", f"give at least {LEAST} with their sound"
             )
         expected = self.expected(voice, len(rows))
-        return score_of(curve_distances(shape[known], expected, known), len(known))
+        return score_of(curve_distances(shape[faces], expected, faces), len(faces))
 
     @torch.inference_mode()
     def expected(self, voice: FloatArray, count: int) -> FloatArray:
-        """Mouth shapes (count + 2 x 15, 7) that a voice asks for, at 25 per second from 15 frames before its start.
+        """Mouth shapes (count + 2 x 15, 7) that a voice calls for, at 25 per second from 15 frames before its start.
 
-        Beyond its ends the voice is silent.
+        The voice is silent beyond its ends.
         """
         config, mel = self.network.config, MelConfig()
         features = torch.from_numpy(log_mel(np.asarray(voice, np.float32), mel))
@@ -91,25 +91,25 @@ class MouthJudge:
         after = max(0, need - len(features)) + half
         padded = F.pad(features[None], (0, 0, lead + half, after), value=SILENCE)
         shapes = self.network.measured(self.network.tokens(padded))[0].float().numpy()  # N 7
-        # token n lies on feature n * stride - lead of the voice
+        # Token n is at feature n * stride - lead of the voice.
         moments = (np.arange(count + 2 * REACH) - REACH) / RATE
-        place = (moments * float(mel.rate) + lead) / config.stride
-        known = np.arange(len(shapes))
-        return np.stack([np.interp(place, known, column) for column in shapes.T], axis=1).astype(np.float32)
+        positions = (moments * float(mel.rate) + lead) / config.stride
+        tokens = np.arange(len(shapes))
+        return np.stack([np.interp(positions, tokens, column) for column in shapes.T], axis=1).astype(np.float32)
 
 
-def curve_distances(seen: FloatArray, expected: FloatArray, rows: NDArray[np.intp]) -> NDArray[np.float64]:
-    """One less mean correlation, at each offset.
+def curve_distances(shapes: FloatArray, expected: FloatArray, rows: NDArray[np.intp]) -> NDArray[np.float64]:
+    """One minus the mean correlation, at each offset.
 
     Args:
-        seen: K M, curves where they are known.
-        expected: T + 30 M, those that the voice asks for; row 15 belongs to moment 0.
-        rows: K moments of ``seen``.
+        shapes: K M, measures of the mouth where a face is.
+        expected: T + 30 M, those that the voice calls for; row 15 belongs to moment 0.
+        rows: K moments of ``shapes``.
 
     Returns:
         31, as :func:`talkswap.evaluation.metrics.lip_sync.offset_distances`.
     """
-    measures = range(seen.shape[1])
+    measures = range(shapes.shape[1])
     return np.array(
-        [1 - np.mean([pearson(seen[:, m], expected[rows + o, m]) for m in measures]) for o in range(2 * REACH + 1)]
+        [1 - np.mean([pearson(shapes[:, m], expected[rows + o, m]) for m in measures]) for o in range(2 * REACH + 1)]
     )

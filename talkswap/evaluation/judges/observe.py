@@ -1,15 +1,16 @@
-"""Look at a clip once for all metrics: landmarks, FFHQ crops, sound and times.
+"""One pass over a clip for all metrics: landmarks, FFHQ crops, sound and times.
 
-The truth (the target clip as it is) is looked at first and decides where the crops lie; a result is cut by the same
-squares, frame for frame, so that a difference between crops is a difference between pictures and never one of framing.
-Landmarks of both come from the same analyser, each from its own pictures.
+The truth (the target clip as it is) comes first and decides where the crops lie.  A result is cut by the same squares,
+frame for frame, so that two crops differ in their pictures and never in their framing.  The landmarks of both come from
+the same analyser, each from its own pictures.
 
-Crops lie in a file and are mapped into memory, so that what an evaluation needs does not grow with a clip's length.
+Crops are in a file that is mapped into memory, so that an evaluation's memory doesn't grow with a clip's length.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,44 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.errors import NoTargetFaceError, OutputUnwritableError
+from talkswap.errors import NoSourceFaceError, NoTargetFaceError
+from talkswap.evaluation.metrics.metric import has_face
 from talkswap.faces.analyse import FaceAnalyser
-from talkswap.faces.geometry import box_around, box_overlap, transform_points, warp_crop
+from talkswap.faces.geometry import align, box_around, box_overlap, invert_affine, transform_points, warp_crop
 from talkswap.faces.mesh import POINTS
 from talkswap.faces.people import FaceChooser
 from talkswap.faces.track import FaceTracker, TrackedFace
-from talkswap.files import write_arrays
+from talkswap.files import write_arrays, write_error
 from talkswap.media.index import index_frames
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.media.sound import load_voice, shift_voice
-from talkswap.types import FloatArray, Voice
+from talkswap.render.source import read_photo
+from talkswap.types import FloatArray, UInt8Image, Voice
 
 LEAST_OVERLAP = 0.3  # of a result's face with the truth's, as boxes: below, it is somebody else's
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A source face."""
+
+    name: str  # of the clip or file that it shows
+    speaker: str
+    path: Path
+    crop: UInt8Image  # S S 3, FFHQ
+    landmarks: FloatArray  # 478 3 in px of the crop
+
+
+@dataclass(frozen=True)
+class ClipTrack:
+    """Where the analyser sees a clip's face, before any crop is cut."""
+
+    times: NDArray[np.float64]  # T seconds
+    landmarks: FloatArray  # T 478 3 in px of the picture, nan where no face is
+    affines: FloatArray  # T 2 3, picture px -> crop px; without a face, that of the last one
+    width: int  # px of the picture
+    height: int
 
 
 @dataclass(frozen=True)
@@ -40,31 +65,44 @@ class Observation:
     video: Path
     times: NDArray[np.float64]  # T seconds from the first frame
     crops: NDArray[np.uint8]  # T S S 3, mapped from a file
-    landmarks: FloatArray  # T 478 3 in px of the crops, nan where no face was found
+    landmarks: FloatArray  # T 478 3 in px of the crops, nan where no face is
     affines: FloatArray  # T 2 3, picture px -> crop px
     voice: Voice  # the clip's sound on its pictures' clock
     width: int  # px of the picture
     height: int
-    rows: NDArray[np.intp]  # T: the truth's frame that each is held against
+    rows: NDArray[np.intp]  # T: the truth's frame that each is compared with
 
     @property
-    def rate(self) -> float:
-        """Frames per second, on average."""
-        return (len(self.times) - 1) / float(self.times[-1] - self.times[0]) if len(self.times) > 1 else 25.0
-
-    @property
-    def seen(self) -> NDArray[np.bool_]:
-        """T: frames in which a face was found."""
-        return np.isfinite(self.landmarks[:, 0, 0])
-
-    @property
-    def unaligned(self) -> FloatArray:
+    def picture_landmarks(self) -> FloatArray:
         """The landmarks (T 478 3) in px of the picture."""
-        turned = np.full_like(self.landmarks, np.nan)
-        for row in np.flatnonzero(self.seen):
-            matrix = np.vstack([self.affines[row], [0, 0, 1]]).astype(np.float64)
-            turned[row] = transform_points(np.linalg.inv(matrix)[:2].astype(np.float32), self.landmarks[row])
-        return turned
+        points = np.full_like(self.landmarks, np.nan)
+        for row in np.flatnonzero(has_face(self.landmarks)):
+            points[row] = transform_points(invert_affine(self.affines[row]), self.landmarks[row])
+        return points
+
+    def pictures(self) -> Iterator[UInt8Image]:
+        """The whole pictures (H W 3) of the frames, decoded anew."""
+        with ClipReader(probe(self.video)) as reader:
+            for frame in reader.frames():
+                if frame.index >= len(self.times):
+                    return
+                yield frame.rgb
+
+
+def open_photo(name: str, speaker: str, path: Path, analyser: FaceAnalyser, size: int) -> Photo:
+    """Read a photo and cut its largest face out.
+
+    Raises:
+        NoSourceFaceError: there is none.
+        InputMissingError, UnreadableMediaError.
+    """
+    picture = read_photo(path)
+    faces = analyser.detect(picture)
+    if not faces:
+        raise NoSourceFaceError(f"no face was found in {path}", "choose a photo with one face seen from the front")
+    face = max(faces, key=lambda f: float((f.box[2] - f.box[0]) * (f.box[3] - f.box[1])))
+    aligned = align(picture, face.landmarks, size)
+    return Photo(name, speaker, path, aligned.crop, aligned.landmarks)
 
 
 def sound_of(video: Path) -> Voice:
@@ -76,36 +114,28 @@ def sound_of(video: Path) -> Voice:
     return shift_voice(load_voice(video), probe(video).audio_offset)
 
 
-@dataclass(frozen=True)
-class Seen:
-    """What the analyser found in a clip, before any crop is cut."""
-
-    times: NDArray[np.float64]  # T seconds
-    landmarks: FloatArray  # T 478 3 in px of the picture, nan where no face was found
-    affines: FloatArray  # T 2 3, picture px -> crop px; where no face was found, those of the last one
-    width: int  # px of the picture
-    height: int
-
-
-def look(video: Path, analyser: FaceAnalyser, size: int, keep: Path | None = None, end: float = math.inf) -> Seen:
+def track_clip(
+    video: Path, analyser: FaceAnalyser, size: int, cache: Path | None = None, end: float = math.inf
+) -> ClipTrack:
     """Follow the most prominent face of a clip.
 
     Args:
         size: px of the crops that will be cut.
-        keep: file for what was found; where it is there already, it is read and the clip is not looked at.
+        cache: a file for the track; if it is there already, it is read instead of the clip.
         end: seconds from which frames are left out.
 
     Raises:
         NoTargetFaceError: no frame shows a face.
         UnreadableMediaError, OutputUnwritableError.
     """
-    if keep is not None and keep.is_file():
-        with np.load(keep) as stored:
+    if cache is not None and cache.is_file():
+        with np.load(cache) as stored:
             width, height = (int(n) for n in stored["size"])
-            return Seen(stored["times"], stored["landmarks"], stored["affines"], width, height)
+            return ClipTrack(stored["times"], stored["landmarks"], stored["affines"], width, height)
     info = probe(video)
     tracker, choose = FaceTracker(analyser, embed=analyser.embed), FaceChooser()
-    times, landmarks, affines = [], [], []
+    times, landmarks = [], []
+    affines: list[FloatArray | None] = []
     with ClipReader(info) as reader:
         for frame in reader.frames():
             if frame.time >= end:
@@ -114,58 +144,60 @@ def look(video: Path, analyser: FaceAnalyser, size: int, keep: Path | None = Non
             times.append(float(frame.time))
             landmarks.append(np.full((POINTS, 3), np.nan, np.float32) if face is None else face.face.landmarks)
             affines.append(None if face is None else face.affine(size))
-    squares = _held(affines)
-    if squares is None:
+    # Without a face the square stays where it was last; before the first face it is where that one will be.
+    last = next((affine for affine in affines if affine is not None), None)
+    if last is None:
         raise NoTargetFaceError(f"no face was found in {video}", "leave the clip out")
-    seen = Seen(np.array(times), np.stack(landmarks), squares, info.width, info.height)
-    if keep is not None:
-        arrays = {"times": seen.times, "landmarks": seen.landmarks, "affines": seen.affines}
-        write_arrays(keep, {**arrays, "size": np.array([info.width, info.height])})
-    return seen
+    squares = []
+    for affine in affines:
+        last = last if affine is None else affine
+        squares.append(last)
+    track = ClipTrack(
+        np.array(times), np.stack(landmarks), np.stack(squares).astype(np.float32), info.width, info.height
+    )
+    if cache is not None:
+        arrays = {"times": track.times, "landmarks": track.landmarks, "affines": track.affines}
+        write_arrays(cache, {**arrays, "size": np.array([info.width, info.height])})
+    return track
 
 
-def observe_truth(video: Path, voice: Voice, seen: Seen, size: int, folder: Path | None) -> Observation:
+def observe_truth(video: Path, voice: Voice, track: ClipTrack, size: int, folder: Path | None) -> Observation:
     """A target clip as it is, cut where its own face lies.
 
     Args:
         voice: its sound, on its pictures' clock.
         size: px of the crops.
-        folder: for the file of crops, which is replaced; the caller removes it.  None: no crops are wanted, only what
-            was seen and heard.
+        folder: for the file of crops, which is replaced; the caller removes it.  None: without crops, for a clip that
+            only gives a voice and its mouth.
 
     Raises:
         UnreadableMediaError, OutputUnwritableError.
     """
-    count = len(seen.times)
+    count = len(track.times)
     crops: Any = np.zeros((count if folder is None else 0, 0, 0, 3), np.uint8)
     if folder is not None:
         path = folder / f"{video.stem}.crops.npy"
         try:
-            crops = _crop_file(path, count, size)
+            crops = create_crop_file(path, count, size)
             with ClipReader(probe(video)) as reader:
                 for row, frame in zip(range(count), reader.frames(), strict=False):
-                    crops[row] = warp_crop(frame.rgb, seen.affines[row], size)
+                    crops[row] = warp_crop(frame.rgb, track.affines[row], size)
             crops.flush()
         except OSError as error:
-            raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
-    aligned = np.stack([transform_points(m, p) for m, p in zip(seen.affines, seen.landmarks, strict=True)])
+            raise write_error(path, error) from error
+    aligned = np.stack([transform_points(m, p) for m, p in zip(track.affines, track.landmarks, strict=True)])
     return Observation(
-        video, seen.times, crops, aligned, seen.affines, voice,
-        seen.width, seen.height, np.arange(count),
-    )  # fmt: skip
+        video, track.times, crops, aligned, track.affines, voice, track.width, track.height, np.arange(count)
+    )
 
 
 def observe_result(
-    video: Path,
-    truth: Observation,
-    analyser: FaceAnalyser,
-    folder: Path,
-    end: float = math.inf,
+    video: Path, truth: Observation, analyser: FaceAnalyser, folder: Path, end: float = math.inf
 ) -> Observation:
-    """Look at a finished clip, cut by the truth's squares.
+    """A finished clip, cut by the truth's squares.
 
-    A result as long as the truth is compared frame by frame; of any other each frame goes with the truth's nearest in
-    time, and what lies beyond the truth's end is left out.
+    A result as long as the truth is compared frame by frame.  In any other, each frame is compared with the truth's
+    nearest in time, and frames beyond the truth's end are left out.
 
     Args:
         folder: for the file of crops, which is replaced; the caller removes it.
@@ -181,28 +213,27 @@ def observe_result(
     size = truth.crops.shape[1]
     tracker = FaceTracker(analyser, embed=analyser.embed)
     path = folder / f"{video.stem}.crops.npy"
-    places = truth.unaligned
+    places = truth.picture_landmarks
     times: list[float] = []
     landmarks = np.full((len(rows), POINTS, 3), np.nan, np.float32)
     try:
-        crops = _crop_file(path, len(rows), size)
+        crops = create_crop_file(path, len(rows), size)
         with ClipReader(info, index) as reader:
             for row, frame in enumerate(reader.frames()):
                 if row >= len(rows):
                     break
                 affine = truth.affines[rows[row]]
-                face = _same_place(tracker.update(frame), _known(places[rows[row]]))
-                found = None if face is None else face.face.landmarks
+                face = face_at(tracker.update(frame), places[rows[row]])
                 times.append(float(frame.time))
                 crops[row] = warp_crop(frame.rgb, affine, size)
-                if found is not None:
-                    landmarks[row] = transform_points(affine, found)
+                if face is not None:
+                    landmarks[row] = transform_points(affine, face.face.landmarks)
         crops.flush()
     except OSError as error:
-        raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "is the disk full?") from error
+        raise write_error(path, error) from error
     count = len(times)  # fewer than the index where frames are damaged
     if not np.isfinite(landmarks[:count]).any():
-        raise NoTargetFaceError(f"no face was found in {video} where the target has one", "look at the clip")
+        raise NoTargetFaceError(f"no face was found in {video} where the target has one", "check the clip")
     return Observation(
         video, np.array(times), crops[:count], landmarks[:count], truth.affines[rows[:count]], sound_of(video),
         info.width, info.height, rows[:count],
@@ -210,7 +241,7 @@ def observe_result(
 
 
 def matching_rows(times: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.intp]:
-    """For each frame of a result the truth's frame that it is held against; as many as have one.
+    """The truth's frame that each frame of a result is compared with; shorter than the result if the truth ends first.
 
     Args:
         times: seconds, ascending.
@@ -228,48 +259,32 @@ def matched_truth(truth: Observation, result: Observation, folder: Path) -> Obse
     """The truth with one row for each row of the result.
 
     Args:
-        folder: for a file of crops where the rows are not simply the first ones.
+        folder: for a file of crops if the rows aren't simply the first ones.
     """
     rows = result.rows
     if (rows == np.arange(len(rows))).all():
         crops = truth.crops[: len(rows)]
     else:
-        chosen = _crop_file(folder / f"{result.video.stem}.truth.npy", len(rows), truth.crops.shape[1])
+        crops = create_crop_file(folder / f"{result.video.stem}.truth.npy", len(rows), truth.crops.shape[1])
         for row, own in enumerate(rows):
-            chosen[row] = truth.crops[own]
-        crops = chosen
+            crops[row] = truth.crops[own]
     return replace(
         truth, times=result.times, crops=crops, landmarks=truth.landmarks[rows], affines=truth.affines[rows], rows=rows
     )
 
 
-def _held(affines: list[FloatArray | None]) -> FloatArray | None:
-    """T 2 3: where there is no face the square stays where it was last, before the first where it will be."""
-    known = [affine for affine in affines if affine is not None]
-    if not known:
-        return None
-    held, last = [], known[0]
-    for affine in affines:
-        last = last if affine is None else affine
-        held.append(last)
-    return np.stack(held).astype(np.float32)
-
-
-def _same_place(faces: list[TrackedFace], place: FloatArray | None) -> TrackedFace | None:
-    """The face of a result that lies where the truth's does: whoever it shows by now."""
+def face_at(faces: list[TrackedFace], place: FloatArray) -> TrackedFace | None:
+    """The face of a result at the place (landmarks, 478 3) of the truth's face, whoever it shows by now."""
     if not faces:
         return None
-    if place is None:
+    if not np.isfinite(place[0, 0]):  # the truth has no face in this frame
         return faces[0]
-    share, best = max((box_overlap(box_around(f.face.landmarks), box_around(place)), -k) for k, f in enumerate(faces))
-    return faces[-best] if share >= LEAST_OVERLAP else None
+    shares = [box_overlap(box_around(face.face.landmarks), box_around(place)) for face in faces]
+    best = int(np.argmax(shares))
+    return faces[best] if shares[best] >= LEAST_OVERLAP else None
 
 
-def _known(landmarks: FloatArray) -> FloatArray | None:
-    return landmarks if np.isfinite(landmarks[0, 0]) else None
-
-
-def _crop_file(path: Path, count: int, size: int) -> Any:
+def create_crop_file(path: Path, count: int, size: int) -> Any:
     """A memory-mapped array (count size size 3); an earlier file of that name is unlinked, not overwritten."""
     path.unlink(missing_ok=True)
     return np.lib.format.open_memmap(path, "w+", np.uint8, (count, size, size, 3))

@@ -1,11 +1,11 @@
 """The judge of identity: a face recognition network that turns pictures of faces into unit vectors.
 
-Any network of ArcFace's signature serves: an onnx file, RGB 1x3x112x112 as x / 127.5 - 1, eyes, nose tip and mouth
-corners at ArcFace's five places, one vector a face.  Taken is, in this order: the file that the user names; buffalo_l's
-``w600k_r50.onnx``, downloaded by us or by insightface; and else our own compact identity network.
+Any network of ArcFace's signature will do: an onnx file, RGB 1x3x112x112 as x / 127.5 - 1, eyes, nose tip and mouth
+corners at ArcFace's five places, one vector per face.  The first of these at hand judges: the file that the user names;
+buffalo_l's ``w600k_r50.onnx``, downloaded by us or by insightface; our own compact identity network.
 
 Equation 17 of the SwapTalk paper wants a network that took no part in training.  The compact network was the identity
-loss of all compact networks and breaks that condition: its figures are marked, and are no evidence of a likeness.
+loss of all compact networks and breaks that condition: its figures are marked and prove no likeness.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from talkswap.checkpoints.finding import preset_state
 from talkswap.checkpoints.presets import has, network_folder, verify, weight_hashes
 from talkswap.engine.onnx import OnnxNetwork
 from talkswap.errors import TrainingDataError
+from talkswap.evaluation.metrics.identity import EVERY
 from talkswap.evaluation.metrics.metric import Crops, Judge, check_crops, check_landmarks, has_face, sampled
 from talkswap.faces.geometry import (
     ARCFACE_POINTS,
@@ -39,11 +40,10 @@ from talkswap.types import FloatArray, UInt8Image
 CROP = 320  # px of the FFHQ crop that the compact network is given
 PUBLISHED = f"insightface/models/buffalo_l/{RECOGNITION}"  # in the paper preset's folder
 OWN = Path(".insightface/models/buffalo_l") / RECOGNITION  # below the home folder, where insightface downloads to
-EVERY = 5  # frames between two that are looked at: who somebody is changes slower than what he says
 
 
 class IdentityJudge(Protocol):
-    """Whoever says whom a face shows."""
+    """A network that tells who is in a picture."""
 
     judge: Judge
 
@@ -71,12 +71,12 @@ class OnnxIdentity:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        hint = "give a network that takes RGB faces as 1 3 112 112 and answers with one vector each, as ArcFace does"
+        hint = "give a network that takes RGB faces as 1 3 112 112 and returns one vector each, as ArcFace does"
         self._network = OnnxNetwork(path, {"": (None, 3, ARCFACE_SIZE, ARCFACE_SIZE)}, threads, hint)
         self._one_by_one = self._network.shapes[0][0] == 1
         digest = file_sha256(path)
         published = digest == published_hash()
-        note = "" if published else "Whether the judging network took part in training is for its user to know"
+        note = "" if published else "Only its user can know whether the judging network took part in training"
         self.judge = Judge("identity", "ArcFace w600k_r50" if published else path.stem, published, digest, note)
 
     def __call__(self, pictures: list[UInt8Image], landmarks: FloatArray) -> FloatArray:
@@ -88,7 +88,7 @@ class OnnxIdentity:
 
 
 class CompactIdentity:
-    """The compact preset's own identity network, where no other is at hand.
+    """The compact preset's own identity network, if no other is at hand.
 
     Raises:
         WeightsMissingError, WeightsCorruptError.
@@ -102,7 +102,7 @@ class CompactIdentity:
             name="compact identity network",
             comparable=False,
             sha256=weight_hashes(preset).get("identity.safetensors", ""),
-            note="It took part in training, so that equation 17's condition is not met: give --identity-network",
+            note="It took part in training, which breaks equation 17's condition: give --identity-network",
         )
 
     @torch.inference_mode()
@@ -120,7 +120,7 @@ def aligned_face(rgb: UInt8Image, landmarks: FloatArray) -> UInt8Image:
 
 
 def unit(vectors: FloatArray) -> FloatArray:
-    """Vectors (N D) at length one."""
+    """Vectors (N D) scaled to length one."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
 
@@ -132,14 +132,14 @@ def published_hash() -> str:
 
 
 def load_identity_judge(file: Path | None = None) -> IdentityJudge:
-    """The best judge on this machine; its :class:`Judge` says whether its figures may stand beside published ones.
+    """The best judge on this machine; its :class:`Judge` says whether its figures are comparable with published ones.
 
     Args:
         file: an onnx file that the user names.
 
     Raises:
-        WeightsMissingError, WeightsCorruptError, DependencyError: a file is missing or damaged, or onnxruntime is not
-            installed and the file cannot be run.
+        WeightsMissingError, WeightsCorruptError, DependencyError: a file is missing or damaged, or needs onnxruntime,
+            which isn't installed.
     """
     if file is not None:
         return OnnxIdentity(file)
@@ -155,12 +155,12 @@ def load_identity_judge(file: Path | None = None) -> IdentityJudge:
 def embed_frames(
     judge: IdentityJudge, crops: Crops, landmarks: FloatArray, every: int = EVERY, batch: int = 16
 ) -> FloatArray:
-    """Whom a clip's frames show.
+    """The persons in a clip's frames.
 
     Args:
         crops: N S S 3.
-        landmarks: N 478 3 in px of the crops, nan where no face is; the face is aligned anew by them.
-        every: frames between two that are looked at.
+        landmarks: N 478 3 in px of the crops, nan where no face is; they align the face for the network.
+        every: stride in frames.
 
     Returns:
         float32 M D, unit length, of each ``every``-th frame; nan where it has no face.
@@ -173,11 +173,11 @@ def embed_frames(
     if len(crops) != len(landmarks):
         raise TrainingDataError(f"{len(crops)} crops with {len(landmarks)} landmarks", "give one each")
     rows = sampled(len(crops), every)
-    seen = np.flatnonzero(has_face(landmarks[rows]))
-    if len(seen) == 0:
-        raise TrainingDataError("no frame shows a face", "look at the clip")
-    parts = [rows[seen[k : k + batch]] for k in range(0, len(seen), batch)]
-    found = np.concatenate([judge([np.asarray(crops[row]) for row in part], landmarks[part]) for part in parts])
-    vectors = np.full((len(rows), found.shape[1]), np.nan, np.float32)
-    vectors[seen] = found
-    return vectors
+    faces = np.flatnonzero(has_face(landmarks[rows]))
+    if len(faces) == 0:
+        raise TrainingDataError("no frame shows a face", "check the clip")
+    batches = [rows[faces[k : k + batch]] for k in range(0, len(faces), batch)]
+    vectors = np.concatenate([judge([np.asarray(crops[row]) for row in part], landmarks[part]) for part in batches])
+    persons = np.full((len(rows), vectors.shape[1]), np.nan, np.float32)
+    persons[faces] = vectors
+    return persons

@@ -1,11 +1,11 @@
-"""SyncNet (Chung and Zisserman, "Out of time", 2016) in the shape of its published weights, syncnet_v2.
+"""SyncNet (Chung and Zisserman, "Out of time", 2016) in the shape of its published weights, syncnet_v2, and as a judge.
 
     five pictures 3x5x224x224 -> seven convolutions, the first over all five -> 512 -> 512 -> 1024
     0.2 s of cepstra 1x13x20  -> six convolutions                            -> 512 -> 512 -> 1024
 
-Layers stand where the published file counts them, so that its names (``netcnnlip.0.weight``) fit unchanged; a pooling
-of one cell, which does nothing, keeps its number too.  The file is a pickle and is never read as one here: `talkswap
-download` turns it into safetensors.
+Layers are numbered as in the published file, so that its names (``netcnnlip.0.weight``) fit unchanged; a pooling of one
+cell, which does nothing, keeps its number too.  The file is a pickle and is never read as one here: `talkswap download`
+converts it to safetensors.  On one CPU core the network takes about 100 ms for each picture at 25 frames/s.
 """
 
 from __future__ import annotations
@@ -20,16 +20,30 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from talkswap.checkpoints.finding import preset_state
 from talkswap.checkpoints.networks import load_network
+from talkswap.checkpoints.presets import verify_tensors
 from talkswap.checkpoints.tensors import read_tensors
-from talkswap.errors import WeightsMissingError
+from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
+from talkswap.evaluation.judges.face_squares import cut_squares, square_places
+from talkswap.evaluation.metrics.lip_sync import SyncScore, grid_rows, offset_distances, score_of
+from talkswap.evaluation.metrics.metric import Judge
+from talkswap.files import file_sha256
 from talkswap.types import FloatArray, UInt8Image
 
 SIDE = 224  # px of a picture
-FRAMES = 5  # pictures that are seen together
-CEPSTRA = 20  # that are heard together: as long as five pictures at 25 frames/s
+FRAMES = 5  # pictures of one embedding
+CEPSTRA = 20  # of one embedding: as long as five pictures at 25 frames/s
 STRIDE = CEPSTRA // FRAMES  # cepstra per picture
+FILE = "evaluation/syncnet_v2"  # in the paper preset's folder
 COUNTER = "num_batches_tracked"  # of batch normalisation; files of before 2018 have none
+
+HZ = 16000
+WINDOW, STEP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the transform's length
+FILTERS, COEFFICIENTS = 26, 13
+EMPHASIS = 0.97
+LIFT = 22  # of the cepstral lifter
+RATE = HZ // STEP  # frames per second
 
 
 def _layer(convolution: nn.Conv2d | nn.Conv3d, pool: nn.Module | None = None) -> list[nn.Module]:
@@ -53,7 +67,7 @@ def _head(width: int, embedding: int) -> nn.Sequential:
 
 
 class SyncNet(nn.Module):
-    """Embeddings of mouths and of sounds, near to each other where both belong together.
+    """Embeddings of mouths and of sounds, close to each other where both belong together.
 
     Args:
         embedding: width of the embeddings; 1024 in the published file.
@@ -84,10 +98,10 @@ class SyncNet(nn.Module):
     def see(self, pictures: Tensor) -> Tensor:
         """Embeddings (T-4 E) of all runs of five in pictures (3 T 224 224: BGR, 0 to 255).
 
-        Only the first convolution crosses time, so a stretch gives each run what it would get alone.
+        Only the first convolution crosses time, so each run of a longer stretch gets the embedding that it has alone.
         """
-        seen = self.netcnnlip(pictures[None])[0, :, :, 0, 0].t()  # T-4 512
-        return self.netfclip(seen)
+        runs = self.netcnnlip(pictures[None])[0, :, :, 0, 0].t()  # T-4 512
+        return self.netfclip(runs)
 
     def hear(self, cepstra: Tensor) -> Tensor:
         """Embeddings (B E) of stretches of cepstra (B 1 13 20)."""
@@ -99,11 +113,11 @@ class SyncNet(nn.Module):
 
 
 def load_syncnet(path: Path) -> SyncNet:
-    """The published network from a safetensors file with its own names, ready to run.
+    """The published network from a safetensors file with the published names, ready to run.
 
     Raises:
         WeightsMissingError: there is no such file.
-        WeightsCorruptError: it is no safetensors file, or holds another network.
+        WeightsCorruptError: it isn't a safetensors file, or holds another network.
     """
     if not path.is_file():
         raise WeightsMissingError(f"no SyncNet at {path}", "run `talkswap download syncnet_v2`")
@@ -118,32 +132,31 @@ def see_all(network: SyncNet, squares: Iterable[UInt8Image], batch: int = 8) -> 
     """Embeddings of all runs of five among face squares, in their order.
 
     Args:
-        squares: T pictures of 224 px, RGB; taken one by one, never all held.
+        squares: T pictures of 224 px, RGB; read one by one, so that memory doesn't grow with T.
         batch: runs in one pass; more than eight gain nothing on a CPU.
 
     Returns:
         float32 (T - 4, E); (0, E) for fewer than five.
     """
-    place = next(network.parameters()).device
-    answers = [network.see(_tensor(part).to(place)).cpu().numpy() for part in _stretches(squares, batch)]
-    return np.concatenate(answers) if answers else np.zeros((0, network.embedding), np.float32)
+    device = next(network.parameters()).device
+    embeddings = []
+    for stretch in stretches(squares, batch):
+        # 3 T 224 224 of floats 0 to 255, blue first as OpenCV reads
+        pictures = torch.from_numpy(np.stack(stretch)[..., ::-1].copy()).permute(3, 0, 1, 2).float()
+        embeddings.append(network.see(pictures.to(device)).cpu().numpy())
+    return np.concatenate(embeddings) if embeddings else np.zeros((0, network.embedding), np.float32)
 
 
-def _stretches(squares: Iterable[UInt8Image], batch: int) -> Iterator[list[UInt8Image]]:
+def stretches(squares: Iterable[UInt8Image], batch: int) -> Iterator[list[UInt8Image]]:
     """Stretches of up to ``batch`` runs; neighbours share four pictures, so that no run is lost between them."""
-    held: list[UInt8Image] = []
+    stretch: list[UInt8Image] = []
     for square in squares:
-        held.append(square)
-        if len(held) == batch + FRAMES - 1:
-            yield held
-            held = held[batch:]
-    if len(held) >= FRAMES:
-        yield held
-
-
-def _tensor(squares: list[UInt8Image]) -> Tensor:
-    """3 T 224 224 of floats 0 to 255, blue first as OpenCV reads."""
-    return torch.from_numpy(np.stack(squares)[..., ::-1].copy()).permute(3, 0, 1, 2).float()
+        stretch.append(square)
+        if len(stretch) == batch + FRAMES - 1:
+            yield stretch
+            stretch = stretch[batch:]
+    if len(stretch) >= FRAMES:
+        yield stretch
 
 
 @torch.inference_mode()
@@ -151,7 +164,7 @@ def hear_all(network: SyncNet, cepstra: FloatArray, count: int, batch: int = 64)
     """Embeddings of the sound during runs of five pictures at 25 frames/s.
 
     Args:
-        cepstra: T 13, of :func:`talkswap.evaluation.judges.syncnet.mfcc`.
+        cepstra: T 13, of :func:`mfcc`.
         count: runs; the last needs cepstra up to 4 (count - 1) + 20.
 
     Returns:
@@ -161,24 +174,13 @@ def hear_all(network: SyncNet, cepstra: FloatArray, count: int, batch: int = 64)
     if len(windows) < count:
         raise ValueError(f"{len(cepstra)} cepstra hold {len(windows)} stretches, not {count}")
     tensor = torch.from_numpy(np.ascontiguousarray(windows, np.float32))[:, None]
-    place = next(network.parameters()).device
-    answers = [network.hear(part.to(place)).cpu().numpy() for part in tensor.split(batch)]
-    return np.concatenate(answers) if answers else np.zeros((0, network.embedding), np.float32)
-
-
-# --- Mel-frequency cepstra as SyncNet hears them: the numbers of the Python package its authors used.
-
-
-HZ = 16000
-WINDOW, STEP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms, and the transform's length
-FILTERS, COEFFICIENTS = 26, 13
-EMPHASIS = 0.97
-LIFT = 22  # of the cepstral lifter
-RATE = HZ // STEP  # frames per second
+    device = next(network.parameters()).device
+    embeddings = [network.hear(part.to(device)).cpu().numpy() for part in tensor.split(batch)]
+    return np.concatenate(embeddings) if embeddings else np.zeros((0, network.embedding), np.float32)
 
 
 def mfcc(samples: FloatArray) -> FloatArray:
-    """Cepstra of a voice.
+    """Mel-frequency cepstra of a voice, with the numbers of the Python package that SyncNet's authors used.
 
     Args:
         samples: N at 16 kHz in [-1, 1]; rounded to 16 bits first.
@@ -197,14 +199,13 @@ def mfcc(samples: FloatArray) -> FloatArray:
     frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::STEP]  # T 400
     spectrum = np.fft.rfft(frames, FFT, axis=1)
     power = (np.square(spectrum.real) + np.square(spectrum.imag)) / FFT  # T 257
-    cepstra = np.log(_above_zero(power @ mel_triangles().T)) @ _cosines().T  # T 13
-    cepstra[:, 0] = np.log(_above_zero(power.sum(1)))
+    # The logarithm of silence: exact zeros become the smallest step of a double.
+    mel, total = (
+        np.where(part == 0, np.finfo(np.float64).eps, part) for part in (power @ mel_triangles().T, power.sum(1))
+    )
+    cepstra = np.log(mel) @ lifted_cosines().T  # T 13
+    cepstra[:, 0] = np.log(total)
     return cepstra.astype(np.float32)
-
-
-def _above_zero(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Silence has no logarithm: exact zeros become the least step of a double."""
-    return np.where(values == 0, np.finfo(np.float64).eps, values)
 
 
 @lru_cache(maxsize=1)
@@ -222,9 +223,55 @@ def mel_triangles() -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def _cosines() -> NDArray[np.float64]:
+def lifted_cosines() -> NDArray[np.float64]:
     """Orthonormal DCT-II, its rows lifted by 1 + 11 sin(pi n / 22): (13, 26)."""
     n = np.arange(COEFFICIENTS)
     waves = np.cos(np.pi * n[:, None] * (2 * np.arange(FILTERS) + 1) / (2 * FILTERS))
     waves *= np.sqrt(np.where(n == 0, 1, 2) / FILTERS)[:, None]
     return waves * (1 + LIFT / 2 * np.sin(np.pi * n / LIFT))[:, None]
+
+
+class SyncNetJudge:
+    """The published protocol with SyncNet.
+
+    Args:
+        file: safetensors with the published names; None: the one that `talkswap download` fetched.
+        device: ``cpu`` or ``cuda``.
+        published: whether the file holds the published tensors, so that figures are comparable; None: only if it is,
+            byte for byte, what `talkswap download` fetched, since the sha256 of another conversion is unknown.
+
+    Raises:
+        WeightsMissingError, WeightsCorruptError.
+    """
+
+    def __init__(self, file: Path | None = None, device: str = "cpu", published: bool | None = None) -> None:
+        path = file if file is not None else verify_tensors(preset_state("paper"), FILE)[0]
+        self.network = load_syncnet(path).to(device)
+        digest = file_sha256(path)
+        if published is None:
+            published = file is None or digest == downloaded_hash()
+        name = "syncnet_v2" if published else f"SyncNet from {path.name}"
+        note = "" if published else "Only its user can know whether the named file is the published SyncNet"
+        self.judge = Judge("syncnet", name, published, digest, note)
+
+    def __call__(
+        self, pictures: Iterable[UInt8Image], landmarks: FloatArray, times: NDArray[np.float64], voice: FloatArray
+    ) -> SyncScore:
+        rows = grid_rows(times, len(voice) / HZ)
+        count = len(rows) - FRAMES  # the protocol leaves the last run out
+        if count < 1:
+            raise TrainingDataError(
+                f"{len(rows)} frames at 25 frames/s are too few for SyncNet", "it needs more than five with their sound"
+            )
+        squares = cut_squares(pictures, square_places(landmarks), rows[: count + FRAMES - 1], SIDE)
+        mouths = see_all(self.network, squares)
+        sounds = hear_all(self.network, mfcc(voice), count)
+        return score_of(offset_distances(mouths, sounds), count)
+
+
+def downloaded_hash() -> str:
+    """sha256 of the file that `talkswap download` fetched; empty if it isn't here, or is damaged."""
+    try:
+        return file_sha256(verify_tensors(preset_state("paper"), FILE)[0])
+    except (WeightsMissingError, WeightsCorruptError):
+        return ""

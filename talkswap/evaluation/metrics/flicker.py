@@ -1,14 +1,13 @@
-"""Flicker: by how much more a result's face changes from frame to frame than the truth's, where nothing moves.
+"""Flicker: how much more a result's face changes from frame to frame than the truth's, where nothing moves.
 
-Both are looked at in the truth's aligned crops, so that the head's travel is gone, on the face above and beside the
-mouth: lips and chin are meant to move otherwise.  Of that skin only the quieter half counts in each step, judged by the
-truth's own change in cells of 8 px (a cell's mean sees motion and hardly sees noise, so that choosing by it does not
-choose the truth's luckiest px).  There
+Both are compared in the truth's aligned crops, which removes the motion of the head, on the face above and beside the
+mouth: lips and chin are meant to move differently.  In each step only the quieter half of that skin counts, judged by
+the truth's own change in cells of 8 px.  (A cell's mean shows motion and hardly any noise, so this choice doesn't favour
+the px where the truth happens to be quiet.)  There
 
     flicker = sum_t sum_px |result_t - result_t-1| / sum_t sum_px |truth_t - truth_t-1|
 
-1 is as calm as the truth, below is smoother (often merely blurred), above flickers.  It is given frames that follow each
-other, none left out.
+1 is as calm as the truth, below is smoother (often just blurred), above flickers.  It needs consecutive frames.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ FLICKER = Metric(
 
 CELL = 8  # px, side of the squares in which the truth's own motion is judged
 MOUTH = 1.9  # times the lips' size: what speech moves around them
-COVERED = 0.99  # share of a cell that has to be skin
+COVERED = 0.99  # share of a cell that must be skin
 LEAST_CELLS = 8
-FLOOR = 0.05  # levels: a truth that changes less is a standing picture
+FLOOR = 0.05  # levels: a truth that changes less is a still
 
 
 def still_skin(landmarks: FloatArray, size: int) -> NDArray[np.bool_]:
@@ -61,36 +60,26 @@ def still_skin(landmarks: FloatArray, size: int) -> NDArray[np.bool_]:
     hull = cv2.convexHull(np.round((lips - middle) * MOUTH + middle).astype(np.int32))
     cv2.fillConvexPoly(face, hull, 0.0)
     face[max(int(lips[:, 1].min()) - 2, 0) :] = 0
-    return _cells(face) > COVERED
+    return cell_means(face) > COVERED
 
 
-def _cells(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean over cells: H W to H // CELL W // CELL; what is left over at right and bottom does not count."""
+def cell_means(picture: NDArray[np.integer | np.floating]) -> NDArray[np.float32]:
+    """Mean over cells: H W to H // CELL W // CELL; a rest at the right and bottom is cut off."""
     rows, columns = (side // CELL for side in picture.shape)
     cut = picture[: rows * CELL, : columns * CELL]
     return np.asarray(cv2.resize(cut, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _box(skin: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns of cells around the skin: the rest of the crop need not be looked at."""
-    rows, columns = np.flatnonzero(skin.any(1)), np.flatnonzero(skin.any(0))
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
+def change_between(before: UInt8Image, after: UInt8Image) -> NDArray[np.float32]:
+    """H W 3: change in levels from one picture to the next."""
+    return np.asarray(cv2.subtract(after, before, dtype=cv2.CV_32F), np.float32)
 
 
-def _steps(before: UInt8Image, after: UInt8Image, box: tuple[slice, slice]) -> NDArray[np.float32]:
-    """Change in levels of the px in a box of cells: H W 3."""
-    rows, columns = (slice(side.start * CELL, side.stop * CELL) for side in box)
-    return np.asarray(cv2.subtract(after[rows, columns], before[rows, columns], dtype=cv2.CV_32F), np.float32)
-
-
-def _grey(step: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(cv2.transform(step, np.full((1, 3), 1 / 3, np.float32)), np.float32)
-
-
-def _is_cut(before: UInt8Image, after: UInt8Image) -> bool:
-    is_cut = CutFinder(TrackConfig())
-    is_cut(before)
-    return is_cut(after)
+def is_cut(before: UInt8Image, after: UInt8Image) -> bool:
+    """Whether another shot begins with the second picture."""
+    finder = CutFinder(TrackConfig())
+    finder(before)
+    return finder(after)
 
 
 def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = 1) -> FloatArray:
@@ -100,11 +89,11 @@ def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = 1) 
         result: N S S 3 uint8, frames that follow each other.
         truth: N S S 3 uint8, the same frames.
         landmarks: N 478 3 of the truth, px of the crops, nan where no face is.
-        every: which steps are looked at.
+        every: stride in steps.
 
     Returns:
-        (N - 1) 2: mean change in levels of the result and of the truth; nan at steps that were not looked at, where
-        one of the two frames has no face, across a shot cut, and where hardly any skin is seen.
+        (N - 1) 2: mean change in levels of the result and of the truth; nan at steps that were skipped, where one
+        of the two frames has no face, across a shot cut, and where hardly any skin is visible.
 
     Raises:
         TrainingDataError: shapes do not fit.
@@ -113,24 +102,28 @@ def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = 1) 
     check_pair(result, truth)
     check_landmarks(landmarks)
     measured = np.full((max(len(result) - 1, 0), 2), np.nan, np.float32)
-    known = has_face(landmarks)
+    faces = has_face(landmarks)
+    grey = np.full((1, 3), 1 / 3, np.float32)  # weights of the channels
     size = truth.shape[1]
     last: tuple[int, NDArray[np.bool_]] | None = None  # the skin of a frame that two steps share
     for step in sampled(len(measured), every):
-        if not (known[step] and known[step + 1]) or _is_cut(truth[step], truth[step + 1]):
+        if not (faces[step] and faces[step + 1]) or is_cut(truth[step], truth[step + 1]):
             continue
         before = last[1] if last is not None and last[0] == step else still_skin(landmarks[step], size)
         last = step + 1, still_skin(landmarks[step + 1], size)
         skin = before & last[1]
         if int(skin.sum()) < LEAST_CELLS:
             continue
-        box = _box(skin)
+        # Only the box of cells around the skin is compared: the face is a small part of the crop.
+        box = tuple(
+            slice(int(cells[0]), int(cells[-1]) + 1) for cells in map(np.flatnonzero, (skin.any(1), skin.any(0)))
+        )
         skin = skin[box]
-        wanted = _steps(truth[step], truth[step + 1], box)
-        made = _steps(result[step], result[step + 1], box)
-        moved = np.abs(_cells(_grey(wanted)))
-        quiet = skin & (moved <= np.median(moved[skin]))
-        measured[step] = [_cells(_grey(np.abs(change)))[quiet].mean() for change in (made, wanted)]
+        pixels = tuple(slice(side.start * CELL, side.stop * CELL) for side in box)
+        own, reference = (change_between(clip[step][pixels], clip[step + 1][pixels]) for clip in (result, truth))
+        motion = np.abs(cell_means(cv2.transform(reference, grey)))
+        quiet = skin & (motion <= np.median(motion[skin]))
+        measured[step] = [cell_means(cv2.transform(np.abs(change), grey))[quiet].mean() for change in (own, reference)]
     return measured
 
 
@@ -138,11 +131,11 @@ def flicker(result: Crops, truth: Crops, landmarks: FloatArray, every: int = 1) 
     """Flicker of a clip; arguments and errors are those of :func:`changes`.
 
     Returns:
-        Ratio of the result's change to the truth's; nan where nothing could be measured or the truth stands still.
+        Ratio of the result's change to the truth's; nan if nothing could be measured or the truth is a still.
     """
     measured = changes(result, truth, landmarks, every)
     measured = measured[np.isfinite(measured).all(1)]
     if not len(measured):
         return float("nan")
-    made, wanted = measured.astype(np.float64).mean(0)
-    return float(made / wanted) if wanted >= FLOOR else float("nan")
+    own, reference = measured.astype(np.float64).mean(0)
+    return float(own / reference) if reference >= FLOOR else float("nan")

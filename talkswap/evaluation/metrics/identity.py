@@ -1,10 +1,16 @@
-"""Consistency: how alike a result's frames stay to the source (SwapTalk, eq. 17), and how much that sways.
+"""Whom a result shows, by the unit vectors of a face recognition network: four figures of one look.
 
-    Consistency = 1/T sum_t cos(E(frame_t), E(source))
+Consistency (SwapTalk, eq. 17) is the mean cosine of the frames to the source photo,
 
-in percent, as the paper's tables have it.  The standard deviation of the cosines over a clip tells a steady likeness
-from one that comes and goes.  The paper wants E to be a network that took no part in training; who it was is said by
-the :class:`~talkswap.evaluation.metrics.metric.Judge`.
+    Consistency = 1/T sum_t cos(E(frame_t), E(source)),
+
+in percent, as in the paper's tables.  Its standard deviation within a clip tells a steady likeness from one that comes
+and goes.  The paper wants E to be a network that took no part in training; the
+:class:`~talkswap.evaluation.metrics.metric.Judge` says which network it was.
+
+ID similarity (ReSyncer) is the cosine of the clip's mean vector to the source's, D_ID (StyleSync) the mean cosine of
+each frame to the true frame, for methods that leave the face as it is.  ID Retrieve is the share of frames whose nearest
+photo, among those of all sources, shows the right person.
 """
 
 from __future__ import annotations
@@ -14,9 +20,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.judges.recognition import EVERY
 from talkswap.evaluation.metrics.metric import Metric, average
 from talkswap.types import FloatArray
+
+EVERY = 5  # stride in frames: identity changes more slowly than speech
 
 CONSISTENCY = Metric(
     key="consistency",
@@ -35,40 +42,6 @@ DEVIATION = Metric(
     about="Standard deviation of those cosines within a clip",
     network="identity",
 )
-
-
-def cosines(embeddings: FloatArray, other: FloatArray) -> FloatArray:
-    """Cosine of each embedding (N D, unit length, nan where unknown) to one (D) or to its partner (N D): N."""
-    if embeddings.ndim != 2 or other.shape not in (embeddings.shape, embeddings.shape[1:]):
-        raise TrainingDataError(
-            f"embeddings of shape {embeddings.shape} cannot be held against {other.shape}", "give those of one network"
-        )
-    return np.asarray((embeddings.astype(np.float64) * other).sum(1), np.float32)
-
-
-def consistency(embeddings: FloatArray, source: FloatArray) -> tuple[float, float]:
-    """Mean and standard deviation of the frames' cosines to the source, in percent.
-
-    Args:
-        embeddings: N D, unit length, nan where a frame has no face.
-        source: D, unit length.
-
-    Returns:
-        Both nan where no frame has a face.
-
-    Raises:
-        TrainingDataError: shapes do not fit.
-    """
-    known = cosines(embeddings, source).astype(np.float64)
-    known = known[np.isfinite(known)]
-    if known.size == 0:
-        return float("nan"), float("nan")
-    return 100 * float(known.mean()), 100 * float(known.std())
-
-
-# --- ID similarity to the source, and D_ID to the truth: two questions about who a result shows.
-
-
 ID_SIMILARITY = Metric(
     key="id_similarity",
     label="ID sim.",
@@ -86,14 +59,52 @@ D_ID = Metric(
     needs_truth=True,
     paper="StyleSync table 1",
 )
+ID_RETRIEVE = Metric(
+    key="id_retrieve",
+    label="ID Retrieve",
+    better="higher",
+    unit="%",
+    about=f"Share of frames, every {EVERY}th, whose nearest source among all sources shows the right person",
+    network="identity",
+    paper="SwapTalk tables I, II, IV and VI; WavSyncSwap table 2",
+)
+
+
+def cosines(embeddings: FloatArray, other: FloatArray) -> FloatArray:
+    """Cosine of each embedding (N D, unit length, nan where unknown) to one (D) or to its partner (N D): N."""
+    if embeddings.ndim != 2 or other.shape not in (embeddings.shape, embeddings.shape[1:]):
+        raise TrainingDataError(
+            f"embeddings of shape {embeddings.shape} cannot be compared with {other.shape}", "give those of one network"
+        )
+    return np.asarray((embeddings.astype(np.float64) * other).sum(1), np.float32)
+
+
+def consistency(embeddings: FloatArray, source: FloatArray) -> tuple[float, float]:
+    """Mean and standard deviation of the frames' cosines to the source, in percent.
+
+    Args:
+        embeddings: N D, unit length, nan where a frame has no face.
+        source: D, unit length.
+
+    Returns:
+        Both nan if no frame has a face.
+
+    Raises:
+        TrainingDataError: shapes do not fit.
+    """
+    values = cosines(embeddings, source).astype(np.float64)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return float("nan"), float("nan")
+    return 100 * float(values.mean()), 100 * float(values.std())
 
 
 def person_of(embeddings: FloatArray) -> FloatArray:
-    """One unit vector (D) of many (N D; those with nan are left out); nan where none is known."""
-    known = embeddings[np.isfinite(embeddings).all(1)].astype(np.float64)
-    if len(known) == 0:
+    """The unit vector (D) of the mean of many (N D; those with nan are left out); nan if all are."""
+    faces = embeddings[np.isfinite(embeddings).all(1)].astype(np.float64)
+    if len(faces) == 0:
         return np.full(embeddings.shape[1], np.nan, np.float32)
-    mean = known.mean(0)
+    mean = faces.mean(0)
     return (mean / max(float(np.linalg.norm(mean)), 1e-12)).astype(np.float32)
 
 
@@ -105,7 +116,7 @@ def identity_similarity(embeddings: FloatArray, source: FloatArray) -> float:
         source: D of a photo, unit length.
 
     Returns:
-        In [-1, 1]; nan where no frame has a face.
+        In [-1, 1]; nan if no frame has a face.
 
     Raises:
         TrainingDataError: shapes do not fit.
@@ -120,7 +131,7 @@ def identity_kept(result: FloatArray, truth: FloatArray) -> float:
         result, truth: N D, unit length, of the same frames; nan where one has no face.
 
     Returns:
-        In [-1, 1]; nan where no frame has a face in both.
+        In [-1, 1]; nan if no frame has a face in both.
 
     Raises:
         TrainingDataError: shapes do not fit.
@@ -128,31 +139,17 @@ def identity_kept(result: FloatArray, truth: FloatArray) -> float:
     return average(cosines(result, truth))
 
 
-# --- ID Retrieve: is the right person the nearest of all sources?
-
-
-ID_RETRIEVE = Metric(
-    key="id_retrieve",
-    label="ID Retrieve",
-    better="higher",
-    unit="%",
-    about=f"Share of frames, every {EVERY}th, whose nearest source among all sources shows the right person",
-    network="identity",
-    paper="SwapTalk tables I, II, IV and VI; WavSyncSwap table 2",
-)
-
-
 def id_retrieve(embeddings: FloatArray, sources: FloatArray, speakers: Sequence[str], speaker: str) -> float:
-    """Share of frames that find their person, in percent.
+    """Share of frames whose nearest source shows the right person, in percent.
 
     Args:
         embeddings: N D of a result's frames, unit length, nan where one has no face.
         sources: S D, unit length, of all source photos.
-        speakers: S names, who each photo shows; a person may be there more than once.
+        speakers: S names, whom each photo shows; a person may be there more than once.
         speaker: whom the result should show.
 
     Returns:
-        nan where no frame has a face.
+        nan if no frame has a face.
 
     Raises:
         TrainingDataError: shapes do not fit, or the right person is not among the sources.
@@ -163,8 +160,8 @@ def id_retrieve(embeddings: FloatArray, sources: FloatArray, speakers: Sequence[
         )
     if len(speakers) != len(sources) or speaker not in speakers:
         raise TrainingDataError(f"{speaker} is not among the {len(sources)} sources", "give every source of the set")
-    known = embeddings[np.isfinite(embeddings).all(1)]
-    if len(known) == 0:
+    faces = embeddings[np.isfinite(embeddings).all(1)]
+    if len(faces) == 0:
         return float("nan")
-    nearest = (known.astype(np.float64) @ sources.astype(np.float64).T).argmax(1)
+    nearest = (faces.astype(np.float64) @ sources.astype(np.float64).T).argmax(1)  # unit vectors: largest cosine
     return 100 * float(np.mean([speakers[number] == speaker for number in nearest]))

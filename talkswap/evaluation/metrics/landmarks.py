@@ -1,15 +1,15 @@
-"""Landmark distance: how far the face's points, and the mouth's, lie from where the truth has them.
+"""Landmark distance: how far the points of the face, and of the mouth, lie from the truth's.
 
     LMD = 1/(T P) sum_t sum_p |result_tp - truth_tp|        (Chen et al. 2018), x and y only
 
-SwapTalk aligns faces as FFHQ does and takes the mouth's points; its tables call that LMD, and here it is **LMD-m**: 20
-points of the lips, each face's mouth brought to a common middle first, so that the figure tells shape and not place.
-**LMD** is over all 68 points as they lie in the crop.  Both are px of the paper's 320 px crop: the crop is cut by the
-truth's landmarks, so faces of every size in the picture count alike, and crops of another size are scaled.
+SwapTalk aligns faces as FFHQ does and takes the mouth's points; its tables call that LMD.  Here it is **LMD-m**: the 20
+points of the lips, with both mouths centred first, so that the figure measures shape and not position.  **LMD** is over
+all 68 points as they lie in the crop.  Both are in px of the paper's 320 px crop.  The truth's landmarks place the crop,
+so a face's size in the picture doesn't matter, and crops of another size are scaled.
 
-The papers state neither scale nor centring, so figures of ours and of theirs tell the order of methods, not a distance
-between papers.  WavSyncSwap's table 1 has both columns; the row that SwapTalk's table I takes from it (3.161) is that
-paper's LMD, although SwapTalk's own text speaks of the mouth.
+The papers state neither scale nor centring, so compare the order of methods between papers, not the figures.
+WavSyncSwap's table 1 has both columns; the row that SwapTalk's table I takes from it (3.161) is that paper's LMD,
+although SwapTalk's own text speaks of the mouth.
 """
 
 from __future__ import annotations
@@ -49,13 +49,11 @@ def _distances(result: FloatArray, truth: FloatArray, points: tuple[int, ...], s
     check_pair(result, truth)
     if size < 1:
         raise TrainingDataError(f"a crop of {size} px holds no landmarks", "give the side of the crops in px")
-    chosen = list(points)
-    made = result[:, chosen, :2].astype(np.float64)
-    wanted = truth[:, chosen, :2].astype(np.float64)
+    first, second = (face[:, list(points), :2].astype(np.float64) for face in (result, truth))  # N P 2
     if centred:
-        made, wanted = made - made.mean(1, keepdims=True), wanted - wanted.mean(1, keepdims=True)
-    apart: NDArray[np.float64] = np.linalg.norm(made - wanted, axis=2).mean(1)
-    return np.asarray(apart * (PAPER_SIZE / size), np.float32)
+        first, second = (face - face.mean(1, keepdims=True) for face in (first, second))
+    distances: NDArray[np.float64] = np.linalg.norm(first - second, axis=2).mean(1)
+    return np.asarray(distances * (PAPER_SIZE / size), np.float32)
 
 
 def landmark_distance(result: FloatArray, truth: FloatArray, size: int) -> FloatArray:
@@ -76,7 +74,7 @@ def landmark_distance(result: FloatArray, truth: FloatArray, size: int) -> Float
 
 
 def mouth_distance(result: FloatArray, truth: FloatArray, size: int) -> FloatArray:
-    """LMD-m of each frame, over the lips' 20 points, both mouths brought to a common middle.
+    """LMD-m of each frame, over the lips' 20 points, both mouths centred.
 
     Arguments, answer and errors are those of :func:`landmark_distance`.
     """

@@ -1,9 +1,11 @@
-"""Does the mouth open when the mouth that spoke opened?
+"""Does the mouth open when the speaker's mouth opened, and rest while nobody speaks?
 
-The distance of the inner lips over that of the outer eye corners, on a grid of 25 moments a second, is held against the
-same of the clip that the voice comes from: Pearson's correlation.  No network judges but the landmarks', so that this
-figure cannot be won by pleasing one.  A second figure takes the voice's clip one second late and is what chance gives:
-it should be near 0, and a first figure near it says nothing.
+The opening is the distance of the inner lips in parts of that of the outer eye corners, on a grid of 25 moments a second.
+*Mouth r* is its Pearson correlation with the opening in the clip that the voice comes from.  Only the landmark network
+judges, so no method can win this figure by pleasing a sync network.  A second figure takes the voice's clip one second
+late, which gives the correlation of chance: it should be near 0, and a first figure near it says nothing.
+
+*Silence* is how much further the mouth is open than in the voice's own clip while the voice is silent.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from talkswap.voice.activity import ease, voice_activity
 
 RATE = 25  # moments per second
 SHIFT = 25  # moments: one second
+HZ = 16000
 LEAST = 12  # moments that two curves must share for a correlation: half a second
+LEAST_SILENT = 5  # silent moments: a fifth of a second
 
 MOUTH_OPENING = Metric(
     key="mouth_opening",
@@ -35,6 +39,13 @@ SHIFTED = Metric(
     label="Mouth r, 1 s off",
     better="neither",
     about="The same with the voice's clip one second away: what chance gives",
+)
+OPENING_IN_SILENCE = Metric(
+    key="silence",
+    label="Silence",
+    better="lower",
+    unit="%",
+    about="Mouth opening beyond that of the voice's own clip while the voice is silent, in eye distances",
 )
 
 
@@ -63,17 +74,17 @@ def opening_curve(landmarks: FloatArray, times: NDArray[np.float64], moments: ND
     check_landmarks(landmarks)
     if len(times) != len(landmarks):
         raise TrainingDataError(f"{len(landmarks)} landmarks at {len(times)} times", "give one time each")
-    found = mouth_opening(landmarks)
-    seen = np.isfinite(found)
-    if not seen.any():
+    openings = mouth_opening(landmarks)
+    faces = np.isfinite(openings)
+    if not faces.any():
         return np.full(len(moments), np.nan, np.float32)
-    return np.interp(moments, np.asarray(times, np.float64)[seen], found[seen]).astype(np.float32)
+    return np.interp(moments, np.asarray(times, np.float64)[faces], openings[faces]).astype(np.float32)
 
 
 def opening_correlation(
     landmarks: FloatArray, times: NDArray[np.float64], voice_landmarks: FloatArray, voice_times: NDArray[np.float64]
 ) -> OpeningScore:
-    """Hold a result's mouth against that of the clip whose voice it was given.
+    """Compare a result's mouth with that of the clip whose voice it was given.
 
     Args:
         landmarks, times: N 478 3 and N seconds of the result.
@@ -82,36 +93,26 @@ def opening_correlation(
     Raises:
         TrainingDataError: shapes do not fit.
     """
-    end = min((float(t[-1]) for t in (times, voice_times) if len(t)), default=0.0)
-    moments = np.arange(int(end * RATE + 1e-6) + 1) / RATE
+    moments = np.arange(shared_moments(times, voice_times)) / RATE
     result = opening_curve(landmarks, times, moments)
     voice = opening_curve(voice_landmarks, voice_times, moments)
-    return OpeningScore(_correlation(result, voice), _correlation(result[SHIFT:], voice[:-SHIFT]))
+
+    def correlation(first: FloatArray, second: FloatArray) -> float:
+        if len(first) < LEAST or not (np.isfinite(first).all() and np.isfinite(second).all()):
+            return float("nan")
+        return pearson(first.astype(np.float64), second.astype(np.float64))
+
+    return OpeningScore(correlation(result, voice), correlation(result[SHIFT:], voice[:-SHIFT]))
 
 
-def _correlation(first: FloatArray, second: FloatArray) -> float:
-    if len(first) < LEAST or not (np.isfinite(first).all() and np.isfinite(second).all()):
-        return float("nan")
-    return pearson(first.astype(np.float64), second.astype(np.float64))
-
-
-# --- Silence: does the mouth rest while nobody speaks?
-
-
-OPENING_IN_SILENCE = Metric(
-    key="silence",
-    label="Silence",
-    better="lower",
-    unit="%",
-    about="Mouth opening beyond that of the voice's own clip while the voice is silent, in eye distances",
-)
-
-HZ = 16000
-LEAST_SILENT = 5  # silent moments: a fifth of a second
+def shared_moments(times: NDArray[np.float64], voice_times: NDArray[np.float64]) -> int:
+    """How many moments of the grid two clips share, from time 0 to the end of the shorter one."""
+    end = min((float(t[-1]) for t in (times, voice_times) if len(t)), default=0.0)
+    return int(end * RATE + 1e-6) + 1
 
 
 def silent_moments(voice: FloatArray, moments: int) -> NDArray[np.bool_]:
-    """Which of so many moments, 25 a second, lie in silence: not spoken, nor while a mouth opens or closes for it.
+    """Which of the first ``moments``, 25 a second, are silent: without speech, and without a mouth opening or closing for it.
 
     Args:
         voice: samples at 16 kHz.
@@ -135,13 +136,12 @@ def silence(
         voice: its samples at 16 kHz; time 0 of all three is the same.
 
     Returns:
-        nan where less than a fifth of a second is silent, or a clip shows no face.
+        nan if less than a fifth of a second is silent, or a clip shows no face.
 
     Raises:
         TrainingDataError: shapes do not fit.
     """
-    end = min((float(t[-1]) for t in (times, voice_times) if len(t)), default=0.0)
-    count = min(int(end * RATE + 1e-6) + 1, len(voice) * RATE // HZ)
+    count = min(shared_moments(times, voice_times), len(voice) * RATE // HZ)
     quiet = np.flatnonzero(silent_moments(voice, count))
     if len(quiet) < LEAST_SILENT:
         return float("nan")

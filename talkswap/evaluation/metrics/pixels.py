@@ -1,11 +1,15 @@
-"""Structural similarity of a result to the truth (Wang, Bovik, Sheikh and Simoncelli 2004, eq. 13).
+"""Two comparisons of a result's pixels with the truth's: structural similarity and peak signal-to-noise ratio.
+
+SSIM (Wang, Bovik, Sheikh and Simoncelli 2004, eq. 13):
 
     SSIM = (2 m_x m_y + C1)(2 s_xy + C2) / ((m_x^2 + m_y^2 + C1)(s_x^2 + s_y^2 + C2))
 
 Means m, variances s^2 and covariance s_xy are taken under a Gaussian window of 11 px and sigma 1.5; C1 = (0.01 L)^2,
-C2 = (0.03 L)^2, L = 255.  Each channel counts alike; the outermost 5 px, where the window would leave the picture, do
-not count.  OpenCV's separable filters do the work; torchmetrics and scikit-image, which check this file in its test,
-need several times as long for the same number.
+C2 = (0.03 L)^2, L = 255.  All channels have equal weight.  The outermost 5 px, where the window would leave the picture,
+are left out.  OpenCV's separable filters compute it several times faster than torchmetrics and scikit-image, which the
+test compares it with.
+
+PSNR = 10 log10(255^2 / mean squared error), of all channels together.
 """
 
 from __future__ import annotations
@@ -18,7 +22,14 @@ from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.metric import Crops, Metric, check_crops, check_pair, sampled
 from talkswap.types import FloatArray, UInt8Image
 
-EVERY = 5  # frames between two that are looked at: neighbours hardly differ
+EVERY = 5  # SSIM's stride in frames: neighbours hardly differ
+WINDOW = 11  # px
+SIGMA = 1.5
+MARGIN = WINDOW // 2
+LUMINANCE = (0.01 * 255) ** 2
+CONTRAST = (0.03 * 255) ** 2
+CEILING = 100.0  # dB; one channel of one px that differs by one level in a 320 px crop gives 103 dB
+
 SSIM = Metric(
     key="ssim",
     label="SSIM",
@@ -27,26 +38,29 @@ SSIM = Metric(
     needs_truth=True,
     paper="SwapTalk tables I, III and V",
 )
-
-WINDOW = 11  # px
-SIGMA = 1.5
-MARGIN = WINDOW // 2
-LUMINANCE = (0.01 * 255) ** 2
-CONTRAST = (0.03 * 255) ** 2
-
-
-def _local_mean(picture: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.asarray(cv2.GaussianBlur(picture, (WINDOW, WINDOW), SIGMA, borderType=cv2.BORDER_REFLECT), np.float32)
+PSNR = Metric(
+    key="psnr",
+    label="PSNR",
+    better="higher",
+    unit="dB",
+    about="Error of the aligned crop's pixels against the truth, mean over frames, 100 dB where they are equal",
+    needs_truth=True,
+    paper="ReSyncer and StyleSync table 1",
+)
 
 
 def frame_ssim(result: UInt8Image, truth: UInt8Image) -> float:
     """SSIM of one picture (H W 3 uint8, both sides at least 11 px) to another."""
-    # Centred at zero: variances are differences of large numbers, and float32 keeps more of them that way.
+
+    def local_mean(picture: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(cv2.GaussianBlur(picture, (WINDOW, WINDOW), SIGMA, borderType=cv2.BORDER_REFLECT), np.float32)
+
+    # A variance is the difference of two large numbers; centring the levels at zero keeps them small enough for float32.
     x, y = result.astype(np.float32) - 128, truth.astype(np.float32) - 128
-    mean_x, mean_y = _local_mean(x), _local_mean(y)
+    mean_x, mean_y = local_mean(x), local_mean(y)
     both, square_x, square_y = mean_x * mean_y, mean_x * mean_x, mean_y * mean_y
-    covariance = _local_mean(x * y) - both
-    variances = _local_mean(x * x) + _local_mean(y * y) - square_x - square_y
+    covariance = local_mean(x * y) - both
+    variances = local_mean(x * x) + local_mean(y * y) - square_x - square_y
     true_x, true_y = mean_x + 128, mean_y + 128  # the luminance term is of the levels themselves
     likeness = (2 * true_x * true_y + LUMINANCE) * (2 * covariance + CONTRAST)
     likeness /= (true_x * true_x + true_y * true_y + LUMINANCE) * (variances + CONTRAST)
@@ -54,15 +68,15 @@ def frame_ssim(result: UInt8Image, truth: UInt8Image) -> float:
 
 
 def ssim(result: Crops, truth: Crops, every: int = EVERY) -> FloatArray:
-    """SSIM of frames of a clip.
+    """SSIM of a clip's frames.
 
     Args:
         result: N S S 3 uint8, S at least 11.
         truth: N S S 3 uint8.
-        every: which frames are looked at.
+        every: stride in frames.
 
     Returns:
-        N, 1 where the frames are equal; nan on frames that were not looked at.
+        N, 1 where the frames are equal; nan on frames that were skipped.
 
     Raises:
         TrainingDataError: the two differ in shape, or are no crops, or smaller than the window.
@@ -77,22 +91,6 @@ def ssim(result: Crops, truth: Crops, every: int = EVERY) -> FloatArray:
     for index in sampled(len(result), every):
         values[index] = frame_ssim(result[index], truth[index])
     return values
-
-
-# --- Peak signal-to-noise ratio: how far a result's pixels lie from the truth's, on a logarithmic scale.
-
-
-PSNR = Metric(
-    key="psnr",
-    label="PSNR",
-    better="higher",
-    unit="dB",
-    about="Error of the aligned crop's pixels against the truth, mean over frames, 100 dB where they are equal",
-    needs_truth=True,
-    paper="ReSyncer and StyleSync table 1",
-)
-
-CEILING = 100.0  # dB; a single level off in one channel of one px of a 320 px crop is 103 dB
 
 
 def psnr(result: Crops, truth: Crops) -> FloatArray:
@@ -111,7 +109,7 @@ def psnr(result: Crops, truth: Crops) -> FloatArray:
     check_crops(result)
     check_pair(result, truth)
     values = np.empty(len(result), np.float32)
-    for index, (made, wanted) in enumerate(zip(result, truth, strict=True)):
-        squared = cv2.norm(made, wanted, cv2.NORM_L2SQR) / made.size
+    for index, (crop, reference) in enumerate(zip(result, truth, strict=True)):
+        squared = cv2.norm(crop, reference, cv2.NORM_L2SQR) / crop.size
         values[index] = CEILING if squared == 0 else min(10 * np.log10(255.0**2 / squared), CEILING)
     return values

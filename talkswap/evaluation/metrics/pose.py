@@ -1,13 +1,18 @@
-"""Head pose: by how many degrees a result's head is turned otherwise than the truth's.
+"""Motion of the head and of the face, compared with the truth's.
 
-The rotation is that of the mean face through the points which neither speech nor blinks move
-(:func:`talkswap.faces.measures.head_rotation`).  With x right, y down and z away from the viewer it is written as
+*Pose error* is the angle between two head rotations.  A rotation is that of the mean face through the points that
+neither speech nor blinks move (:func:`talkswap.faces.measures.head_rotation`).  With x right, y down and z away from the
+viewer it is
 
     R = Y(yaw) X(pitch) Z(roll)
 
-yaw positive where the nose points to the picture's right, pitch positive where it points up, roll positive where the
-head leans clockwise.  The error of the whole pose is the angle of the one rotation that leads from the truth's to the
-result's.  ReSyncer's table 2 has a pose error too, by a pretrained network of its own: the two are not comparable.
+with positive yaw where the nose points to the picture's right, positive pitch where it points up and positive roll where
+the head leans clockwise.  ReSyncer's table 2 has a pose error too, by a pretrained network of its own: the two are not
+comparable.
+
+*Expression error* compares how the skin moves about each face's own resting shape, so that it is the same for anybody's
+face.  Pose is removed, each point is averaged with its neighbours (landmarks tremble), and the resting shape is the
+clip's median.
 """
 
 from __future__ import annotations
@@ -31,9 +36,17 @@ POSE = Metric(
     about="Angle between the result's and the truth's head rotation",
     needs_truth=True,
 )
-YAW = Metric("yaw", "Yaw error", "lower", "degrees", "Difference of turning aside", needs_truth=True)
-PITCH = Metric("pitch", "Pitch error", "lower", "degrees", "Difference of nodding", needs_truth=True)
-ROLL = Metric("roll", "Roll error", "lower", "degrees", "Difference of leaning", needs_truth=True)
+EXPRESSION = Metric(
+    key="expression",
+    label="Expression error",
+    better="lower",
+    unit="% of the eye distance",
+    about="Difference between the result's and the truth's facial motion, pose and each face's own shape removed",
+    needs_truth=True,
+)
+
+NEIGHBOURHOOD = 0.1  # eye distances, sigma of the weights by which neighbours count
+LEAST_FRAMES = 5  # with a face, for a resting face to mean anything
 
 
 def angles(rotation: FloatArray) -> tuple[float, float, float]:
@@ -42,7 +55,7 @@ def angles(rotation: FloatArray) -> tuple[float, float, float]:
     forward = -matrix[:, 2]  # out of the face, toward the viewer
     yaw = np.arctan2(forward[0], -forward[2])
     pitch = np.arctan2(-forward[1], np.hypot(forward[0], forward[2]))
-    # What is left once yaw and pitch are undone: where the face's own x axis lies in the plane that it looks along.
+    # Undo yaw and pitch; the roll is then the direction of the face's own x axis in the plane across its view.
     right = np.array([np.cos(yaw), 0, np.sin(yaw)])
     down = np.array([np.sin(pitch) * np.sin(yaw), np.cos(pitch), -np.sin(pitch) * np.cos(yaw)])
     roll = np.arctan2(down @ matrix[:, 0], right @ matrix[:, 0])
@@ -52,7 +65,7 @@ def angles(rotation: FloatArray) -> tuple[float, float, float]:
 def angle_between(first: FloatArray, second: FloatArray) -> float:
     """Degrees of the rotation that leads from one rotation (3 3) to another, 0 to 180."""
     change = np.asarray(second, np.float64) @ np.asarray(first, np.float64).T
-    # sine and cosine together: the arc cosine alone is blind below a tenth of a degree in float32
+    # From sine and cosine together: the arc cosine alone loses everything below a tenth of a degree in float32.
     axis = np.array([change[2, 1] - change[1, 2], change[0, 2] - change[2, 0], change[1, 0] - change[0, 1]])
     return float(np.degrees(np.arctan2(np.linalg.norm(axis), np.trace(change) - 1)))
 
@@ -74,43 +87,27 @@ def pose_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
     check_pair(result, truth)
     errors: NDArray[np.float32] = np.full((len(result), 4), np.nan, np.float32)
     for index in np.flatnonzero(has_face(result) & has_face(truth)):
-        made, wanted = head_rotation(result[index]), head_rotation(truth[index])
-        apart = np.array(angles(made)) - np.array(angles(wanted))
-        errors[index, 0] = angle_between(wanted, made)
-        errors[index, 1:] = np.abs((apart + 180) % 360 - 180)
+        own, reference = head_rotation(result[index]), head_rotation(truth[index])
+        difference = np.array(angles(own)) - np.array(angles(reference))
+        errors[index, 0] = angle_between(reference, own)
+        errors[index, 1:] = np.abs((difference + 180) % 360 - 180)  # the short way round
     return errors
 
 
-# --- Expression: by how much a result's face moves otherwise than the truth's, whoever's face it is.
-
-
-EXPRESSION = Metric(
-    key="expression",
-    label="Expression error",
-    better="lower",
-    unit="% of the eye distance",
-    about="Difference between the result's and the truth's facial motion, pose and each face's own shape removed",
-    needs_truth=True,
-)
-
-NEIGHBOURHOOD = 0.1  # eye distances, sigma of the weights by which neighbours count
-LEAST_FRAMES = 5  # with a face, for a resting face to mean anything
-
-
 @lru_cache(maxsize=1)
-def _moving() -> NDArray[np.intp]:
-    """Numbers of the skin's points inside the face's outline."""
+def moving_points() -> NDArray[np.intp]:
+    """P: numbers of the skin's points inside the face's outline."""
     return np.setdiff1d(np.arange(SKIN_POINTS), np.array(FACE_OVAL))
 
 
 @lru_cache(maxsize=1)
-def _neighbours() -> NDArray[np.float64]:
-    """P P, rows sum to one: how much each moving point's neighbours count."""
-    return neighbour_weights(mean_face().points[_moving()].astype(np.float64), NEIGHBOURHOOD)
+def smoothing() -> NDArray[np.float64]:
+    """P P, rows sum to one: the weights by which each moving point is averaged with its neighbours."""
+    return neighbour_weights(mean_face().points[moving_points()].astype(np.float64), NEIGHBOURHOOD)
 
 
 def upright(landmarks: FloatArray) -> NDArray[np.float64]:
-    """The face without its pose, in the mean face's place: 478 3 to 478 3 in eye distances of the mean face."""
+    """A face (478 3) turned and scaled onto the mean face, in eye distances of the mean face."""
     points = np.asarray(landmarks, np.float64)
     steady = list(STEADY)
     reference = mean_face().points[steady].astype(np.float64)
@@ -127,8 +124,8 @@ def motion(landmarks: FloatArray) -> NDArray[np.float64]:
     Returns:
         N P 2, eye distances, x and y.
     """
-    faces = np.array([upright(face)[_moving(), :2] for face in landmarks])
-    return np.asarray(_neighbours() @ (faces - np.median(faces, axis=0)))
+    faces = np.array([upright(face)[moving_points(), :2] for face in landmarks])
+    return np.asarray(smoothing() @ (faces - np.median(faces, axis=0)))
 
 
 def expression_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
@@ -139,8 +136,8 @@ def expression_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
         truth: N 478 3, px of any picture.
 
     Returns:
-        N, percent of the eye distance; nan where either has no face, and everywhere in a clip with fewer than
-        ``LEAST_FRAMES`` faces.
+        N, percent of the eye distance; nan where either has no face, and everywhere if fewer than ``LEAST_FRAMES``
+        frames have one.
 
     Raises:
         TrainingDataError: shapes do not fit.
@@ -150,6 +147,6 @@ def expression_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
     errors = np.full(len(result), np.nan, np.float32)
     both = has_face(result) & has_face(truth)
     if int(both.sum()) >= LEAST_FRAMES:
-        apart = motion(result[both]) - motion(truth[both])
-        errors[both] = 100 * np.linalg.norm(apart, axis=2).mean(1)
+        difference = motion(result[both]) - motion(truth[both])
+        errors[both] = 100 * np.linalg.norm(difference, axis=2).mean(1)
     return errors

@@ -1,8 +1,13 @@
-"""Sharpness of the face in a result, in parts of the truth's: what a low-resolution network loses.
+"""How sharp a result's face is: in parts of the truth's, and by itself.
 
-The fine detail of a frame is the root mean square of the Laplacian of its luma inside the face's outline, and the
-figure is the ratio of two of them.  1 is as sharp as the truth; above 1 is sharpened, or noisy.  It needs a truth of the
-same light and framing, which CPBD does not, and in return tells a little loss from none.
+*Sharpness* shows what a low-resolution network loses.  The fine detail of a frame is the root mean square of the
+Laplacian of its luma inside the face's outline; the figure is the ratio of the result's to the truth's.  1 is as sharp
+as the truth, above 1 is sharpened or noisy.  It needs a truth of the same light and framing, and in return tells a small
+loss from none.
+
+*CPBD*, the cumulative probability of blur detection (Narvekar and Karam 2011), needs no truth.  In each block of 64 px
+with enough edges, the width of each edge gives the probability that a viewer notices its blur; the figure is the share
+of edges below the just noticeable one.
 """
 
 from __future__ import annotations
@@ -24,6 +29,8 @@ from talkswap.evaluation.metrics.metric import (
 from talkswap.faces.mesh import FACE_OVAL, ring_mask
 from talkswap.types import FloatArray, UInt8Image
 
+EVERY = 5  # CPBD's stride in frames: blur changes slowly
+
 SHARPNESS = Metric(
     key="sharpness",
     label="Sharpness",
@@ -31,8 +38,27 @@ SHARPNESS = Metric(
     about="Fine detail of the face in parts of the truth's (root mean square of the Laplacian); 1 = as sharp",
     needs_truth=True,
 )
+CPBD = Metric(
+    key="cpbd",
+    label="CPBD",
+    better="higher",
+    about=f"Share of the aligned crop's edges that look sharp, on every {EVERY}th frame",
+    paper="SwapTalk table I, WavSyncSwap table 1",
+)
 
-LEAST_DETAIL = 1e-3  # levels: a truth without any detail has no ratio
+LEAST_DETAIL = 1e-3  # levels: the ratio to a truth without detail means nothing
+BLOCK = 64  # px
+EDGE_SHARE = 0.002  # of a block's px, above which it has edges to judge
+BETA = 3.6
+CONTRAST = 50.0  # levels
+WIDTH_LOW, WIDTH_HIGH = 5.0, 3.0  # px: just noticeable blur at a contrast up to CONTRAST, and above
+JUST_NOTICED = 63  # percent
+SOBEL_UNIT = 8.0  # sum of the filter's absolute weights, which the threshold takes as one
+SOBEL_FACTOR = 2.0  # of the root mean square of the response
+CANNY_SIGMA = 2**0.5
+CANNY_QUIET = 0.7  # share of px below the upper threshold
+CANNY_LOWER = 0.4  # of the upper threshold
+SECTOR = 45.0  # degrees: gradients are sorted into eight directions
 
 
 def detail(picture: UInt8Image, mask: FloatArray) -> float:
@@ -67,50 +93,10 @@ def sharpness(result: Crops, truth: Crops, landmarks: FloatArray) -> FloatArray:
     values = np.full(len(result), np.nan, np.float32)
     for index in np.flatnonzero(has_face(landmarks)):
         mask = ring_mask(landmarks[index], (FACE_OVAL,), truth.shape[1])
-        wanted = detail(truth[index], mask)
-        if wanted >= LEAST_DETAIL:
-            values[index] = detail(result[index], mask) / wanted
+        reference = detail(truth[index], mask)
+        if reference >= LEAST_DETAIL:
+            values[index] = detail(result[index], mask) / reference
     return values
-
-
-# --- Cumulative probability of blur detection: how sharp a picture looks, with no other to hold it against.
-
-
-EVERY = 5  # frames between two that are looked at: blur changes slowly
-CPBD = Metric(
-    key="cpbd",
-    label="CPBD",
-    better="higher",
-    about=f"Share of the aligned crop's edges that look sharp, on every {EVERY}th frame",
-    paper="SwapTalk table I, WavSyncSwap table 1",
-)
-
-BLOCK = 64  # px
-EDGE_SHARE = 0.002  # of a block's px, above which it has edges to judge
-BETA = 3.6
-CONTRAST = 50.0  # levels
-WIDTH_LOW, WIDTH_HIGH = 5.0, 3.0  # px: just noticeable blur at a contrast up to CONTRAST, and above
-JUST_NOTICED = 63  # percent
-SOBEL_UNIT = 8.0  # sum of the filter's absolute weights, which the threshold takes as one
-SOBEL_FACTOR = 2.0  # of the root mean square of the response
-CANNY_SIGMA = 2**0.5
-CANNY_QUIET = 0.7  # share of px below the upper threshold
-CANNY_LOWER = 0.4  # of the upper threshold
-SECTOR = 45.0  # degrees: gradients are told apart in eight directions
-
-
-def _steps_before(holds: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """H W: how many steps in a row hold, counted from the left, up to and with each."""
-    place = np.arange(1, holds.shape[1] + 1, dtype=np.int32)
-    last_break = np.maximum.accumulate(np.where(holds, np.int32(0), place), axis=1)
-    return np.asarray(place - last_break, np.int32)
-
-
-def _extents(holds: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """H W: from H (W - 1) steps that go one way, the length of the unbroken way through each px."""
-    left = np.pad(_steps_before(holds), ((0, 0), (1, 0)))
-    right = np.pad(_steps_before(holds[:, ::-1])[:, ::-1], ((0, 0), (0, 1)))
-    return left + right
 
 
 def edge_widths(luma: UInt8Image) -> NDArray[np.int32]:
@@ -125,16 +111,31 @@ def edge_widths(luma: UInt8Image) -> NDArray[np.int32]:
     response = cv2.Sobel(luma, cv2.CV_32F, 1, 0) / np.float32(SOBEL_UNIT)
     strength = np.square(response)
     edge = strength > SOBEL_FACTOR * np.sqrt(float(strength.mean(dtype=np.float64)))
-    peak = np.zeros_like(edge)  # thin: nothing stronger beside it, or above and below
+    # Thin the edges: keep a px only if nothing beside it, or above and below, is stronger.
+    peak = np.zeros_like(edge)
     peak[:, 1:-1] = (strength[:, 1:-1] > strength[:, :-2]) & (strength[:, 1:-1] >= strength[:, 2:])
     peak[1:-1] |= (strength[1:-1] > strength[:-2]) & (strength[1:-1] > strength[2:])
     down, right = np.gradient(luma.astype(np.float32))
     sector = np.rint(np.degrees(np.arctan2(down, right)) / SECTOR)
     edge &= peak & ((sector == 0) | (np.abs(sector) == 4))
-    edge[[0, -1]] = False  # there the filter has invented its neighbours
+    edge[[0, -1]] = False  # the filter invents neighbours there
+    # An edge's width is the length of the monotonic run of levels through it.
     step = np.diff(luma.astype(np.int16), axis=1)
-    widths = np.where(right > 0, _extents(step > 0), _extents(step < 0))
+    widths = np.where(right > 0, run_lengths(step > 0), run_lengths(step < 0))
     return np.asarray(np.where(edge, widths, 0), np.int32)
+
+
+def run_lengths(steps: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """H W: the length of the unbroken run through each px, from H (W - 1) steps that go one way or not."""
+
+    def before(holds: NDArray[np.bool_]) -> NDArray[np.int32]:  # steps in a row that hold, up to and with each
+        place = np.arange(1, holds.shape[1] + 1, dtype=np.int32)
+        last_break = np.maximum.accumulate(np.where(holds, np.int32(0), place), axis=1)
+        return np.asarray(place - last_break, np.int32)
+
+    left = np.pad(before(steps), ((0, 0), (1, 0)))
+    right = np.pad(before(steps[:, ::-1])[:, ::-1], ((0, 0), (0, 1)))
+    return left + right
 
 
 def canny_edges(luma: UInt8Image) -> NDArray[np.bool_]:
@@ -146,11 +147,10 @@ def canny_edges(luma: UInt8Image) -> NDArray[np.bool_]:
     size = np.hypot(along.astype(np.float32), across.astype(np.float32))
     upper = float(np.partition(size, int(CANNY_QUIET * size.size), axis=None)[int(CANNY_QUIET * size.size)])
     if upper <= 0:
-        upper = float(size.max()) / 2  # most of the picture is even: what is not is an edge
+        upper = float(size.max()) / 2  # most of the picture is even, so the rest is an edge
     if upper <= 0:
         return np.zeros(luma.shape, bool)
-    found = cv2.Canny(along, across, CANNY_LOWER * upper, upper, L2gradient=True)
-    return np.asarray(found > 0)
+    return np.asarray(cv2.Canny(along, across, CANNY_LOWER * upper, upper, L2gradient=True) > 0)
 
 
 def frame_cpbd(picture: UInt8Image) -> float:
@@ -174,14 +174,14 @@ def frame_cpbd(picture: UInt8Image) -> float:
 
 
 def cpbd(crops: Crops, every: int = EVERY) -> FloatArray:
-    """CPBD of frames of a clip.
+    """CPBD of a clip's frames.
 
     Args:
         crops: N S S 3 uint8, S at least 64.
-        every: which frames are looked at.
+        every: stride in frames.
 
     Returns:
-        N, nan on frames that were not looked at and where there is no edge.
+        N, nan on frames that were skipped and where there is no edge.
 
     Raises:
         TrainingDataError: these are no crops, or they are smaller than a block.

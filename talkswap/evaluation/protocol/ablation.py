@@ -22,7 +22,7 @@ from talkswap.evaluation.protocol.hdtf import evaluate
 from talkswap.evaluation.protocol.methods import Made, Method, Setup, Task, plan_of, run_plan
 from talkswap.evaluation.protocol.plan import EvaluationPlan, Report, Table
 from talkswap.evaluation.protocol.published import ABLATIONS
-from talkswap.evaluation.protocol.results import Evaluation, Setting
+from talkswap.evaluation.results import Evaluation, Setting
 
 
 @dataclass(frozen=True)

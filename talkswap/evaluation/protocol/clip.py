@@ -14,11 +14,18 @@ import numpy as np
 from talkswap.checkpoints import find_preset
 from talkswap.errors import NoAudioError, NoTargetFaceError, NoVideoError, UnreadableMediaError
 from talkswap.evaluation.judges.judges import JudgeFiles, load_judges
-from talkswap.evaluation.judges.observe import Observation, look, matched_truth, observe_result, observe_truth, sound_of
-from talkswap.evaluation.metrics.columns import columns, measure
-from talkswap.evaluation.protocol.case import Case, open_photo
+from talkswap.evaluation.judges.observe import (
+    Observation,
+    matched_truth,
+    observe_result,
+    observe_truth,
+    open_photo,
+    sound_of,
+    track_clip,
+)
+from talkswap.evaluation.protocol.measure import Case, columns, measure
 from talkswap.evaluation.protocol.methods import Setup
-from talkswap.evaluation.protocol.results import Column
+from talkswap.evaluation.results import Column
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.media.probe import probe
 from talkswap.media.sound import load_voice
@@ -72,8 +79,8 @@ def score_clip(plan: ClipPlan) -> ClipScore:
         raise NoAudioError(f"{plan.result} has no sound", "the metrics of lip-sync need it")
     with tempfile.TemporaryDirectory(prefix="talkswap-eval-") as place:
         folder = Path(place)
-        seen = look(plan.target, analyser, plan.size)
-        whole = observe_truth(plan.target, own_sound(plan.target), seen, plan.size, folder)
+        track = track_clip(plan.target, analyser, plan.size)
+        whole = observe_truth(plan.target, own_sound(plan.target), track, plan.size, folder)
         result = observe_result(plan.result, whole, analyser, folder)
         voiced = whole if plan.audio is None else voice_clip(plan.audio, analyser, plan.size)
         setting = "self" if plan.audio is None else "cross"
@@ -101,6 +108,6 @@ def voice_clip(audio: Path, analyser: FaceAnalyser, size: int) -> Observation | 
     """
     voice = load_voice(audio)
     try:
-        return observe_truth(audio, voice, look(audio, analyser, size), size, None)
+        return observe_truth(audio, voice, track_clip(audio, analyser, size), size, None)
     except (NoVideoError, NoTargetFaceError, UnreadableMediaError):
         return None

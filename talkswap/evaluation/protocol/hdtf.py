@@ -39,12 +39,27 @@ from talkswap.errors import (
     WeightsCorruptError,
     WeightsMissingError,
 )
-from talkswap.evaluation.judges.judges import Judges, load_judges
-from talkswap.evaluation.judges.observe import Observation, Seen, look, matched_truth, observe_result, observe_truth
-from talkswap.evaluation.metrics.columns import columns, features, measure
-from talkswap.evaluation.protocol.case import Case, Gallery, Photo, draw_sheets, open_photo, photo_of_clip
+from talkswap.evaluation.judges.judges import Gallery, Judges, load_judges
+from talkswap.evaluation.judges.observe import (
+    ClipTrack,
+    Observation,
+    Photo,
+    matched_truth,
+    observe_result,
+    observe_truth,
+    open_photo,
+    track_clip,
+)
+from talkswap.evaluation.protocol.measure import Case, columns, features, measure
 from talkswap.evaluation.protocol.methods import Made, Method, Task, choose_methods
-from talkswap.evaluation.protocol.pairs import EvaluationClip, EvaluationSet, Pair, draw, open_evaluation_set
+from talkswap.evaluation.protocol.pairs import (
+    EvaluationClip,
+    EvaluationSet,
+    Pair,
+    draw,
+    open_evaluation_set,
+    photo_of_clip,
+)
 from talkswap.evaluation.protocol.plan import (
     TABLE_I,
     EvaluationPlan,
@@ -55,7 +70,10 @@ from talkswap.evaluation.protocol.plan import (
     notes_of,
     options_of,
 )
-from talkswap.evaluation.protocol.results import (
+from talkswap.evaluation.protocol.summary import figures_of, provenance, set_figures
+from talkswap.evaluation.report.report import write_report
+from talkswap.evaluation.report.sheets import draw_sheets, write_photo
+from talkswap.evaluation.results import (
     Entry,
     Evaluation,
     Journal,
@@ -64,15 +82,11 @@ from talkswap.evaluation.protocol.results import (
     Pictures,
     Setting,
     SettingResult,
-    from_plain,
-    to_plain,
 )
-from talkswap.evaluation.protocol.summary import figures_of, provenance, set_figures
-from talkswap.evaluation.report.plots import write_photo
-from talkswap.evaluation.report.report import write_report
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.files import write_atomically
 from talkswap.media.sound import load_voice
+from talkswap.records import RecordError, read_record, to_json
 from talkswap.types import FloatArray, ProgressEvent
 
 CROPS = "crops-"  # of one pair at a time, tens of MB
@@ -196,7 +210,7 @@ class Run:
                     f"{plan.out} was begun with other weights of {', '.join(other)}", "name another --out for these"
                 )
         self._folder(self.work)
-        write_atomically(path, json.dumps({**wanted, "methods": known | own}, indent=1) + "\n")
+        write_atomically(path, to_json({**wanted, "methods": known | own}))
 
     # --- the loop
 
@@ -257,9 +271,9 @@ class Run:
             voiced = observe_truth(voice.video, load_voice(voice.voice), self._seen(voice), self.plan.size, None)
         return Scene(setting, pair, truth, voiced, self._photo(pair), place)
 
-    def _seen(self, clip: EvaluationClip) -> Seen:
+    def _seen(self, clip: EvaluationClip) -> ClipTrack:
         keep = self.work / "seen" / f"{clip.name}.npz"
-        return look(clip.video, self.analyser, self.plan.size, keep, self.plan.end)
+        return track_clip(clip.video, self.analyser, self.plan.size, keep, self.plan.end)
 
     def _photo(self, pair: Pair) -> Photo:
         path = pair.photo
@@ -315,11 +329,8 @@ class Run:
     def _made(self, method: Method, scene: Scene, video: Path, note: Path) -> Made:
         """The finished clip, of this run or of one that was killed before it could score it."""
         if video.is_file() and note.is_file():
-            try:
-                made: Made = from_plain(Made, json.loads(note.read_text(encoding="utf-8")))
-                return made
-            except (ValueError, TypeError, KeyError):
-                pass  # of another version
+            with contextlib.suppress(RecordError):  # of another version
+                return read_record(Made, note)
         note.unlink(missing_ok=True)
         pair = scene.pair
         task = Task(
@@ -327,7 +338,7 @@ class Run:
             video, self.plan.seconds,
         )  # fmt: skip
         made = method.make(task, self.plan.setup)
-        write_atomically(note, json.dumps(to_plain(made)), parents=True)
+        write_atomically(note, to_json(made))
         return made
 
     def _features(self, case: Case, name: str) -> None:

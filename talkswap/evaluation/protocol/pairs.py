@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from talkswap.data.clip import paths_of
 from talkswap.data.hdtf import draw_pairs
-from talkswap.errors import InputMissingError, TrainingDataError
-from talkswap.evaluation.protocol.results import ClipRefused
-from talkswap.files import file_sha256
+from talkswap.errors import InputMissingError, TrainingDataError, UnreadableMediaError
+from talkswap.evaluation.results import ClipRefused
+from talkswap.files import file_sha256, write_atomically
+from talkswap.media.probe import probe
+from talkswap.media.reader import ClipReader
 
 SPLITS = ("val", "train", "all")
 PORTRAITS = (".png", ".jpg", ".jpeg", ".webp")
@@ -77,6 +80,24 @@ class Pair:
     def source_name(self) -> str:
         """What the face is called in reports."""
         return self.source.name if self.photo is None else self.photo.name
+
+
+def photo_of_clip(clip: EvaluationClip, path: Path) -> Path:
+    """The frame of a clip in which the head is turned least, as a PNG file, which is written if it isn't there.
+
+    Raises:
+        UnreadableMediaError: that frame does not decode.
+        OutputUnwritableError.
+    """
+    if path.is_file():
+        return path
+    with ClipReader(probe(clip.video)) as reader:
+        for frame in reader.frames():
+            if frame.index == clip.portrait:
+                _, data = cv2.imencode(".png", np.ascontiguousarray(frame.rgb[:, :, ::-1]))
+                write_atomically(path, data.tobytes(), parents=True)
+                return path
+    raise UnreadableMediaError(f"frame {clip.portrait} of {clip.video} does not decode", "prepare the data set again")
 
 
 def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:

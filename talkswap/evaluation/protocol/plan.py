@@ -15,7 +15,7 @@ from talkswap.evaluation.judges.judges import JudgeFiles, Judges
 from talkswap.evaluation.protocol.methods import Setup
 from talkswap.evaluation.protocol.pairs import EvaluationSet, Pair
 from talkswap.evaluation.protocol.published import TABLE_ONE
-from talkswap.evaluation.protocol.results import Kind, PublishedRow, Setting
+from talkswap.evaluation.results import Kind, PublishedRow, Setting
 from talkswap.types import ProgressEvent
 
 Report = Callable[[ProgressEvent], None]

@@ -5,7 +5,7 @@ ID Retrieve and Consistency are in percent there, and so they are here. Where a 
 
 from __future__ import annotations
 
-from talkswap.evaluation.protocol.results import PublishedRow
+from talkswap.evaluation.results import PublishedRow
 
 _SWAPTALK, _WAVSYNCSWAP = "SwapTalk", "WavSyncSwap"
 

@@ -15,7 +15,7 @@ from talkswap.device import versions
 from talkswap.errors import TalkswapError
 from talkswap.evaluation.metrics.frechet import FID, FeatureStatistics, frechet_distance
 from talkswap.evaluation.protocol.pairs import EvaluationSet, Pair
-from talkswap.evaluation.protocol.results import ClipFacts, ClipRefused, Figure, PairResult, Provenance
+from talkswap.evaluation.results import ClipFacts, ClipRefused, Figure, PairResult, Provenance
 
 
 def figures_of(pairs: Sequence[PairResult]) -> dict[str, Figure]:

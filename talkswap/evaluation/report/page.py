@@ -12,14 +12,6 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from talkswap.evaluation.protocol.results import (
-    COMPACT_MARK,
-    Column,
-    Evaluation,
-    MethodResult,
-    PairResult,
-    SettingResult,
-)
 from talkswap.evaluation.report.plots import Dots, dot_plot, plain
 from talkswap.evaluation.report.tables import (
     GROUND_TRUTH,
@@ -36,6 +28,14 @@ from talkswap.evaluation.report.tables import (
     published_table,
     result_tables,
     timing_table,
+)
+from talkswap.evaluation.results import (
+    COMPACT_MARK,
+    Column,
+    Evaluation,
+    MethodResult,
+    PairResult,
+    SettingResult,
 )
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from talkswap.errors import OutputExistsError, OutputUnwritableError, UsageError
-from talkswap.evaluation.protocol.results import Evaluation, from_plain, read_evaluation, to_plain, write_evaluation
 from talkswap.evaluation.report.page import build_page
 from talkswap.evaluation.report.tables import (
     SETTINGS,
@@ -24,7 +23,9 @@ from talkswap.evaluation.report.tables import (
     result_tables,
     timing_table,
 )
+from talkswap.evaluation.results import Evaluation, read_evaluation, write_evaluation
 from talkswap.files import write_atomically
+from talkswap.records import from_plain, to_plain
 
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~"})
 
@@ -53,6 +54,15 @@ def write_report(folder: Path, evaluation: Evaluation) -> ReportFiles:
     write_atomically(written.text, build_markdown(evaluation))
     write_atomically(written.page, build_page(evaluation, folder))
     return written
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one move.
+
+    Raises:
+        OutputUnwritableError.
+    """
+    write_atomically(path, text)
 
 
 def markdown(text: str) -> str:
@@ -170,8 +180,7 @@ def without_people_and_places(evaluation: Evaluation) -> Evaluation:
     options = {name: Path(value).name if name == "portraits" else value for name, value in facts.options.items()}
     facts = replace(facts, data=Path(facts.data).name or "folder", options=options, notes=(*facts.notes, NOTE))
     plain = _walk(to_plain(replace(evaluation, settings=settings, provenance=facts)))
-    found: Evaluation = from_plain(Evaluation, plain)
-    return found
+    return from_plain(Evaluation, plain)
 
 
 def _walk(value: Any) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from talkswap.evaluation.protocol.results import (
+from talkswap.evaluation.results import (
     COMPACT_MARK,
     Column,
     Evaluation,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from talkswap.errors import OutputExistsError, OutputUnwritableError, TrainingDataError, UsageError
-from talkswap.evaluation.protocol.results import Evaluation, MethodResult, PairResult, read_evaluation
+from talkswap.evaluation.results import Evaluation, MethodResult, PairResult, read_evaluation
 from talkswap.files import write_atomically
 from talkswap.media.program import even_sizes, write_plain_copy
 

@@ -14,7 +14,7 @@ from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.types import FloatArray, UInt8Image
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,10 @@ import pytest
 
 from talkswap.errors import OutputUnwritableError
 from talkswap.evaluation.metrics.metric import Judge, Metric
-from talkswap.evaluation.protocol.results import (
+from talkswap.evaluation.report.page import build_page, embed
+from talkswap.evaluation.report.report import build_markdown, markdown, write_report
+from talkswap.evaluation.report.tables import duration, figure, published_table, result_tables, timing_table
+from talkswap.evaluation.results import (
     COMPACT_MARK,
     Column,
     Evaluation,
@@ -21,9 +24,6 @@ from talkswap.evaluation.protocol.results import (
     SettingResult,
     read_evaluation,
 )
-from talkswap.evaluation.report.page import build_page, embed
-from talkswap.evaluation.report.report import build_markdown, markdown, write_report
-from talkswap.evaluation.report.tables import duration, figure, published_table, result_tables, timing_table
 
 HOSTILE = "<script>alert('x')</script>"
 Sample = tuple[Path, Evaluation]
@@ -273,7 +273,7 @@ def test_numbers_as_a_reader_wants_them() -> None:
 
 
 def _evaluation(columns: tuple[Column, ...], setting: SettingResult, *published: object) -> Evaluation:
-    from talkswap.evaluation.protocol.results import Provenance
+    from talkswap.evaluation.results import Provenance
 
     facts = Provenance("", "", "", 0, 0, 0, (), (), (), "", {}, {}, {}, {})
     return Evaluation("hdtf", "t", "I", columns, (setting,), tuple(published), facts, 1.0)  # type: ignore[arg-type]

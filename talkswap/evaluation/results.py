@@ -9,20 +9,17 @@ Figures that were judged with a published network and figures of a compact stand
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
-import math
 import os
-import types
-import typing
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from talkswap.errors import OutputUnwritableError, TrainingDataError
 from talkswap.evaluation.metrics.metric import Judge, Metric
-from talkswap.files import write_atomically
+from talkswap.files import write_atomically, write_error
+from talkswap.records import RecordError, from_json, read_record, to_json, to_plain
 
 FORMAT = 1
 COMPACT_MARK = "compact, not comparable with published figures"
@@ -199,73 +196,14 @@ class Evaluation:
         return sum(len(method.failed) for setting in self.settings for method in setting.methods)
 
 
-# --- JSON
-
-
-def to_plain(value: Any) -> Any:
-    """A dataclass of this module in JSON's own types.
-
-    Raises:
-        ValueError: a number is not finite; such a figure belongs into ``missing``.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: to_plain(item) for key, item in value.items()}
-    if isinstance(value, tuple):
-        return [to_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a figure is not finite")
-    return value
-
-
-def from_plain(kind: Any, value: Any) -> Any:
-    """The opposite of :func:`to_plain`.
-
-    Raises:
-        TypeError, KeyError, ValueError: ``value`` is not of this kind.
-    """
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        hints = _hints(kind)
-        if unknown := set(value) - set(hints):
-            raise ValueError(f"{kind.__name__} has no {min(unknown)}")
-        return kind(**{name: from_plain(hints[name], item) for name, item in value.items()})
-    if origin is tuple:
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(from_plain(arguments[0], item) for item in _of(list, value))
-        return tuple(from_plain(one, item) for one, item in zip(arguments, _of(list, value), strict=True))
-    if origin is dict:
-        return {_of(str, key): from_plain(arguments[1], item) for key, item in _of(dict, value).items()}
-    if origin in (types.UnionType, typing.Union):
-        return None if value is None else from_plain(next(a for a in arguments if a is not type(None)), value)
-    if origin is Literal:
-        if value not in arguments:
-            raise ValueError(f"{value!r} is none of {arguments}")
-        return value
-    if kind is float:
-        return float(_of((int, float), value))
-    return _of(kind, value)
-
-
-@lru_cache
-def _hints(kind: type) -> dict[str, Any]:
-    return typing.get_type_hints(kind)
-
-
-def _of(kind: Any, value: Any) -> Any:
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise TypeError(f"{value!r} is no {kind}")
-    return value
-
-
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Write ``report.json`` in one move.
 
     Raises:
         OutputUnwritableError.
+        ValueError: a figure is not finite; its reason belongs in ``missing``.
     """
-    write_atomically(path, json.dumps(to_plain(evaluation), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, json.dumps(to_plain(evaluation), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_evaluation(path: Path) -> Evaluation:
@@ -278,21 +216,14 @@ def read_evaluation(path: Path) -> Evaluation:
         path = path / "report.json"
     hint = "name the folder that `talkswap eval hdtf --out` wrote"
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = read_record(Evaluation, path)
     except OSError as error:
         raise TrainingDataError(f"no report at {path}: {error.strerror}", hint) from error
-    except (ValueError, RecursionError) as error:
-        raise TrainingDataError(f"{path} is no report: {error}", hint) from error
-    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
-        raise TrainingDataError(f"{path} is no report of this version", hint)
-    try:
-        evaluation: Evaluation = from_plain(Evaluation, plain)
-    except (TypeError, KeyError, ValueError) as error:
+    except RecordError as error:
         raise TrainingDataError(f"{path} is no report of this version: {error}", hint) from error
+    if evaluation.format != FORMAT:
+        raise TrainingDataError(f"{path} is no report of this version", hint)
     return evaluation
-
-
-# --- What is finished of a long evaluation: one JSON line per result, appended in one write.
 
 
 Key = tuple[str, str, int]
@@ -323,38 +254,35 @@ class Journal:
         self.path = path
 
     def read(self) -> dict[Key, Entry]:
-        """The newest entry of every key; lines that are torn or of another version are passed over."""
-        found: dict[Key, Entry] = {}
+        """The newest entry of every key; torn lines and lines of another version are skipped."""
+        entries: dict[Key, Entry] = {}
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
-            return found
+            return entries
         except OSError as error:
             raise OutputUnwritableError(f"cannot read {self.path}: {error.strerror}", "check the folder") from error
         for line in lines:
-            try:
-                plain: Any = json.loads(line)
-                entry = from_plain(Entry, plain)
-            except (ValueError, TypeError, KeyError):
-                continue
-            found[entry.key] = entry
-        return found
+            with contextlib.suppress(RecordError):
+                entry = from_json(Entry, line)
+                entries[entry.key] = entry
+        return entries
 
     def add(self, entry: Entry) -> None:
-        """Append one entry and see it on the disk.
+        """Append one entry and wait until it is on the disk.
 
         Raises:
             OutputUnwritableError: the folder is read-only or the disk full.
         """
-        line = json.dumps(to_plain(entry), ensure_ascii=False).encode() + b"\n"
+        line = to_json(entry, indent=None).encode()
         try:
             with open(self.path, "a+b", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
                 if end:
                     file.seek(end - 1)
                     if file.read(1) != b"\n":
-                        line = b"\n" + line  # an earlier run was killed within its last line
+                        line = b"\n" + line  # an earlier run was killed in the middle of its last line
                 file.write(line)
                 os.fsync(file.fileno())
         except OSError as error:
-            raise OutputUnwritableError(f"cannot write {self.path}: {error.strerror}", "is the disk full?") from error
+            raise write_error(self.path, error) from error

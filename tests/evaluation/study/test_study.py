@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from talkswap.errors import OutputExistsError, OutputUnwritableError, TrainingDataError, UsageError
-from talkswap.evaluation.protocol.results import Evaluation, write_evaluation
+from talkswap.evaluation.results import Evaluation, write_evaluation
 from talkswap.evaluation.study.study import QUESTIONS, Study, StudyConfig, build_study, read_key
 
 Built = tuple[Path, Study]

@@ -19,10 +19,10 @@ from talkswap.errors import NoTargetFaceError, OutputExistsError, PartialError, 
 from talkswap.evaluation.protocol.hdtf import evaluate
 from talkswap.evaluation.protocol.methods import METHODS, Made, Setup, Task, choose_methods
 from talkswap.evaluation.protocol.plan import EvaluationPlan
-from talkswap.evaluation.protocol.results import Evaluation, MethodResult, read_evaluation
+from talkswap.evaluation.results import Evaluation, MethodResult, read_evaluation
 from talkswap.types import ProgressEvent
 
-from .small_set import EXAMPLES, command, make_set
+from ..small_set import EXAMPLES, command, make_set
 
 TRUTH = METHODS["ground-truth"]
 

@@ -1,4 +1,4 @@
-"""What the metrics take and how they average; closed forms."""
+"""What the metrics accept, how they sample and average, and the real-time factor; closed forms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.metrics.metric import average, check_crops, check_landmarks, check_pair, has_face, sampled
+from talkswap.evaluation.metrics.metric import (
+    average,
+    check_crops,
+    check_landmarks,
+    check_pair,
+    has_face,
+    real_time_factor,
+    sampled,
+)
 
 
 def test_sampled_frames_lie_in_the_middle_of_their_stretches() -> None:
@@ -44,3 +52,9 @@ def test_bad_input_is_named() -> None:
         check_landmarks(np.zeros((4, 468, 3), np.float32))
     with pytest.raises(TrainingDataError):
         sampled(5, 0)
+
+
+def test_seconds_of_work_for_a_second_of_video() -> None:
+    assert real_time_factor(5.0, 10.0) == 0.5
+    with pytest.raises(TrainingDataError):
+        real_time_factor(5.0, 0.0)

@@ -10,8 +10,8 @@ import pytest
 
 from talkswap.cli import main
 from talkswap.errors import OutputExistsError, TrainingDataError, UsageError
-from talkswap.evaluation.protocol.results import Evaluation, read_evaluation, write_evaluation
 from talkswap.evaluation.report.report import NOTE, publish, without_people_and_places
+from talkswap.evaluation.results import Evaluation, read_evaluation, write_evaluation
 
 Sample = tuple[Path, Evaluation]
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from talkswap.errors import OutputUnwritableError
-from talkswap.evaluation.report.plots import GREY, SheetConfig, SheetMaker, face_tile, moments, mouth_tile, write_photo
+from talkswap.evaluation.report.sheets import GREY, SheetConfig, SheetMaker, face_tile, moments, mouth_tile, write_photo
 from talkswap.faces.mesh import OUTER_LIPS, mean_face
 from talkswap.types import FloatArray
 

@@ -14,16 +14,8 @@ from talkswap.checkpoints import write_manifest
 from talkswap.checkpoints.catalogue import read_catalogue
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.judges.face_squares import cut_square, square_places
-from talkswap.evaluation.judges.syncnet import COUNTER, SyncNet, mfcc
-from talkswap.evaluation.metrics.lip_sync import (
-    FILE,
-    SyncNetJudge,
-    SyncScore,
-    grid_rows,
-    load_sync_judge,
-    offset_distances,
-    score_of,
-)
+from talkswap.evaluation.judges.judges import load_sync_judge
+from talkswap.evaluation.judges.syncnet import COUNTER, FILE, SyncNet, SyncNetJudge, mfcc
 from talkswap.faces.mesh import mean_face
 from talkswap.types import FloatArray, UInt8Image
 
@@ -112,35 +104,6 @@ def test_a_clip_without_enough_is_refused(judge: SyncNetJudge) -> None:
             judge(iter(pictures), landmarks, times, voice)
     with pytest.raises(TrainingDataError):
         judge(iter(pictures[:4]), landmarks, times, np.zeros(6400, np.float32))
-
-
-@pytest.mark.parametrize("rate", [25.0, 24.0, 29.97, 12.5, 60.0])
-def test_grid_takes_the_nearest_frame(rate: float) -> None:
-    times = np.arange(80) / rate
-    rows = grid_rows(times, 1.0)
-    assert len(rows) == 25
-    for k, row in enumerate(rows):
-        assert abs(times[row] - k / 25) == pytest.approx(np.abs(times - k / 25).min())
-    assert len(grid_rows(times[:10], 60.0)) == int(10 / rate * 25 + 1e-6)
-    assert len(grid_rows(times[:0], 1.0)) == 0
-
-
-@pytest.mark.parametrize("late", [-7, 0, 15])
-def test_offset_says_which_comes_first(late: int) -> None:
-    """Closed form: the same embeddings, the sound moved by whole frames."""
-    random = np.random.default_rng(0)
-    track = random.normal(size=(80, 8)).astype(np.float32)
-    score = score_of(offset_distances(track[20:60], track[20 - late : 60 - late]), 40)
-    assert score.offset == -late  # negative: the sound comes later than the picture
-    assert score.confidence > 1 and score.distance < 2
-
-
-def test_score_is_median_less_least() -> None:
-    distances = np.linspace(9, 12, 31)
-    distances[18] = 4.0  # from above the median: the one below it is the median now
-    assert score_of(distances, 7) == SyncScore(pytest.approx(10.4 - 4.0), 4.0, -3, 7)
-    with pytest.raises(TrainingDataError):
-        offset_distances(np.zeros((0, 4), np.float32), np.zeros((0, 4), np.float32))
 
 
 def test_syncnet_judges_where_it_is_and_mouth_shapes_where_not(

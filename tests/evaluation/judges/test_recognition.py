@@ -120,7 +120,7 @@ def test_frames_without_a_face_are_nan_and_only_every_fifth_is_looked_at(network
 def test_the_compact_stand_in_says_that_it_took_part_in_training(source_photo: Path) -> None:
     """Against the analyser's own embedding, cut at another size and once more from a crop: torch's cosine above 0.99."""
     rgb = cv2.imread(str(source_photo))[:, :, ::-1].copy()
-    analyser = CompactAnalyser(Path(__file__).parents[2] / "weights" / "compact")
+    analyser = CompactAnalyser(Path(__file__).parents[3] / "weights" / "compact")
     face = analyser.detect(rgb)[0]
     judge = CompactIdentity()
     whole = judge([rgb], face.landmarks[None])[0]

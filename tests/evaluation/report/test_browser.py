@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from playwright import sync_api as playwright
 
-from talkswap.evaluation.protocol.results import Evaluation
 from talkswap.evaluation.report.report import write_report
+from talkswap.evaluation.results import Evaluation
 from talkswap.evaluation.study.scores import read_answers, score
 from talkswap.evaluation.study.study import QUESTIONS, Study, read_key
 

@@ -23,7 +23,7 @@ from talkswap.types import FloatArray
 from talkswap.voice.features import MelFeatures
 from talkswap.voice.windows import cut_windows
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
