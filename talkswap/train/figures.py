@@ -199,9 +199,6 @@ def _forget_after(path: Path, step: int) -> None:
     write_atomically(path, "".join(kept))
 
 
-# --- Draw a training curve from ``curve.jsonl`` without a plotting package.
-
-
 SKIPPED = {"step", "minutes", "rate", "waiting"}
 
 

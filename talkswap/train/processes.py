@@ -1,4 +1,4 @@
-"""What accelerate does for the loop: the device, the precision, and what processes tell each other.
+"""The processes of a run: what accelerate does for them, what they tell each other, and the signals that end them.
 
 ``network`` is not wrapped in DistributedDataParallel: its gradient averaging hangs on the wrapper's ``forward``, and
 stages call parts of their networks (``encode``, ``decode``, a teacher's codebook) instead.  The gradients are averaged
@@ -9,9 +9,12 @@ process's own samples, and rank 0's running statistics are everybody's.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"bf16": "bf16", "float32": "no", "fp16": "fp16"}  # ours, and what accelerate calls it
 BUCKET = 1 << 24  # numbers reduced at once
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def launched() -> int:
@@ -170,3 +174,51 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
 def _spread(flat: Tensor, tensors: list[Tensor]) -> None:
     for piece, tensor in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True):
         tensor.copy_(piece.view(tensor.shape))
+
+
+class Interruption:
+    """SIGTERM and Ctrl-C while training: the loop finishes and saves the step in hand before the program ends.
+
+    A spot machine sends SIGTERM and takes itself away half a minute later; a second signal ends the program at once.
+    Takes both signals for the length of a ``with`` block; in a thread that is not the main one, none.
+
+    Attributes:
+        signal: the signal that came, or None.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._at_once = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def welcome(self) -> Iterator[None]:
+        """A block in which nothing is half done: a signal ends it at once."""
+        if self.signal is not None:
+            raise self.ending()
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def ending(self) -> BaseException:
+        """What ends the program with the interrupted code: 130 for Ctrl-C, 143 for SIGTERM."""
+        return KeyboardInterrupt() if self.signal == signal.SIGINT else SystemExit(128 + signal.SIGTERM)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        again = self.signal is not None
+        self.signal = number
+        if again or self._at_once:
+            raise self.ending()

@@ -100,13 +100,13 @@ def train(
         DependencyError: accelerate is not installed.
     """
     start = time.monotonic()
-    from talkswap.train import checkpoint
+    from talkswap.train import state
     from talkswap.train.loop import Trainer
     from talkswap.train.processes import Processes
     from talkswap.train.stage import share_config
 
     config = stage_config(stage, settings, preset)
-    exists = checkpoint.exists(run)
+    exists = state.exists(run)
     if exists and not resume:
         raise TrainingError(f"{run} already holds a run", "choose another --run, or go on with --resume")
     if exists:

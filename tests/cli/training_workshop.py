@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 
 from talkswap.cli import main
 from talkswap.media.sound import load_voice
-from talkswap.train.perceptual import LEVELS
+from talkswap.train.losses import LEVELS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 3

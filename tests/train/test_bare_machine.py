@@ -24,8 +24,9 @@ class Absent:  # as where tensorboard is not installed
 
 never = set(json.loads(sys.argv[1]))
 sys.meta_path.insert(0, Absent())
-import talkswap.train
-modules = ["talkswap.train." + m.name for m in pkgutil.iter_modules(talkswap.train.__path__)]
+import talkswap.systems.swaptalk.training, talkswap.train.shared
+rooms = (talkswap.train, talkswap.train.shared, talkswap.systems.swaptalk.training)
+modules = [f"{room.__name__}.{m.name}" for room in rooms for m in pkgutil.iter_modules(room.__path__)]
 for module in modules:
     importlib.import_module(module)
 sys.path.insert(0, sys.argv[2])

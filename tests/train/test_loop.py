@@ -13,9 +13,10 @@ import torch
 
 from talkswap.errors import DeviceError, TrainingError, UsageError
 from talkswap.systems.registry import find_stage, stages
-from talkswap.train import checkpoint
+from talkswap.train import state
 from talkswap.train.figures import StepProgress
-from talkswap.train.loop import Trainer, rate_at
+from talkswap.train.loop import Trainer
+from talkswap.train.optimiser import rate_at
 from talkswap.train.stage import Batch, LoopConfig, draw_number, share_config
 from talkswap.train.stages import StageDescription, check_same_settings, stage_config, train
 
@@ -65,7 +66,7 @@ def test_a_resumed_run_has_the_same_rows_and_state_to_the_last_bit(
     whole, parts = computed(tmp_path / "whole"), computed(tmp_path / "parts")
     assert {"loss", "error", "discriminator", "norm"} <= whole[0].keys()
     assert whole == parts, "floats are written in full, so equal text is equal bits"
-    one, two = (checkpoint.read(tmp_path / name / "checkpoint").groups for name in ("whole", "parts"))
+    one, two = (state.read(tmp_path / name / "checkpoint").groups for name in ("whole", "parts"))
     assert set(one) == {"network", "average", "discriminator", "optimiser", "adversary"} == set(two)
     for name in one:
         assert one[name].keys() == two[name].keys() and all(torch.equal(one[name][k], two[name][k]) for k in one[name])

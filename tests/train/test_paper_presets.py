@@ -15,7 +15,7 @@ from talkswap.cli import main
 from talkswap.errors import InputMissingError
 from talkswap.systems.registry import find_stage
 from talkswap.systems.swaptalk.training.lip_sync import mouth_weight
-from talkswap.train.perceptual import identity_distance
+from talkswap.train.losses import identity_distance
 from talkswap.train.stages import stage_config
 
 EIGHT_TIMES = (

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from talkswap.errors import TrainingError
-from talkswap.train import checkpoint
+from talkswap.train import state
 from talkswap.train.loop import Trainer
 from talkswap.train.processes import Processes
 from talkswap.train.stage import share_config
@@ -54,8 +54,8 @@ def test_two_processes_compute_what_one_does_with_twice_the_batch(tmp_path: Path
     launched = start(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"], tmp_path / "two", 4)
     code, said = ended(launched)
     assert code != 0 and said.count("interrupted and saved at step 8 of 24") == 1, said
-    found = checkpoint.read_newest(tmp_path / "two", pytest.fail)
-    assert found is not None and found.state["step"] == 8
+    stored = state.read_newest(tmp_path / "two", pytest.fail)
+    assert stored is not None and stored.values["step"] == 8
     # what a launcher on each of two hosts sets
     common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     hosts = [start([], tmp_path / "two", -1, RANK=str(r), LOCAL_RANK="0", **common) for r in range(2)]
@@ -69,7 +69,7 @@ def test_two_processes_compute_what_one_does_with_twice_the_batch(tmp_path: Path
     assert [r["step"] for r in parts] == list(range(1, 25))
     for name in ("loss", "error", "discriminator", "norm"):
         assert [r[name] for r in parts] == pytest.approx([r[name] for r in whole], rel=1e-4, abs=1e-6), name
-    a, b = (checkpoint.read(tmp_path / name / "checkpoint").groups for name in ("one", "two"))
+    a, b = (state.read(tmp_path / name / "checkpoint").groups for name in ("one", "two"))
     for group in ("network", "average", "discriminator"):
         for name, value in a[group].items():
             torch.testing.assert_close(b[group][name], value, rtol=1e-4, atol=1e-5)

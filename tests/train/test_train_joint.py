@@ -26,7 +26,8 @@ from talkswap.systems.swaptalk.training.mouths import (
     sharpness,
 )
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
-from talkswap.train.loop import LoopConfig, Trainer
+from talkswap.train.loop import Trainer
+from talkswap.train.stage import LoopConfig
 from talkswap.voice.mel import SILENCE
 
 NETWORK = LipSyncConfig(

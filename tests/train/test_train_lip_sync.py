@@ -17,7 +17,8 @@ from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpertConfig
 from talkswap.systems.swaptalk.training.lip_sync import LipSyncStage, LipSyncStageConfig
 from talkswap.systems.swaptalk.training.sync_expert import SyncExpertStage, SyncExpertStageConfig, given_latents
-from talkswap.train.loop import LoopConfig, Trainer
+from talkswap.train.loop import Trainer
+from talkswap.train.stage import LoopConfig
 from talkswap.train.stages import stage_config
 from talkswap.voice.mel import SILENCE
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from talkswap.errors import TrainingDataError
-from talkswap.train.loop import LoopConfig, Trainer
+from talkswap.train.loop import Trainer
 from talkswap.train.shared.speech_encoder import (
     SpeechEncoderStage,
     SpeechEncoderStageConfig,
@@ -19,7 +19,10 @@ from talkswap.train.shared.speech_encoder import (
     warp_bands,
 )
 from talkswap.train.shared.speech_labels import ClipLabels, SpeechLabels, load_encoder
+from talkswap.train.stage import LoopConfig
 from talkswap.voice.speech_encoder import SpeechEncoderConfig
+
+from .learning import fixed_figure
 
 SMALL = SpeechEncoderConfig(width=24, dilations=(1, 2), window=33, dropout=0.0)
 LOOP = LoopConfig(
@@ -62,7 +65,7 @@ def test_a_short_run_hears_loudness_and_writes_lags_and_gain(talking_folder: Any
 def test_a_late_picture_is_measured_as_lag(talking_folder: Any, tmp_path: Path) -> None:
     trained = stage(talking_folder)
     Trainer(trained, LOOP, tmp_path).train(echo=lambda line: None)
-    trained.network.load_state_dict(Trainer(trained, LOOP, tmp_path).average)
+    trained.network.load_state_dict(Trainer(trained, LOOP, tmp_path).optimiser.average.module.state_dict())
     trained.network.eval()
     clip = trained.clips[0]
     with torch.no_grad():
@@ -156,12 +159,10 @@ def test_sounds_and_a_teacher_are_learnt_from_speech_without_a_picture(talking_f
     assert len(pupil.other) == 1
     assert (pupil.clips[0].sound == 4).all()
     assert float(pupil.other[0].taught.std()) > 0
-    lines: list[str] = []
-    scores = Trainer(pupil, LOOP, tmp_path / "pupil").train(echo=lines.append)
-    lines = [line for line in lines if line.startswith("step=")]
-    naming = [float(line.split("naming=")[1].split()[0]) for line in lines]
-    taught = [float(line.split("taught=")[1].split()[0]) for line in lines]
-    assert naming[-1] < naming[0] and taught[-1] < taught[0]
+    untrained = {name: fixed_figure(pupil, name) for name in ("naming", "taught")}
+    scores = Trainer(pupil, LOOP, tmp_path / "pupil").train(echo=lambda line: None)
+    assert fixed_figure(pupil, "naming") < 0.95 * untrained["naming"]
+    assert fixed_figure(pupil, "taught") < untrained["taught"] - 0.1  # it holds a correlation: it may be negative
     assert scores["pearson-opening"] > 0.6
     # the head that names sounds stays behind
     assert load_encoder(tmp_path / "pupil" / "export").config == SMALL

@@ -19,7 +19,8 @@ from talkswap.systems.swaptalk.training.sync_expert import (
     SyncExpertStageConfig,
     given_latents,
 )
-from talkswap.train.loop import Batch, LoopConfig, Trainer
+from talkswap.train.loop import Trainer
+from talkswap.train.stage import Batch, LoopConfig
 
 SMALL = SyncExpertConfig(
     code_width=16, grid=4, margin=0, width=8, embedding=12, encoder_width=16, dilations=(1, 2), window=33

@@ -25,8 +25,8 @@ from talkswap.data.detection import (
 )
 from talkswap.data.face_views import StoredFaces, read_backgrounds
 from talkswap.faces.detector import DetectorNetwork, FaceDetector, face_square, save_detector
-from talkswap.train.loop import Batch, Stage
 from talkswap.train.shared.faces import HELD_BACKGROUNDS, HELD_SCENES, FacesStageConfig, check_enough
+from talkswap.train.stage import Batch, Stage
 from talkswap.types import UInt8Image
 
 

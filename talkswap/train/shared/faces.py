@@ -19,7 +19,7 @@ from talkswap.errors import TrainingDataError, UsageError
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.loop import Batch, LoopConfig, Stage
+from talkswap.train.stage import Batch, LoopConfig, Stage
 
 PARTS = ("landmarks", "detector")
 HELD_BACKGROUNDS = 50  # the first of backgrounds.tar, kept for scores

@@ -21,7 +21,7 @@ from talkswap.data.face_views import STORED, degrade, relight, small_crops
 from talkswap.data.identity import TEACHER_FILE, label_blends, label_folder, people, verification
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.loop import Batch, LoopConfig, Stage
+from talkswap.train.stage import Batch, LoopConfig, Stage
 from talkswap.types import FloatArray, UInt8Image
 
 

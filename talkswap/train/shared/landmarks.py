@@ -22,8 +22,8 @@ from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.landmarks import POINTS, LandmarkNetwork, load_landmarks, save_landmarks
 from talkswap.faces.measures import eye_openings, mouth_opening, pearson
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, LEFT_EYE_RING, OUTER_LIPS, RIGHT_EYE_RING, mean_face
-from talkswap.train.loop import Batch, Stage
 from talkswap.train.shared.faces import HELD_BACKGROUNDS, FacesStageConfig, check_enough
+from talkswap.train.stage import Batch, Stage
 from talkswap.types import FloatArray
 
 LIPS = (*OUTER_LIPS, *INNER_LIPS)

@@ -24,8 +24,8 @@ from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.mesh import mean_face
 from talkswap.faces.occlusion import OcclusionConfig, OcclusionNetwork, save_occlusion
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.loop import Batch, LoopConfig, Stage
 from talkswap.train.shared.faces import HELD_BACKGROUNDS, check_enough
+from talkswap.train.stage import Batch, LoopConfig, Stage
 from talkswap.types import FloatArray
 
 FACES = ("portraits-val", "frames-val")  # held out

@@ -24,8 +24,8 @@ from talkswap.systems.swaptalk.face_swap import PAPER, FaceSwap, FaceSwapConfig
 from talkswap.systems.swaptalk.training.pairs import PICTURES, PairCodes, PairConfig, PairDraw, load_vqgan
 from talkswap.systems.swaptalk.training.vqgan import decoder_parts, gradients, to_pictures, to_tensor
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
-from talkswap.train.perceptual import PerceptualNetwork, identity_distance, perceptual_loss
+from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
+from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,9 @@ from talkswap.systems.swaptalk.training.pairs import load_vqgan
 from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradients, to_pictures, to_tensor
 from talkswap.systems.swaptalk.vqgan import VQGAN
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.loop import Batch, Stage
-from talkswap.train.perceptual import PerceptualNetwork, perceptual_loss
+from talkswap.train.losses import PerceptualNetwork, perceptual_loss
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
+from talkswap.train.stage import Batch, Stage
 from talkswap.types import FloatArray
 
 

@@ -27,8 +27,8 @@ from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_v
 from talkswap.systems.swaptalk.vqgan import Codebook
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.figures import draw_curve
-from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
+from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
 from talkswap.types import FloatArray
 from talkswap.voice.features import FeatureExtractor
 

@@ -24,8 +24,8 @@ from talkswap.data.stills import StillAugmentation, Stills, draw_still, importan
 from talkswap.errors import InputMissingError
 from talkswap.systems.swaptalk.vqgan import COMPACT, PAPER, VQGAN, Quantized, VQGANConfig
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
-from talkswap.train.perceptual import PerceptualNetwork, identity_distance, perceptual_loss
+from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
+from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
 from talkswap.types import FloatArray, UInt8Image
 
 

@@ -10,19 +10,19 @@ import pytest
 import torch
 
 from talkswap.errors import TrainingError
-from talkswap.train import checkpoint
+from talkswap.train import state
 
 GROUPS = {"network": {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(7)}, "average": {"a": torch.ones(3)}}
 
 
 def saved(run: Path, step: int) -> Path:
-    return checkpoint.save(run, {"step": step}, GROUPS)
+    return state.save(run, {"step": step}, GROUPS)
 
 
 def newest(run: Path) -> tuple[int | None, list[str]]:
     said: list[str] = []
-    found = checkpoint.read_newest(run, said.append)
-    return (None if found is None else found.state["step"]), said
+    stored = state.read_newest(run, said.append)
+    return (None if stored is None else stored.values["step"]), said
 
 
 def cut(folder: Path) -> None:
@@ -38,10 +38,10 @@ def flip(folder: Path) -> None:
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    found = checkpoint.read(saved(tmp_path, 3))
-    assert found.state["step"] == 3 and found.groups.keys() == GROUPS.keys()
+    stored = state.read(saved(tmp_path, 3))
+    assert stored.values["step"] == 3 and stored.groups.keys() == GROUPS.keys()
     for name, tensors in GROUPS.items():
-        assert all(torch.equal(found.groups[name][key], value) for key, value in tensors.items())
+        assert all(torch.equal(stored.groups[name][key], value) for key, value in tensors.items())
 
 
 def test_large_sets_and_large_tensors_are_cut_into_files_of_at_most_16_mb(tmp_path: Path) -> None:
@@ -49,12 +49,12 @@ def test_large_sets_and_large_tensors_are_cut_into_files_of_at_most_16_mb(tmp_pa
     large = torch.randn(3, 3_000_000, generator=generator)  # 36 MB
     many = {f"layer.{i}.weight": torch.randn(1000, 300, generator=generator) for i in range(20)}  # 24 MB
     half = torch.randn(9_000_000, generator=generator).bfloat16().view(3000, 3000).t()  # not contiguous, 18 MB
-    folder = checkpoint.save(tmp_path, {"step": 1}, {"network": {"large": large, **many, "half": half}, "empty": {}})
+    folder = state.save(tmp_path, {"step": 1}, {"network": {"large": large, **many, "half": half}, "empty": {}})
     files = sorted(folder.glob("network-*.safetensors"))
     assert len(files) >= 5 and max(f.stat().st_size for f in files) <= 16_000_000
     assert files[0].name == "network-00001.safetensors"
     assert set(json.loads((folder / "state.json").read_text())["files"]) == {f.name for f in files}
-    read = checkpoint.read(folder).groups
+    read = state.read(folder).groups
     assert torch.equal(read["network"]["large"], large) and torch.equal(read["network"]["half"], half)
     assert all(torch.equal(read["network"][k], v) for k, v in many.items()) and read["empty"] == {}
     assert read["network"].keys() == {"large", "half", *many}
@@ -101,7 +101,7 @@ def test_a_damaged_state_costs_one_line_and_the_state_before_is_taken(
 def test_the_state_that_was_taken_up_outlives_the_next_save(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     cut(saved(tmp_path, 2))
-    checkpoint.settle(tmp_path, tmp_path / "checkpoint.old")
+    state.settle(tmp_path, tmp_path / "checkpoint.old")
     cut(saved(tmp_path, 3))
     assert newest(tmp_path)[0] == 1
 
@@ -118,7 +118,7 @@ def test_a_state_that_cannot_be_written_leaves_the_last_one(tmp_path: Path, monk
     def full(tensors: object, path: Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(state, "save_file", full)
     with pytest.raises(TrainingError, match="No space left on device") as caught:
         saved(tmp_path, 2)
     assert "last good state is kept" in caught.value.hint and newest(tmp_path) == (1, [])

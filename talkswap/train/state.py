@@ -7,7 +7,6 @@ they are in memory on a CPU, so a run begun on a GPU goes on without one, and th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, cat
 
 from talkswap.errors import TrainingError
-from talkswap.files import sync_to_disk
+from talkswap.files import file_sha256, sync_to_disk
 
 VERSION = 2
 FILE_LIMIT = 16_000_000  # bytes, the header of a file included
@@ -32,15 +31,15 @@ Groups = dict[str, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """What :func:`read_newest` found."""
+class State:
+    """A whole state of a run, as :func:`read_newest` gives it."""
 
     folder: Path
-    state: dict[str, Any]
+    values: dict[str, Any]  # JSON
     groups: Groups
 
 
-class DamagedCheckpoint(Exception):
+class DamagedState(Exception):
     """A folder does not hold the whole state that it should."""
 
 
@@ -74,8 +73,8 @@ def save(run: Path, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, 
             for number, part in enumerate(_parts(tensors, split[group]), 1):
                 name = f"{group}-{number:05d}.safetensors"
                 save_file(part, new / name)
-                data = (new / name).read_bytes()
-                files[name] = {"group": group, "size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                size, digest = (new / name).stat().st_size, file_sha256(new / name)
+                files[name] = {"group": group, "size": size, "sha256": digest}
                 sync_to_disk(new / name)
         whole = {"version": VERSION, **state, "groups": list(groups), "files": files, "split": split}
         (new / STATE).write_text(json.dumps(whole, indent=1), encoding="utf-8")
@@ -94,7 +93,7 @@ def save(run: Path, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, 
     return current
 
 
-def read_newest(run: Path, echo: Callable[[str], None]) -> Checkpoint | None:
+def read_newest(run: Path, echo: Callable[[str], None]) -> State | None:
     """The newest whole state of a run; None when there is none at all.
 
     A damaged one is passed over with one line.
@@ -103,14 +102,14 @@ def read_newest(run: Path, echo: Callable[[str], None]) -> Checkpoint | None:
         TrainingError: there are states, and none is whole.
     """
     # a folder of the name `checkpoint.new` that is whole was only never moved: it is newer than `checkpoint.old`
-    found = [run / name for name in (CURRENT, NEW, OLD) if (run / name).is_dir()]
-    for folder in found:
+    folders = [run / name for name in (CURRENT, NEW, OLD) if (run / name).is_dir()]
+    for folder in folders:
         try:
             return read(folder)
-        except DamagedCheckpoint as damage:
+        except DamagedState as damage:
             if folder.name != NEW:  # half-written is what it is meant to be
                 echo(f"{folder} is damaged ({damage}); taking the state before it")
-    if any(folder.name != NEW for folder in found):
+    if any(folder.name != NEW for folder in folders):
         raise TrainingError(
             f"no state of the run in {run} is whole", "choose another --run, or bring back a copy of its checkpoint"
         )
@@ -127,30 +126,29 @@ def settle(run: Path, taken: Path) -> None:
     taken.rename(run / CURRENT)
 
 
-def read(folder: Path) -> Checkpoint:
+def read(folder: Path) -> State:
     """One whole state, its tensors on the CPU.
 
     Raises:
-        DamagedCheckpoint: something is missing, cut short or altered.
+        DamagedState: something is missing, cut short or altered.
     """
     try:
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         if not isinstance(state, dict) or state.get("version") != VERSION:
-            raise DamagedCheckpoint(f"{STATE} is not of version {VERSION}")
+            raise DamagedState(f"{STATE} is not of version {VERSION}")
         groups: Groups = {name: {} for name in state["groups"]}
         for name, entry in state["files"].items():
-            data = (folder / name).read_bytes()
-            if len(data) != entry["size"] or hashlib.sha256(data).hexdigest() != entry["sha256"]:
-                raise DamagedCheckpoint(f"{name} is not what was written")
+            if (folder / name).stat().st_size != entry["size"] or file_sha256(folder / name) != entry["sha256"]:
+                raise DamagedState(f"{name} is not what was written")
             groups[entry["group"]] |= load_file(folder / name)
         for group, shapes in state["split"].items():
             for name, shape in shapes.items():
                 groups[group][name] = _joined(groups[group], name).view(shape)
-        return Checkpoint(folder, state, groups)
+        return State(folder, state, groups)
     except OSError as error:
-        raise DamagedCheckpoint(f"{Path(error.filename or folder).name}: {error.strerror}") from error
+        raise DamagedState(f"{Path(error.filename or folder).name}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise DamagedCheckpoint(f"{STATE} cannot be used: {error}") from error
+        raise DamagedState(f"{STATE} cannot be used: {error}") from error
 
 
 def _parts(tensors: Mapping[str, Tensor], split: dict[str, list[int]]) -> Iterator[dict[str, Tensor]]:
