@@ -90,6 +90,7 @@ def prepare_clip(job: tuple[PortraitsConfig, Path, str]) -> tuple[str, int, int]
     # imported here, since the stages read CROP from this module on machines that have no PyAV
     from talkswap.media.probe import probe
     from talkswap.media.reader import ClipReader
+    from talkswap.voice.load import load_voice
 
     config, path, split = job
     out = config.out / f"clips-{split}" / f"{path.stem}.npz"
