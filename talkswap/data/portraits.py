@@ -28,7 +28,6 @@ import numpy as np
 
 from talkswap.errors import DependencyError, InputMissingError, TrainingDataError
 from talkswap.faces.geometry import align
-from talkswap.media.sound import load_voice
 from talkswap.types import FloatArray, UInt8Image
 
 CROP = 320  # px
@@ -90,7 +89,7 @@ def prepare_clip(job: tuple[PortraitsConfig, Path, str]) -> tuple[str, int, int]
     # imported here, since the stages read CROP from this module on machines that have no PyAV
     from talkswap.media.probe import probe
     from talkswap.media.reader import ClipReader
-    from talkswap.voice.load import load_voice
+    from talkswap.media.sound import load_voice
 
     config, path, split = job
     out = config.out / f"clips-{split}" / f"{path.stem}.npz"
