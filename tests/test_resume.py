@@ -226,7 +226,7 @@ def test_a_full_disk_costs_one_segment(plan: RenderPlan, whole: tuple[Any, Any])
 def test_an_ffmpeg_that_dies_costs_nothing(
     plan: RenderPlan, whole: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = program.find_ffmpeg()
+    real = program.find_ffmpeg().path
     dying = tmp_path / "bin" / "ffmpeg"
     dying.parent.mkdir()
     # It writes the beginning of the output, then it is killed.
@@ -235,7 +235,7 @@ def test_an_ffmpeg_that_dies_costs_nothing(
         'for each in "$@"; do case "$each" in *finished.*) printf half > "${each#file:}";; esac; done\nkill -9 $$\n'
     )
     dying.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{dying.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv(program.VARIABLE, str(dying))
     program.find_ffmpeg.cache_clear()
     try:
         with pytest.raises(EncoderError, match="ffmpeg could not finish"):

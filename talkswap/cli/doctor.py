@@ -107,9 +107,10 @@ def check_ffmpeg() -> list[Finding]:
     import av
 
     from talkswap.media.codecs import CODECS, check_encoder
-    from talkswap.media.mux import find_ffmpeg
+    from talkswap.media.program import find_ffmpeg
 
-    findings = [Finding("ffmpeg", "ok", str(find_ffmpeg()))]
+    program = find_ffmpeg()
+    findings = [Finding("ffmpeg", "ok", f"{program.path} ({program.note})" if program.note else str(program.path))]
     version = ".".join(str(part) for part in av.library_versions["libavcodec"])
     working, broken = [], []
     os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder prints its life story

@@ -272,7 +272,7 @@ def _command(
     # Left alone, ffmpeg closes every hole over ten seconds in MPEG-TS.
     joined = joined.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
     joined = joined.global_args("-dts_delta_threshold", str(LONGEST_HOLE))
-    arguments = [str(argument) for argument in ffmpeg.compile(joined, cmd=str(find_ffmpeg()))]
+    arguments = [str(argument) for argument in ffmpeg.compile(joined, cmd=str(find_ffmpeg().path))]
     # ffmpeg-python numbers the inputs itself; where each came to stand is read off its result.
     inputs = [url for option, url in pairwise(arguments) if option == "-i"]
     details += ["-map_metadata", str(_last(inputs, ffmpeg_url(target)))]

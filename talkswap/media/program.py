@@ -1,61 +1,91 @@
-"""The ffmpeg program: found, and run without a shell and without a keyboard."""
+"""The ffmpeg program: which one it is, how it is run without a shell and a keyboard, and plain copies made by it."""
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import ffmpeg
 
-from talkswap.errors import EncoderError, OutputUnwritableError
+from talkswap.errors import EncoderError
+from talkswap.files import write_error
 from talkswap.media.containers import local_url, open_clip, video_stream
 
+VARIABLE = "TALKSWAP_FFMPEG"
+"""Environment variable that names another ffmpeg than the one in the package imageio-ffmpeg."""
+
 _LAST_LINES = 6
-_NO_TEXT = "\udc80", "\udcff"  # how Python holds bytes of a name that are no text
-_ASIDE = 0x10FF00 - 0xDC00  # to where nobody has letters: the end of the last plane for private use
-_DISK_FULL = "No space left on device"
+_BOX_HEAD = 8  # bytes of an MP4 box before its content: length and name
+_ROUND = 4096  # bytes
+
+# Bytes of a file's name that are no text are lone surrogates in Python, which ffmpeg-python can't encode. They are moved
+# to where no alphabet is, the end of the last plane for private use, and back when the program is run.
+_ASIDE = {0xDC80 + byte: 0x10FF80 + byte for byte in range(0x80)}
+_BACK = {aside: surrogate for surrogate, aside in _ASIDE.items()}
+
+
+@dataclass(frozen=True)
+class Program:
+    """An ffmpeg program that can do the final pass."""
+
+    path: Path
+    note: str = ""  # why it isn't the bundled one, for the user; empty if it is
 
 
 @functools.lru_cache(maxsize=1)
-def find_ffmpeg() -> Path:
-    """The ffmpeg program: from PATH if it runs and can cut copied streams, else the one that imageio-ffmpeg brings.
+def find_ffmpeg() -> Program:
+    """The ffmpeg of the package imageio-ffmpeg, whose version is pinned, unless ``TALKSWAP_FFMPEG`` names another.
+
+    A program on PATH is used only if the bundled one is missing or can't run: outputs differ from version to version.
 
     Raises:
-        EncoderError: neither is there.
+        EncoderError: there is none, or the one that the variable names can't do the final pass.
     """
-    on_path = shutil.which("ffmpeg")
-    if on_path is not None and _serves(Path(on_path)):
-        return Path(on_path)
+    if name := os.environ.get(VARIABLE):
+        path = shutil.which(name)
+        if path is None or not _can_cut_packets(path):
+            raise EncoderError(
+                f"{name}, which {VARIABLE} names, is no ffmpeg of version 5 or later that runs", f"unset {VARIABLE}"
+            )
+        return Program(Path(path), f"named by {VARIABLE}")
+    problem = "the package imageio-ffmpeg has no program"
     try:
-        import imageio_ffmpeg  # only where PATH has none: it looks through the system's folders
+        import imageio_ffmpeg
 
-        bundled = Path(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError) as error:
-        raise EncoderError("no ffmpeg was found", "pip install imageio-ffmpeg, or install ffmpeg") from error
-    if not _serves(bundled):
-        raise EncoderError(f"{bundled} does not run", "pip install --force-reinstall imageio-ffmpeg")
-    return bundled
+        bundled = imageio_ffmpeg.get_ffmpeg_exe()  # without a program of its own it answers with the name on PATH
+        if os.path.isabs(bundled):
+            if _can_cut_packets(bundled):
+                return Program(Path(bundled))
+            problem = f"{bundled} does not run"
+    except (ImportError, RuntimeError):
+        pass
+    path = shutil.which("ffmpeg")
+    if path is None or not _can_cut_packets(path):
+        raise EncoderError(
+            f"no ffmpeg was found: {problem}", "pip install imageio-ffmpeg, with --force-reinstall if it's there"
+        )
+    return Program(Path(path), f"{problem}, {path} on PATH takes its place")
 
 
-def _serves(program: Path) -> bool:
-    # The filter that leaves out packets came with FFmpeg 5.
-    question = [str(program), "-hide_banner", "-h", "bsf=noise"]
+def _can_cut_packets(program: str) -> bool:
+    # Parts of a target are cut by dropping packets, which the filter `noise` learned in FFmpeg 5.
+    question = [program, "-hide_banner", "-h", "bsf=noise"]
     try:
-        done = subprocess.run(question, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
+        answer = subprocess.run(question, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return done.returncode == 0 and b"-drop " in done.stdout
+    return answer.returncode == 0 and b"-drop " in answer.stdout
 
 
 def ffmpeg_url(path: Path) -> str:
-    """The path as an argument that ffmpeg-python can hold; :func:`run_ffmpeg` makes the name of it again.
-
-    A name is bytes, and Python holds those that are no text as lone surrogates, which ffmpeg-python cannot encode.
-    """
-    return "".join(chr(ord(c) + _ASIDE) if _NO_TEXT[0] <= c <= _NO_TEXT[1] else c for c in local_url(path))
+    """The path as an argument that ffmpeg-python can hold; :func:`run_ffmpeg` turns it into the name again."""
+    return local_url(path).translate(_ASIDE)
 
 
 def run_ffmpeg(arguments: Sequence[str], output: Path) -> None:
@@ -69,11 +99,9 @@ def run_ffmpeg(arguments: Sequence[str], output: Path) -> None:
         OutputUnwritableError: the disk is full.
         EncoderError: it could not be started, or failed; its last lines are in the message.
     """
-    first, last = (chr(ord(c) + _ASIDE) for c in _NO_TEXT)
-    named = ["".join(chr(ord(c) - _ASIDE) if first <= c <= last else c for c in word) for word in arguments]
     try:
-        done = subprocess.run(
-            named,
+        answer = subprocess.run(
+            [argument.translate(_BACK) for argument in arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -81,29 +109,23 @@ def run_ffmpeg(arguments: Sequence[str], output: Path) -> None:
             errors="replace",
         )
     except OSError as error:
-        raise EncoderError(f"ffmpeg could not be started ({error.strerror})", "install ffmpeg anew") from error
-    if done.returncode == 0:
+        raise EncoderError(f"ffmpeg could not be started ({error.strerror})", "install ffmpeg again") from error
+    if answer.returncode == 0:
         return
-    if _DISK_FULL in done.stderr:
-        raise OutputUnwritableError(f"the disk is full: {output} could not be written", "free some space and try again")
-    last = "; ".join(line.strip() for line in done.stderr.strip().splitlines()[-_LAST_LINES:])
+    if (full := "No space left on device") in answer.stderr:
+        raise write_error(output, OSError(errno.ENOSPC, full))
+    last = "; ".join(line.strip() for line in answer.stderr.strip().splitlines()[-_LAST_LINES:])
     raise EncoderError(
         f"ffmpeg could not finish {output.name}: {last or 'it said nothing'}", "see ffmpeg's words above"
     )
 
 
-# --- A clip encoded anew so that nothing but picture and sound tells where it comes from: for raters who must not know.
-
-
-_BOX_HEAD = 8  # bytes of an MP4 box before its content: length and name
-_ROUND = 4096  # bytes
-
-
 def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
     """Encode a clip as H.264 and AAC in MP4, always with the same settings, without any of its tags.
 
-    Whatever encoded the clip before, the copies of two clips differ in picture and sound alone: codec, settings, sample
-    rate, channels and tags are the same, and a clip without sound gets no sound track.  Every browser plays the result.
+    For raters who must not know where a clip comes from: whatever encoded it before, the copies of two clips differ in
+    picture and sound alone. Codec, settings, sample rate, channels and tags are the same, and a clip without sound gets
+    no sound track.  Every browser plays the result.
 
     Args:
         clip: a video.
@@ -119,7 +141,7 @@ def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
         video_stream(container, clip)
         sound = bool(container.streams.audio)
     source = ffmpeg.input(ffmpeg_url(clip), protocol_whitelist="file")
-    # H.264 in 4:2:0, which is what every browser plays, wants even sizes
+    # Every browser plays H.264 in 4:2:0, which needs even sizes.
     picture = source["v:0"].filter("scale", "trunc(iw/2)*2", "trunc(ih/2)*2").filter("setsar", "1")
     streams = [picture, source["a:0"]] if sound else [picture]
     written = ffmpeg.output(
@@ -138,7 +160,7 @@ def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
         **({"c:a": "aac", "b:a": 160_000, "ar": 48000, "ac": 2} if sound else {}),
     )  # fmt: skip
     written = written.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
-    command = [str(argument) for argument in ffmpeg.compile(written, cmd=str(find_ffmpeg()))]
+    command = [str(argument) for argument in ffmpeg.compile(written, cmd=str(find_ffmpeg().path))]
     try:
         run_ffmpeg(command, output)
     except EncoderError as error:

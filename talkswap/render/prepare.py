@@ -116,7 +116,8 @@ def prepare(plan: RenderPlan, report: Report, keep_voice: bool = True) -> Prepar
     log = Log(report)
     settings = encoder_settings(plan)
     check_encoder(settings.encoder, plan.output, settings)
-    find_ffmpeg()  # the last step needs it
+    if note := find_ffmpeg().note:  # the last step needs it
+        log(f"ffmpeg: {note}")
     clip = open_clip(plan, settings, log)
     check_choices(plan)
     requests = person_requests(plan)

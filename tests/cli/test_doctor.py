@@ -45,7 +45,7 @@ def test_a_missing_ffmpeg_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: 
     def absent() -> Path:
         raise EncoderError("no ffmpeg was found", "pip install imageio-ffmpeg, or install ffmpeg")
 
-    monkeypatch.setattr("talkswap.media.mux.find_ffmpeg", absent)
+    monkeypatch.setattr("talkswap.media.program.find_ffmpeg", absent)
     monkeypatch.setattr(doctor, "CHECKS", (doctor.check_ffmpeg,))
     assert main(["doctor"]) == EncoderError.exit_code
     assert capsys.readouterr().out.startswith("failed ")

@@ -17,8 +17,9 @@ from talkswap.errors import EncoderError, NoAudioError, OutputExistsError, Outpu
 from talkswap.media import mux as mux_module
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.index import FrameIndex
-from talkswap.media.mux import check_output, find_ffmpeg, mux, staging_folder
+from talkswap.media.mux import check_output, mux, staging_folder
 from talkswap.media.probe import probe
+from talkswap.media.program import Program, find_ffmpeg
 from talkswap.media.reader import ClipReader
 from talkswap.media.writer import VideoWriter
 from talkswap.types import Voice
@@ -190,7 +191,7 @@ def with_subtitles(clip: Path) -> Path:
     chapters = clip.with_suffix(".txt")
     chapters.write_text(";FFMETADATA1\ntitle=the title\n[CHAPTER]\nTIMEBASE=1/1000\nSTART=0\nEND=2000\ntitle=one\n")
     joined = clip.with_name("subtitled.mkv")
-    arguments = [str(find_ffmpeg()), "-v", "error", "-i", str(clip), "-i", str(text), "-i", str(chapters)]
+    arguments = [str(find_ffmpeg().path), "-v", "error", "-i", str(clip), "-i", str(text), "-i", str(chapters)]
     arguments += ["-map", "0:v", "-map", "1:0", "-map_metadata", "2", "-c", "copy", str(joined)]
     assert os.spawnv(os.P_WAIT, arguments[0], arguments) == 0
     return joined
@@ -226,10 +227,10 @@ def test_subtitles_that_cannot_be_written_cost_a_warning_not_the_render(
     made = encoded(with_subtitles(make_clip(count=50)))
     script = tmp_path / "ffmpeg"
     script.write_text(
-        f'#!/bin/sh\ncase "$*" in *setts*) echo no such filter >&2; exit 1;; esac\nexec {find_ffmpeg()} "$@"\n'
+        f'#!/bin/sh\ncase "$*" in *setts*) echo no such filter >&2; exit 1;; esac\nexec {find_ffmpeg().path} "$@"\n'
     )
     script.chmod(0o755)
-    monkeypatch.setattr(mux_module, "find_ffmpeg", lambda: script)
+    monkeypatch.setattr(mux_module, "find_ffmpeg", lambda: Program(script))
     found = mux(made.video, make_voice(1), made.target, tmp_path / "out.mp4", made.index.times, made.index.duration)
     (warning,) = found.warnings
     assert "subtitles" in warning and "no such filter" in warning
@@ -309,7 +310,7 @@ def test_ffmpegs_last_words_are_in_the_error(
     script = tmp_path / "ffmpeg"
     script.write_text("#!/bin/sh\necho first line >&2\necho encoder not found >&2\nexit 1\n")
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(mux_module, "find_ffmpeg", lambda: script)
+    monkeypatch.setattr(mux_module, "find_ffmpeg", lambda: Program(script))
     voice = make_voice(1)
     with pytest.raises(EncoderError, match="encoder not found"):
         mux(made.video, voice, made.target, tmp_path / "out.mp4", made.index.times, made.index.duration)
@@ -348,31 +349,3 @@ def test_the_staging_folder_is_private_beside_the_output_and_goes_away(tmp_path:
         (folder / "big").write_text("x")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-
-
-def test_ffmpeg_comes_from_path_or_from_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = find_ffmpeg()
-    program = tmp_path / "ffmpeg"
-    monkeypatch.setenv("PATH", str(tmp_path))
-    program.write_text("#!/bin/sh\nexit 1\n")
-    program.chmod(0o755)
-    find_ffmpeg.cache_clear()
-    assert find_ffmpeg() != program  # it is there, but does not run
-    program.unlink()
-    program.symlink_to(real)
-    find_ffmpeg.cache_clear()
-    assert find_ffmpeg() == program
-    find_ffmpeg.cache_clear()
-
-
-def test_no_ffmpeg_at_all_is_an_error_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none() -> str:
-        raise RuntimeError("No ffmpeg exe could be found")
-
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", none)
-    find_ffmpeg.cache_clear()
-    with pytest.raises(EncoderError, match="no ffmpeg") as caught:
-        find_ffmpeg()
-    assert "imageio-ffmpeg" in caught.value.hint
-    find_ffmpeg.cache_clear()

@@ -13,8 +13,8 @@ import pytest
 
 from talkswap.media import reader as reader_module
 from talkswap.media.index import frame_times, index_frames
-from talkswap.media.mux import find_ffmpeg
 from talkswap.media.probe import probe
+from talkswap.media.program import find_ffmpeg
 from talkswap.media.reader import ClipReader
 from talkswap.media.timeline import Timeline, plan_timeline
 
@@ -139,7 +139,7 @@ def test_pictures_stand_upright_as_ffmpeg_shows_them(make_clip: MakeClip, rotati
         ours = next(iter(clip.frames())).rgb
     shown = subprocess.run(
         [
-            str(find_ffmpeg()),
+            str(find_ffmpeg().path),
             "-v",
             "error",
             "-i",

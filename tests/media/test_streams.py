@@ -16,8 +16,9 @@ import pytest
 from talkswap.errors import UsageError
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.index import FrameIndex, cut, index_frames
-from talkswap.media.mux import find_ffmpeg, mux
+from talkswap.media.mux import mux
 from talkswap.media.probe import probe
+from talkswap.media.program import find_ffmpeg
 from talkswap.media.reader import ClipReader
 from talkswap.media.streams import Chapter, chapter_file, holdable
 from talkswap.media.timeline import plan_timeline
@@ -45,7 +46,7 @@ title=two
 
 
 def ffmpeg(*arguments: object) -> None:
-    subprocess.run([str(find_ffmpeg()), "-v", "error", "-y", *map(str, arguments)], check=True)
+    subprocess.run([str(find_ffmpeg().path), "-v", "error", "-y", *map(str, arguments)], check=True)
 
 
 def rich(folder: Path, ending: str) -> Path:

@@ -1,7 +1,8 @@
-"""Copies for raters: equal in everything but picture and sound, playable, and named failures."""
+"""Which ffmpeg is taken; and copies for raters: equal in everything but picture and sound, playable, failures named."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -9,7 +10,75 @@ import numpy as np
 import pytest
 
 from talkswap.errors import EncoderError, NoVideoError, UnreadableMediaError
-from talkswap.media.program import even_sizes, write_plain_copy
+from talkswap.media.program import VARIABLE, Program, even_sizes, find_ffmpeg, write_plain_copy
+
+
+@pytest.fixture
+def bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The bundled ffmpeg; PATH is the test's own folder, and what was found is forgotten before and after."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    find_ffmpeg.cache_clear()
+    path = find_ffmpeg().path
+    monkeypatch.setenv("PATH", str(tmp_path))
+    find_ffmpeg.cache_clear()
+    yield path
+    find_ffmpeg.cache_clear()
+
+
+def program_at(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_the_bundled_ffmpeg_goes_before_one_on_path(bundled: Path, tmp_path: Path) -> None:
+    (tmp_path / "ffmpeg").symlink_to(bundled)
+    assert find_ffmpeg() == Program(bundled) and "imageio_ffmpeg" in str(bundled)
+
+
+@pytest.mark.parametrize("name", ["mine", "{folder}/mine"])
+def test_the_variable_names_another_program(
+    bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "mine").symlink_to(bundled)
+    monkeypatch.setenv(VARIABLE, name.format(folder=tmp_path))
+    assert find_ffmpeg() == Program(tmp_path / "mine", f"named by {VARIABLE}")
+
+
+@pytest.mark.parametrize("script", ["exit 1", "echo too old, it knows no noise", ""])
+def test_a_named_program_that_does_not_serve_is_an_error(
+    bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(program_at(tmp_path / "mine", script) if script else tmp_path / "missing"))
+    with pytest.raises(EncoderError, match=f"which {VARIABLE} names, is no ffmpeg") as caught:
+        find_ffmpeg()
+    assert caught.value.hint == f"unset {VARIABLE}"
+
+
+def test_path_takes_the_place_of_a_bundled_program_that_does_not_run(
+    bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = program_at(tmp_path / "broken", "exit 1")
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(broken))
+    with pytest.raises(EncoderError, match=f"no ffmpeg was found: {broken} does not run") as caught:
+        find_ffmpeg()
+    assert "pip install imageio-ffmpeg" in caught.value.hint
+    on_path = tmp_path / "ffmpeg"
+    on_path.symlink_to(bundled)
+    assert find_ffmpeg() == Program(on_path, f"{broken} does not run, {on_path} on PATH takes its place")
+
+
+def test_a_package_without_a_program_of_its_own_is_said(
+    bundled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> str:
+        raise RuntimeError("No ffmpeg exe could be found")
+
+    (tmp_path / "ffmpeg").symlink_to(bundled)
+    for answer in (missing, lambda: "ffmpeg"):
+        monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", answer)
+        find_ffmpeg.cache_clear()
+        assert find_ffmpeg().note.startswith("the package imageio-ffmpeg has no program, ")
 
 
 def facts(path: Path) -> dict[str, object]:
