@@ -90,7 +90,7 @@ def last_initialiser(path: Path) -> FloatArray:
     """
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ImportError as error:
         raise DependencyError(
             f"reading {path.name} needs the package onnx", 'run `pip install "talkswap[paper]"`'

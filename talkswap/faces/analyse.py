@@ -1,4 +1,8 @@
-"""One face analyser behind one type, whichever networks do the work."""
+"""Find, follow and recognise faces: one protocol, our own compact networks behind it, and a choice by name.
+
+The compact analyser puts three small networks together.  The detector says roughly where faces are, the landmark
+network draws each one's mesh, and the identity network says who it is.  Following a face needs the second alone.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ from talkswap.types import Face, FloatArray, UInt8Image
 
 ANALYSERS = ("compact", "insightface")
 BUFFALO = "insightface/models/buffalo_l"  # inside a preset folder
+IDENTITY_CROP = 192  # px: FFHQ crop that the identity network cuts its own, smaller square from
 
 
 class FaceAnalyser(Protocol):
@@ -35,45 +40,92 @@ class FaceAnalyser(Protocol):
     def follow(self, rgb: UInt8Image, landmarks: FloatArray) -> Face | None:
         """The face again, starting from where its landmarks (478 3) were one frame before; no detector runs.
 
-        Returns None where no face is found there any more.
+        Returns None where there is no face any more.
         """
 
     def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
         """Who the face with these landmarks (478 3, px of ``rgb``) is: a vector of unit length."""
 
 
-def load_analyser(name: str, weights: PresetFolder | Path, device: str = "cpu") -> FaceAnalyser:
-    """Make the analyser called ``name``.
+class CompactAnalyser:
+    """Finds, follows and recognises faces with the compact weights.
 
     Args:
-        name: one of :data:`ANALYSERS`.
-        weights: a preset, whose folders are all searched and whose files are verified; or one plain folder that holds
-            the files themselves, loaded as they are.
-        device: a torch device.
+        folder: where detector, landmarks and identity lie (``*.safetensors`` with ``*.json`` beside each), or a
+            function that gives the folder of each of these names.
+        device: a torch device; the caller chooses how many threads a CPU uses (``torch.set_num_threads``).
+        threshold: lowest score of a detection.
+        presence: lowest presence, as the landmark network sees it, of a face.
 
     Raises:
-        UsageError: no analyser has that name.
-        WeightsMissingError: a file that it needs is nowhere.
-        WeightsCorruptError: a file is not what its manifest states.
+        WeightsMissingError: a file is not there.
+        WeightsCorruptError: a file does not fit its network.
+        DeviceError: the device is not available.
     """
-    if name == "compact":
-        pass
 
-        where = partial(network_folder, weights) if isinstance(weights, PresetFolder) else weights
-        return CompactAnalyser(where, device)
-    if name == "insightface":
-        from talkswap.faces.insightface import DETECTOR, LANDMARKS, RECOGNITION, InsightFaceAnalyser
+    name = "compact"
 
-        if isinstance(weights, PresetFolder):
-            weights = verified_folder(weights, [f"{BUFFALO}/{file}" for file in (DETECTOR, LANDMARKS, RECOGNITION)])
-        return InsightFaceAnalyser(weights, device)
-    raise UsageError(f"no face analyser is called {name!r}", f"choose one of: {', '.join(ANALYSERS)}")
+    def __init__(
+        self,
+        folder: Path | Callable[[str], Path],
+        device: str = "cpu",
+        threshold: float = 0.5,
+        presence: float = 0.5,
+    ) -> None:
+        detector, landmarks, self._identity = (
+            load(folder(name) if callable(folder) else folder)
+            for name, load in (("detector", load_detector), ("landmarks", load_landmarks), ("identity", load_identity))
+        )
+        try:
+            for network in (detector, landmarks, self._identity):
+                fold_normalisation(network).to(torch.device(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        except (RuntimeError, AssertionError) as error:
+            raise DeviceError(f"the device {device} is not available", "use --device cpu") from error
+        self._detector = FaceDetector(detector, threshold)
+        self._reader = LandmarkReader(landmarks)
+        self._presence = presence
 
+    def detect(self, rgb: UInt8Image) -> list[Face]:
+        """All faces of a picture (H W 3), best score first; without embeddings."""
+        faces = [face for detection in self._detector(rgb) if (face := self._read(rgb, detection)) is not None]
+        return sorted(faces, key=lambda face: -face.score)
 
-# --- The compact face analyser: our own detector, dense landmarks and identity behind one object.
+    def _read(self, rgb: UInt8Image, detection: Detection) -> Face | None:
+        """Dense landmarks of a detection: once from its points, once more from the square of the first answer."""
+        left, right, _, mouth = detection.points
+        rough, presence = self._reader(rgb, square_affine(left, right, mouth, self._reader.size))
+        # "not >=" and isfinite: a network may answer with nan, which fails every comparison.
+        if not (presence >= self._presence and np.isfinite(rough).all()):
+            return None
+        face = self.follow(rgb, rough)
+        return None if face is None else Face(face.box, min(detection.score, face.score), face.landmarks)
 
+    def follow(self, rgb: UInt8Image, landmarks: FloatArray) -> Face | None:
+        """The same face in the next frame.
 
-CROP = 192  # px: FFHQ crop that the identity network is given; its own square is smaller
+        Args:
+            rgb: H W 3.
+            landmarks: 478 3 px, where the face was one frame before.
+
+        Returns:
+            The face, its score being the network's presence; None when it is no longer there.
+        """
+        points, presence = self._reader(rgb, affine_from_landmarks(landmarks, self._reader.size))
+        if not (presence >= self._presence and np.isfinite(points).all()):
+            return None
+        height, width = rgb.shape[:2]
+        x, y = points[:, :2].mean(0)
+        if not (0 <= x < width and 0 <= y < height):
+            return None
+        return Face(box_around(points), presence, points)
+
+    @torch.inference_mode()
+    def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
+        """Identity (256, unit length) of the face with these landmarks (478 3, px of ``rgb``)."""
+        crop = warp_crop(rgb, ffhq_affine(landmarks, IDENTITY_CROP), IDENTITY_CROP)
+        parameter = next(self._identity.parameters())
+        tensor = torch.from_numpy(crop).to(parameter.device).permute(2, 0, 1)[None].float() / 127.5 - 1  # 1 3 S S
+        return np.asarray(self._identity(tensor)[0].float().cpu().numpy(), np.float32)
 
 
 def fold_normalisation(module: nn.Module) -> nn.Module:
@@ -92,83 +144,28 @@ def fold_normalisation(module: nn.Module) -> nn.Module:
     return module
 
 
-class CompactAnalyser:
-    """Finds, follows and recognises faces with the compact weights.
+def load_analyser(name: str, weights: PresetFolder | Path, device: str = "cpu") -> FaceAnalyser:
+    """The analyser called ``name``.
 
     Args:
-        folder: where detector, landmarks and identity lie (``*.safetensors`` with ``*.json`` beside each), or what
-            gives the folder of each of these names.
-        device: a torch device; how many threads a CPU uses is the caller's choice (``torch.set_num_threads``).
-        threshold: lowest score of a found face.
-        presence: lowest presence, as the landmark network sees it, of a found or followed face.
+        name: one of :data:`ANALYSERS`.
+        weights: a preset, whose folders are all searched and whose files are verified; or one plain folder that holds
+            the files themselves, loaded as they are.
+        device: a torch device.
 
     Raises:
-        WeightsMissingError: a file is not there.
-        WeightsCorruptError: a file does not fit its network.
-        DeviceError: the device cannot be had.
+        UsageError: no analyser has that name.
+        WeightsMissingError: a file is nowhere.
+        WeightsCorruptError: a file is not what its manifest states.
     """
+    if name == "compact":
+        return CompactAnalyser(
+            partial(network_folder, weights) if isinstance(weights, PresetFolder) else weights, device
+        )
+    if name == "insightface":
+        from talkswap.faces.insightface import DETECTOR, LANDMARKS, RECOGNITION, InsightFaceAnalyser
 
-    name = "compact"
-
-    def __init__(
-        self,
-        folder: Path | Callable[[str], Path],
-        device: str = "cpu",
-        threshold: float = 0.5,
-        presence: float = 0.5,
-    ) -> None:
-        def where(name: str) -> Path:
-            return folder(name) if callable(folder) else folder
-
-        detector, landmarks = load_detector(where("detector")), load_landmarks(where("landmarks"))
-        self._identity = load_identity(where("identity"))
-        try:
-            for network in (detector, landmarks, self._identity):
-                fold_normalisation(network).to(torch.device(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        except (RuntimeError, AssertionError) as error:
-            raise DeviceError(f"the device {device} cannot be had", "use --device cpu") from error
-        self._detector = FaceDetector(detector, threshold)
-        self._reader = LandmarkReader(landmarks)
-        self._presence = presence
-
-    def detect(self, rgb: UInt8Image) -> list[Face]:
-        """All faces of a picture (H W 3), best score first; without embeddings."""
-        faces = [face for found in self._detector(rgb) if (face := self._read(rgb, found)) is not None]
-        return sorted(faces, key=lambda face: -face.score)
-
-    def _read(self, rgb: UInt8Image, found: Detection) -> Face | None:
-        """Dense landmarks of a detection: once from its points, once more from the square of the first answer."""
-        affine = square_affine(found.points[0], found.points[1], found.points[3], self._reader.size)
-        rough, presence = self._reader(rgb, affine)
-        if not (presence >= self._presence and np.isfinite(rough).all()):  # a network can answer what is no number
-            return None
-        face = self.follow(rgb, rough)
-        return None if face is None else Face(face.box, min(found.score, face.score), face.landmarks)
-
-    def follow(self, rgb: UInt8Image, landmarks: FloatArray) -> Face | None:
-        """The same face in the next frame.
-
-        Args:
-            rgb: H W 3.
-            landmarks: 478 3 px, where the face was one frame before.
-
-        Returns:
-            The face, its score being the network's presence; None when it is no longer there.
-        """
-        points, presence = self._reader(rgb, affine_from_landmarks(landmarks, self._reader.size))
-        if not np.isfinite(points).all():
-            return None
-        height, width = rgb.shape[:2]
-        middle = points[:, :2].mean(0)
-        inside = 0 <= middle[0] < width and 0 <= middle[1] < height
-        if not presence >= self._presence or not inside:
-            return None
-        return Face(box_around(points), presence, points)
-
-    @torch.inference_mode()
-    def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
-        """Identity (256, unit length) of the face with these landmarks (478 3, px of ``rgb``)."""
-        crop = warp_crop(rgb, ffhq_affine(landmarks, CROP), CROP)
-        parameter = next(self._identity.parameters())
-        tensor = torch.from_numpy(crop).to(parameter.device).permute(2, 0, 1)[None].float() / 127.5 - 1
-        return np.asarray(self._identity(tensor)[0].float().cpu().numpy(), np.float32)
+        if isinstance(weights, PresetFolder):
+            weights = verified_folder(weights, [f"{BUFFALO}/{file}" for file in (DETECTOR, LANDMARKS, RECOGNITION)])
+        return InsightFaceAnalyser(weights, device)
+    raise UsageError(f"no face analyser is called {name!r}", f"choose one of: {', '.join(ANALYSERS)}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -112,14 +111,6 @@ class IdentityNetwork(nn.Module, HubNetwork):
     def forward(self, crop: Tensor) -> Tensor:
         """Identity of FFHQ crops (B 3 S S, RGB in [-1, 1]): B D, unit length."""
         return self.embed_square(self.cut(crop))
-
-
-def identity_loss(network: IdentityNetwork, result: Tensor, person: Tensor) -> Tensor:
-    """Mean of 1 - cosine between the identities of two batches of crops (B 3 S S); only ``result`` receives
-    gradients."""
-    with torch.no_grad():
-        wanted = network(person)
-    return (1 - (network(result) * wanted).sum(1)).mean()
 
 
 def save_identity(network: IdentityNetwork, folder: Path) -> None:

@@ -158,13 +158,6 @@ def affine_from_landmarks(landmarks: FloatArray, size: int) -> FloatArray:
     return square_affine(*eyes_and_mouth(landmarks), size)
 
 
-def affine_from_five(points: FloatArray, size: int) -> FloatArray:
-    """:func:`square_affine` of a detector's five points (5 x 2, px: eyes, nose, mouth corners, left in the picture
-    first)."""
-    points = np.asarray(points, np.float32)
-    return square_affine(points[0], points[1], (points[3] + points[4]) / 2, size)
-
-
 def cut_square(rgb: UInt8Image, affine: FloatArray, size: int) -> UInt8Image:
     """Cut the square that ``affine`` describes; only its surroundings are read, whatever the picture's size.
 

@@ -156,8 +156,3 @@ def face_mask(landmarks: FloatArray, size: int, config: MaskConfig | None = None
 def lower_face_mask(landmarks: FloatArray, size: int, config: MaskConfig | None = None) -> FloatArray:
     """From under the nose to the jaw (size size, [0, 1]): all that speech moves, for a render without a swap."""
     return soft_ring(landmarks, (LOWER_LEFT, LOWER_RIGHT, MOUTH), size, config)
-
-
-def mouth_mask(landmarks: FloatArray, size: int, config: MaskConfig | None = None) -> FloatArray:
-    """The lips and a band of skin around them (size size, [0, 1])."""
-    return soft_ring(landmarks, (MOUTH,), size, config)

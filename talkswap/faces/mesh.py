@@ -267,27 +267,6 @@ def _look_up(rgb: UInt8Image, where: FloatArray) -> UInt8Image:
     return np.asarray(found, np.uint8)
 
 
-def warp_texture(
-    source_rgb: UInt8Image,
-    source_landmarks: FloatArray,
-    target_landmarks: FloatArray,
-    size: int,
-    config: WarpConfig | None = None,
-) -> tuple[UInt8Image, FloatArray]:
-    """One piecewise-affine texture warp; for many targets of one source keep a :class:`MeshTexture`.
-
-    Args:
-        source_rgb: H W 3 uint8.
-        source_landmarks: 478 3 in px of ``source_rgb``.
-        target_landmarks: 478 3 in px of the result.
-        size: side of the result, px.
-
-    Returns:
-        (rgb size size 3 uint8, valid size size float32 in [0, 1]).
-    """
-    return MeshTexture(source_rgb, source_landmarks, config).warp(target_landmarks, size)
-
-
 def ring_mask(landmarks: FloatArray, rings: tuple[tuple[int, ...], ...], size: int, feather: float = 0.0) -> FloatArray:
     """Filled rings of the mesh as a soft mask.
 
@@ -310,8 +289,3 @@ def ring_mask(landmarks: FloatArray, rings: tuple[tuple[int, ...], ...], size: i
 def inner_mouth_mask(landmarks: FloatArray, size: int, feather: float = 1.0) -> FloatArray:
     """Between the lips: teeth, tongue and gap (size size, [0, 1])."""
     return ring_mask(landmarks, (INNER_LIPS,), size, feather)
-
-
-def eye_mask(landmarks: FloatArray, size: int, feather: float = 1.0) -> FloatArray:
-    """Both eye openings: white and iris (size size, [0, 1])."""
-    return ring_mask(landmarks, (LEFT_EYE_RING, RIGHT_EYE_RING), size, feather)

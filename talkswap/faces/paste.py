@@ -1,8 +1,8 @@
 """Put a result crop back into the picture, and touch nothing but the mask.
 
 All work happens inside the mask's bounding box in the picture, which is 20 times cheaper than over the whole
-frame; px where the mask is zero keep their bits.  What a network cannot know is taken from the target crop:
-the light on the border (a smooth colour field that closes the seam) and, near it, the grain that coding lost.
+frame; px where the mask is zero keep their bits.  What a network cannot know comes from the target crop: the light on
+the border, as a smooth colour field that closes the seam.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ class PasteConfig:
     colour: float = 1.0  # share of the border's colour difference that is taken away; 0 = off
     colour_limit: float = 40.0  # levels of 255; a larger difference is hair or a hand, not light
     colour_reach: float = 0.06  # sigma of the colour field, as a share of the crop's side
-    residual: float = 1.0  # share of the target's coding residual that is added near the border; 0 = off
 
 
 def box_of_mask(affine: FloatArray, mask: FloatArray, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
@@ -37,6 +36,7 @@ def box_of_mask(affine: FloatArray, mask: FloatArray, shape: tuple[int, ...]) ->
     rows, columns = np.flatnonzero(mask.max(1)), np.flatnonzero(mask.max(0))
     if len(rows) == 0:
         return None
+    # One px more on each side: bilinear sampling carries the mask's edge into the next px.
     left, right, top, bottom = columns[0] - 1, columns[-1] + 1, rows[0] - 1, rows[-1] + 1
     corners = np.array([[left, top], [right, top], [right, bottom], [left, bottom]], np.float32)
     corners = transform_points(invert_affine(affine), corners)
@@ -57,25 +57,27 @@ def colour_field(
 
     Differences count where the mask fades (weight 4 m (1 - m)), and spread from there to both sides by normalised
     convolution, wide kernels filling what narrow ones do not reach.  Where ``free`` (G G) says that something is in
-    front, the difference is of that thing and counts for nothing.
+    front, the difference belongs to that thing and counts for nothing.
 
     Returns:
         S S 3 float32, to be added to ``crop``.
     """
     size = crop.shape[0]
     cells = min(40, size)
-    small = (cells, cells)
+    small = (cells, cells)  # light varies slowly: a coarse grid shows it all
     ours = cv2.resize(crop, small, interpolation=cv2.INTER_AREA).astype(np.float32)
     theirs = cv2.resize(target_crop, small, interpolation=cv2.INTER_AREA).astype(np.float32)
     fading = np.asarray(cv2.resize(mask, small, interpolation=cv2.INTER_AREA), np.float32)
     # Eyes and mouth may be left out of a mask: their borders say nothing about the light on the skin.
     hole = max(3, cells // 5)
     fading = np.asarray(cv2.morphologyEx(fading, cv2.MORPH_CLOSE, np.ones((hole, hole), np.uint8)), np.float32)
+    # A large difference is hair or a hand on one side only: it counts less the larger it is.
     difference = theirs - ours
     distance = np.abs(difference).max(2)
     weight = 4 * fading * (1 - fading) / (1 + (distance / config.colour_limit) ** 4)
     if free is not None:
         weight = weight * np.asarray(cv2.resize(free, small, interpolation=cv2.INTER_AREA), np.float32)
+    # Three kernels, each trusted far less than the narrower one: a wide one decides only where those see nothing.
     sigma = max(config.colour_reach * cells, 1.0)
     total = np.zeros((cells, cells, 3), np.float32)
     norm = np.full((cells, cells), 1e-6, np.float32)
@@ -91,31 +93,24 @@ def fit_crop(
     crop: UInt8Image,
     mask: FloatArray,
     target_crop: UInt8Image | None = None,
-    reconstruction: UInt8Image | None = None,
     config: PasteConfig | None = None,
     free: FloatArray | None = None,
 ) -> UInt8Image:
-    """A result crop with the target's light and, near the mask's border, the target's grain.
+    """A result crop in the target's light.
 
     Args:
         crop: S S 3 uint8, the system's result.
         mask: S S in [0, 1].
         target_crop: S S 3 uint8, the target's own crop; None leaves ``crop`` as it is.
-        reconstruction: S S 3 uint8, ``target_crop`` after the system's encoder and decoder; their difference is what
-            the coding lost, and is added where the mask is below one.
+        free: see :func:`paste`.
 
     Returns:
         S S 3 uint8.
     """
     config = config or PasteConfig()
-    if target_crop is None or (config.colour == 0 and (reconstruction is None or config.residual == 0)):
+    if target_crop is None or config.colour == 0:
         return crop
-    fitted = crop.astype(np.float32)
-    if config.colour != 0:
-        fitted += colour_field(crop, target_crop, mask, config, free)
-    if reconstruction is not None and config.residual != 0:
-        lost = target_crop.astype(np.float32) - reconstruction
-        fitted += lost * ((1 - mask * mask) * config.residual)[:, :, None]
+    fitted = crop.astype(np.float32) + colour_field(crop, target_crop, mask, config, free)
     return np.clip(np.round(fitted), 0, 255).astype(np.uint8)
 
 
@@ -126,7 +121,6 @@ def paste(
     mask: FloatArray,
     *,
     target_crop: UInt8Image | None = None,
-    reconstruction: UInt8Image | None = None,
     fade: float = 1.0,
     free: FloatArray | None = None,
     config: PasteConfig | None = None,
@@ -139,7 +133,7 @@ def paste(
         crop: S S 3 uint8, the result for the aligned crop.
         affine: 2 3, picture px -> crop px, as of :class:`talkswap.types.AlignedFace`.
         mask: S S float32 in [0, 1]; zero leaves the picture, one takes the crop.
-        target_crop, reconstruction: see :func:`fit_crop`.
+        target_crop: see :func:`fit_crop`.
         fade: scales the whole mask (a head that turns away), in [0, 1].
         free: G G in [0, 1] over the crop: scales the mask spot by spot (a hand in front); None = all free.
         in_place: write into ``rgb`` instead of a copy.
@@ -151,7 +145,7 @@ def paste(
     box = box_of_mask(affine, mask, rgb.shape) if fade > 0 else None
     if box is None:
         return picture
-    crop = fit_crop(crop, mask, target_crop, reconstruction, config, free)
+    crop = fit_crop(crop, mask, target_crop, config, free)
     if free is not None:
         mask = mask * np.asarray(cv2.resize(free, mask.shape, interpolation=cv2.INTER_LINEAR), np.float32)
     x0, y0, x1, y1 = box
@@ -159,7 +153,7 @@ def paste(
     matrix[:, 2] += matrix[:, :2] @ np.array([x0, y0], np.float64)  # picture px of the box -> crop px
     scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # crop px per picture px
     if scale > 1.25:
-        # The face is smaller than the crop: average first, or the crop's detail would alias.
+        # The face is smaller than the crop: average first, so that the crop's detail doesn't alias.
         side = max(2, round(crop.shape[0] / scale))
         ratio = side / crop.shape[0]
         crop = np.asarray(cv2.resize(crop, (side, side), interpolation=cv2.INTER_AREA), np.uint8)

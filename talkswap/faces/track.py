@@ -165,7 +165,6 @@ class FaceTracker:
         self.since_detection = 0
         self.suspected = False  # something has changed since the detector ran
         self.cuts = 0
-        self.detections = 0
 
     def update(self, frame: Frame) -> list[TrackedFace]:
         """Faces of the next frame, by number; an empty list where there are none."""
@@ -220,7 +219,6 @@ class FaceTracker:
     def _detect(self, frame: Frame) -> None:
         """Run the detector: confirm the faces that are followed, find those that are new or back."""
         self.since_detection, self.suspected = 0, False
-        self.detections += 1
         found = [f for f in self.analyser.detect(frame.rgb) if f.score >= self.config.least_score]
         pairs = sorted(
             ((box_overlap(t.face.box, f.box), i, j) for i, t in enumerate(self.active) for j, f in enumerate(found)),

@@ -22,7 +22,6 @@ from talkswap.provenance.certificate import Signer
 from talkswap.provenance.tags import BOXED, SOURCE_TYPE
 
 ASSERTION = "org.talkswap.render.render"
-UNTRUSTED = "signingCredential.untrusted"
 _RAW = "application/octet-stream"
 _BOXED_KIND = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime"}
 

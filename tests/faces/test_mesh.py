@@ -84,7 +84,7 @@ def test_rasterise_drops_triangles_seen_from_behind_and_outside() -> None:
 
 def test_no_cracks_inside_the_face() -> None:
     landmarks = face_landmarks(mouth=0.1)
-    _, valid = mesh.warp_texture(smooth_picture(), landmarks, landmarks, SIZE)
+    _, valid = mesh.MeshTexture(smooth_picture(), landmarks).warp(landmarks, SIZE)
     inner = cv2.erode(mesh.ring_mask(landmarks, (mesh.FACE_OVAL,), SIZE), np.ones((7, 7))) > 0.99
     assert inner.sum() > 2000
     assert valid[inner].min() == 1.0
@@ -92,10 +92,10 @@ def test_no_cracks_inside_the_face() -> None:
 
 def test_warping_a_face_onto_itself_changes_nothing_and_follows_a_shift() -> None:
     rgb, landmarks = smooth_picture(), face_landmarks()
-    warped, valid = mesh.warp_texture(rgb, landmarks, landmarks, SIZE)
+    warped, valid = mesh.MeshTexture(rgb, landmarks).warp(landmarks, SIZE)
     inside = valid == 1
     assert np.abs(warped[inside].astype(int) - rgb[inside]).max() <= 4  # remap works in 1/32 px
-    shifted, valid_shifted = mesh.warp_texture(rgb, landmarks, landmarks + np.array([8, 5, 0], np.float32), SIZE)
+    shifted, valid_shifted = mesh.MeshTexture(rgb, landmarks).warp(landmarks + np.array([8, 5, 0], np.float32), SIZE)
     both = inside & (np.roll(valid_shifted, (-5, -8), (0, 1)) == 1)
     assert both.sum() > 2000
     difference = np.abs(np.roll(shifted, (-5, -8), (0, 1))[both].astype(int) - rgb[both])
@@ -105,8 +105,8 @@ def test_warping_a_face_onto_itself_changes_nothing_and_follows_a_shift() -> Non
 
 def test_coarse_grid_stays_close_to_the_full_grid() -> None:
     rgb, source, target = smooth_picture(320), face_landmarks(320), face_landmarks(320, yaw=20, mouth=0.15)
-    fine, valid_fine = mesh.warp_texture(rgb, source, target, 320, mesh.WarpConfig(grid=320))
-    coarse, valid = mesh.warp_texture(rgb, source, target, 320, mesh.WarpConfig(grid=160))
+    fine, valid_fine = mesh.MeshTexture(rgb, source, mesh.WarpConfig(grid=320)).warp(target, 320)
+    coarse, valid = mesh.MeshTexture(rgb, source, mesh.WarpConfig(grid=160)).warp(target, 320)
     both = (valid_fine == 1) & (valid == 1)
     assert np.abs(fine[both].astype(float) - coarse[both]).mean() < 1.0
 
@@ -131,7 +131,7 @@ def test_region_masks_hold_the_openings_only() -> None:
     assert mouth.sum() > 3 * mesh.inner_mouth_mask(shut, SIZE, feather=0).sum()
     centre = wide[[13, 14], :2].mean(0).round().astype(int)
     assert mouth[centre[1], centre[0]] == 1
-    eyes = mesh.eye_mask(wide, SIZE)
+    eyes = mesh.ring_mask(wide, (mesh.LEFT_EYE_RING, mesh.RIGHT_EYE_RING), SIZE, feather=1.0)
     for iris in (468, 473):
         x, y = wide[iris, :2].round().astype(int)
         assert eyes[y, x] > 0.8

@@ -11,7 +11,7 @@ from talkswap.faces.paste import PasteConfig, box_of_mask, fit_crop, paste
 from talkswap.types import FloatArray, UInt8Image
 
 SIZE = 128
-PLAIN = PasteConfig(colour=0, residual=0)
+PLAIN = PasteConfig(colour=0)
 
 
 def picture(height: int = 270, width: int = 480, cells: int = 24, seed: int = 1) -> UInt8Image:
@@ -141,13 +141,3 @@ def test_openings_of_the_mask_do_not_tint_the_skin() -> None:
     target[52:70, 36:60] = 120
     fitted = fit_crop(np.full((SIZE, SIZE, 3), 150, np.uint8), mask, target).astype(int)
     assert np.abs(fitted - 150).max() <= 2
-
-
-def test_residual_returns_the_targets_grain_near_the_border_only() -> None:
-    target = np.random.default_rng(5).integers(90, 170, (SIZE, SIZE, 3), np.uint8)
-    soft = np.asarray(cv2.GaussianBlur(target, (0, 0), 3), np.uint8)
-    mask = disc(ramp=0.15)
-    fitted = fit_crop(soft, mask, target, soft, PasteConfig(colour=0))
-    border, middle = (mask > 0) & (mask < 0.2), mask == 1
-    assert np.abs(fitted[border].astype(int) - target[border]).mean() < 2
-    assert (fitted[middle] == soft[middle]).all()

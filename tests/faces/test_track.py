@@ -234,7 +234,7 @@ def test_a_poor_first_view_is_mended_at_the_next_detection(cosine: float) -> Non
     assert None not in chosen[5:] and len(set(chosen[5:])) == 1
     final = results[-1][0].face.embedding
     assert final is not None and final @ unit(*COLOURS["anna"]) > 0.95
-    assert analyser.embedded <= 2 + tracker.detections  # two more at most: for each appearance
+    assert analyser.embedded <= 2 + analyser.detected  # two more at most: for each appearance
 
 
 class TurnedAtFirst(DiscAnalyser):

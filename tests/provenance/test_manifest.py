@@ -12,7 +12,7 @@ from c2pa import Reader
 
 from talkswap.errors import OutputCheckError, UsageError
 from talkswap.provenance.certificate import load_signer, local_signer
-from talkswap.provenance.manifest import UNTRUSTED, Claim, check_signer, read_manifest, sign
+from talkswap.provenance.manifest import Claim, check_signer, read_manifest, sign
 from talkswap.provenance.tags import SOURCE_TYPE, add_xmp, boxes, read_plain
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -52,7 +52,7 @@ def test_a_manifest_is_read_back_and_one_bit_breaks_it(
     assert (beside is None) == (ending in (".mp4", ".mov"))
     found = read_manifest(path, beside)
     assert found is not None
-    assert (found.state, found.failures, found.trusted) == ("Valid", (UNTRUSTED,), False)
+    assert (found.state, found.failures, found.trusted) == ("Valid", ("signingCredential.untrusted",), False)
     assert found.source_types == (SOURCE_TYPE,) and found.synthetic
     assert found.facts == FACTS
     assert found.generator is not None and found.generator.startswith("talkswap ")
