@@ -84,7 +84,7 @@ def find_landmarks(rgb: UInt8Image, teachers: Path | None) -> FloatArray:
         with LandmarkTeacher(teachers, video=False) as teacher:
             landmarks = teacher(rgb)
     else:
-        from talkswap.checkpoints import find_preset
+        from talkswap.checkpoints.presets import find_preset
         from talkswap.faces.analyse import load_analyser
 
         landmarks = load_analyser(find_preset("compact")).detect(rgb)[0].landmarks

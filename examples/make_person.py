@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from talkswap.checkpoints import find_preset
+from talkswap.checkpoints.presets import find_preset
 from talkswap.data.stills import open_stills
 from talkswap.device import choose_device
 from talkswap.faces.geometry import ffhq_affine, warp_crop

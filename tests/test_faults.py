@@ -137,7 +137,7 @@ def test_weights_replaced_between_check_and_load_are_refused(
     plan: RenderPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import talkswap.render.prepare as preparation
-    from talkswap.checkpoints import find_preset
+    from talkswap.checkpoints.presets import find_preset
 
     copy = tmp_path / "weights" / "compact"
     shutil.copytree(find_preset("compact").folders[0], copy)

@@ -262,7 +262,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_work(
 def test_weights_replaced_during_a_render_change_nothing(
     plan: RenderPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from talkswap.checkpoints import find_preset
+    from talkswap.checkpoints.presets import find_preset
 
     copy = tmp_path / "weights" / "compact"
     shutil.copytree(find_preset("compact").folders[0], copy)

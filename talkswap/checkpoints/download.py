@@ -19,17 +19,9 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import talkswap
-from talkswap.checkpoints import (
-    CatalogueEntry,
-    FileRecord,
-    Member,
-    check_file,
-    download_root,
-    inside,
-    read_records,
-    repair_hint,
-    write_records,
-)
+from talkswap.checkpoints.catalogue import CatalogueEntry, Member, download_root
+from talkswap.checkpoints.manifest import FileRecord, check_file, inside, read_records, write_records
+from talkswap.checkpoints.presets import repair_hint
 from talkswap.errors import DownloadError, OutputUnwritableError, WeightsCorruptError, WeightsMissingError
 from talkswap.files import file_sha256, write_atomically
 from talkswap.types import ProgressEvent
@@ -335,7 +327,7 @@ def obtain(
 
     Args:
         entry: what.
-        folder: the preset's folder; None = below :func:`talkswap.checkpoints.download_root`.
+        folder: the preset's folder; None = below :func:`talkswap.checkpoints.catalogue.download_root`.
         trust: take an entry without a pin as it comes and remember its hash.
         sha256: the pin for an entry without one.
         config: patience.

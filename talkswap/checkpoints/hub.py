@@ -11,9 +11,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from talkswap.checkpoints.networks import config_from, fill
-from talkswap.checkpoints.presets import read_config
-from talkswap.checkpoints.tensors import network_of, read_tensors, tensor_files, write_tensors
+from talkswap.checkpoints.networks import (
+    config_from,
+    fill,
+    network_of,
+    read_config,
+    read_tensors,
+    tensor_files,
+    write_tensors,
+)
 from talkswap.errors import DependencyError, WeightsCorruptError, WeightsMissingError
 
 if TYPE_CHECKING:

@@ -265,7 +265,7 @@ def pairs(
 
     swapper = load_proxy(proxy, inswapper, arcface)
     if identity is None:
-        from talkswap.checkpoints import find_preset, verified_folder
+        from talkswap.checkpoints.presets import find_preset, verified_folder
 
         identity = verified_folder(find_preset("compact"), ("identity.safetensors", "identity.json"))
     share = same if same is not None else (PairConfig().same if proxy == "mesh" else 0.0)

@@ -166,7 +166,8 @@ def check_corridor() -> list[Finding]:
 
 def check_presets() -> list[Finding]:
     """Which sets of weights are complete; fails when none is."""
-    from talkswap.checkpoints import PRESETS, preset_state, repair_hint, resolve_auto
+    from talkswap.checkpoints.description import PRESETS
+    from talkswap.checkpoints.presets import preset_state, repair_hint, resolve_auto
 
     findings = []
     for name in reversed(PRESETS):
@@ -184,7 +185,7 @@ def check_presets() -> list[Finding]:
 
 def check_folder(folder: Path) -> list[Finding]:
     """Whether a preset folder that the user names can render."""
-    from talkswap.checkpoints import find_preset
+    from talkswap.checkpoints.presets import find_preset
 
     preset = find_preset("auto", folder)
     return [Finding(f"weights {folder}", "ok", f"a complete {preset.name} preset, every file whole")]

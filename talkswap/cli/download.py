@@ -12,7 +12,8 @@ from talkswap.cli.output import choose_progress, note, table
 from talkswap.errors import TalkswapError, UsageError, WeightsCorruptError
 
 if TYPE_CHECKING:
-    from talkswap.checkpoints import CatalogueEntry, FileRecord
+    from talkswap.checkpoints.catalogue import CatalogueEntry
+    from talkswap.checkpoints.manifest import FileRecord
 
 
 def _size(count: int | None) -> str:
@@ -73,12 +74,14 @@ def command(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Fetch weights, pinned by commit and sha256, into the user's cache or $TALKSWAP_WEIGHTS."""
-    from talkswap import checkpoints
     from talkswap.checkpoints import download
+    from talkswap.checkpoints.catalogue import download_root, read_catalogue
+    from talkswap.checkpoints.description import PRESETS
+    from talkswap.checkpoints.manifest import MANIFEST, write_manifest
 
     if adopt is not None:
-        records = checkpoints.write_manifest(adopt)
-        typer.echo(f"{adopt / checkpoints.MANIFEST}: {len(records)} files")
+        records = write_manifest(adopt)
+        typer.echo(f"{adopt / MANIFEST}: {len(records)} files")
         return
     if repository is None and any(option is not None for option in (revision, out, token_file)):
         raise UsageError(
@@ -91,15 +94,15 @@ def command(
             _forbid_network(context)
         _fetch_published(repository, revision, out, token_file, quiet)
         return
-    entries = checkpoints.read_catalogue()
-    known = {entry.name for entry in entries} | set(checkpoints.PRESETS)
+    entries = read_catalogue()
+    known = {entry.name for entry in entries} | set(PRESETS)
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise UsageError(f"there are no weights called {unknown[0]!r}", "`talkswap download --list` shows the names")
     if offline:
         _forbid_network(context)
     chosen = [e for e in entries if not names or e.name in names or e.preset in names]
-    root = checkpoints.download_root()
+    root = download_root()
     if listing:
         rows = []
         for entry in chosen:
@@ -164,15 +167,16 @@ def _fetch_published(
 
 def _check(entries: list[CatalogueEntry], root: Path, compact: str | None) -> None:
     """Print the state of every file; raise when one is damaged."""
-    from talkswap import checkpoints
     from talkswap.checkpoints import download
+    from talkswap.checkpoints.manifest import read_records
+    from talkswap.checkpoints.presets import preset_state
 
     rows: list[list[str]] = []
     damaged: list[str] = []
     if compact is not None:
-        preset = checkpoints.preset_state(compact)
+        preset = preset_state(compact)
         for folder in preset.folders:
-            for file, record in checkpoints.read_records(folder).items():
+            for file, record in read_records(folder).items():
                 problem = _problem(folder / file, record)
                 rows.append([compact, file, problem or "whole"])
                 if problem:
@@ -191,10 +195,10 @@ def _check(entries: list[CatalogueEntry], root: Path, compact: str | None) -> No
 
 
 def _problem(path: Path, record: FileRecord) -> str | None:
-    from talkswap import checkpoints
+    from talkswap.checkpoints.manifest import check_file
 
     try:
-        checkpoints.check_file(path, record, "")
+        check_file(path, record, "")
     except TalkswapError as error:
         return error.message
     return None

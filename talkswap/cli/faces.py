@@ -50,7 +50,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List who is in a clip, the most prominent first; `talkswap render --face NUMBER` takes the number."""
-    from talkswap.checkpoints import find_preset
+    from talkswap.checkpoints.presets import find_preset
     from talkswap.faces.analyse import load_analyser
     from talkswap.media.index import index_frames
     from talkswap.media.probe import probe

@@ -107,7 +107,7 @@ class Followed:
 @lru_cache(maxsize=1)
 def analyser() -> FaceAnalyser:
     """The one analyser of a process."""
-    from talkswap.checkpoints import find_preset
+    from talkswap.checkpoints.presets import find_preset
 
     return load_analyser("compact", find_preset("compact"))
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from talkswap.checkpoints import find_preset, load_config, load_weights
+from talkswap.checkpoints.presets import find_preset, load_config, load_weights
 from talkswap.faces.measures import mouth_opening, pearson
 from talkswap.systems.swaptalk.lip_sync import LipSyncConfig
 from talkswap.types import FloatArray

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from talkswap.checkpoints import PresetFolder, find_preset, network_folder, resolve_auto
+from talkswap.checkpoints.presets import PresetFolder, find_preset, network_folder, resolve_auto
 from talkswap.device import Device, choose_device
 from talkswap.errors import UsageError, WeightsMissingError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser

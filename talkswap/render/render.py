@@ -16,7 +16,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-from talkswap.checkpoints import weight_hashes
+from talkswap.checkpoints.presets import weight_hashes
 from talkswap.device import processor, versions
 from talkswap.errors import DeviceError, TalkswapError
 from talkswap.media.join import Piece, join, picture_ending

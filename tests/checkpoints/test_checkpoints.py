@@ -15,24 +15,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from talkswap import checkpoints
-from talkswap.checkpoints import (
+from talkswap.checkpoints.catalogue import read_catalogue, weight_roots
+from talkswap.checkpoints.manifest import inside, read_records, write_manifest
+from talkswap.checkpoints.presets import (
+    COMPACT_NETWORKS,
+    PACKAGES,
+    absent_packages,
     find_preset,
-    inside,
     load_config,
     load_weights,
     preset_state,
-    read_catalogue,
-    read_records,
     resolve_auto,
     verified_folder,
     verify,
     weight_hashes,
-    weight_roots,
-    write_manifest,
 )
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.files import file_sha256
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -41,17 +42,17 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(checkpoints.catalogue, "checkout_weights", lambda: None)
-    monkeypatch.setattr(checkpoints.catalogue, "packaged_weights", lambda: None)
-    catalogue = Path(checkpoints.__file__).parents[2] / "weights" / "manifest.toml"
-    monkeypatch.setattr(checkpoints.catalogue, "catalogue_path", lambda: catalogue)
+    monkeypatch.setattr("talkswap.checkpoints.catalogue.checkout_weights", lambda: None)
+    monkeypatch.setattr("talkswap.checkpoints.catalogue.packaged_weights", lambda: None)
+    catalogue = ROOT / "weights" / "manifest.toml"
+    monkeypatch.setattr("talkswap.checkpoints.catalogue.catalogue_path", lambda: catalogue)
     return folder
 
 
 def make_compact(root: Path) -> Path:
     folder = root / "compact"
     folder.mkdir(parents=True)
-    for network in checkpoints.COMPACT_NETWORKS:
+    for network in COMPACT_NETWORKS:
         save_file({"w": torch.arange(12.0).reshape(3, 4)}, folder / f"{network}.safetensors")
         (folder / f"{network}.json").write_text(json.dumps({"widths": [64, 128]}))
     write_manifest(folder)
@@ -63,7 +64,7 @@ def test_loads_what_the_manifest_lists(root: Path) -> None:
     preset = find_preset("compact")
     assert torch.equal(load_weights(preset, "vqgan")["w"], torch.arange(12.0).reshape(3, 4))
     assert load_config(preset, "vqgan") == {"widths": [64, 128]}
-    names = checkpoints.COMPACT_NETWORKS
+    names = COMPACT_NETWORKS
     assert set(weight_hashes(preset)) == {f"{n}.safetensors" for n in names} | {f"{n}.json" for n in names}
 
 
@@ -137,7 +138,7 @@ def test_unknown_preset(root: Path) -> None:
 
 
 def test_auto_takes_compact_and_says_what_paper_lacks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(checkpoints.PACKAGES, "paper", ("json",))
+    monkeypatch.setitem(PACKAGES, "paper", ("json",))
     make_compact(root)
     resolution = resolve_auto()
     assert resolution.preset.name == "compact"
@@ -149,11 +150,11 @@ def test_auto_takes_compact_and_says_what_paper_lacks(root: Path, monkeypatch: p
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(b"x")
     assert preset_state("paper").complete
-    monkeypatch.setitem(checkpoints.PACKAGES, "paper", ("json", "no_such_package"))
+    monkeypatch.setitem(PACKAGES, "paper", ("json", "no_such_package"))
     resolution = resolve_auto()
     assert resolution.preset.name == "compact"
     assert resolution.reason.endswith("; paper lacks the package no_such_package")
-    monkeypatch.setitem(checkpoints.PACKAGES, "paper", ("json",))
+    monkeypatch.setitem(PACKAGES, "paper", ("json",))
     assert resolve_auto().preset.name == "paper"
     assert find_preset("paper").analyser == "insightface"
 
@@ -321,23 +322,23 @@ def test_tensors_and_configuration_of_different_folders_are_not_mixed(root: Path
 
 def test_a_root_that_is_named_twice_counts_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_compact(root)
-    monkeypatch.setattr(checkpoints.catalogue, "checkout_weights", lambda: root)
+    monkeypatch.setattr("talkswap.checkpoints.catalogue.checkout_weights", lambda: root)
     assert preset_state("compact").folders == (folder,)
 
 
 def test_absent_packages_are_looked_for_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(checkpoints.PACKAGES, "paper", ("no_such_package", "this", "blocked"))
+    monkeypatch.setitem(PACKAGES, "paper", ("no_such_package", "this", "blocked"))
     monkeypatch.setitem(sys.modules, "blocked", None)
     sys.modules.pop("this", None)
-    assert checkpoints.absent_packages("paper") == ("no_such_package", "blocked")
+    assert absent_packages("paper") == ("no_such_package", "blocked")
     assert "this" not in sys.modules
-    assert checkpoints.absent_packages("compact") == ()
+    assert absent_packages("compact") == ()
 
 
 def test_the_analyser_is_found_over_all_folders_and_verified(root: Path) -> None:
     from talkswap.faces.analyse import load_analyser
 
-    shipped = Path(checkpoints.__file__).parents[2] / "weights" / "compact"
+    shipped = ROOT / "weights" / "compact"
     apart = {"detector": root, "landmarks": root.parent / "cache" / "talkswap" / "weights"}
     apart["identity"] = apart["landmarks"]
     for network, place in apart.items():

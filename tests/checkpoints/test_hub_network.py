@@ -12,8 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from talkswap.checkpoints import tensor_files, write_tensors
-from talkswap.checkpoints.networks import write_network
+from talkswap.checkpoints.networks import tensor_files, write_network, write_tensors
 from talkswap.errors import DependencyError, WeightsCorruptError, WeightsMissingError
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from talkswap.checkpoints.tensors import pack, unpack
+from talkswap.checkpoints.networks import pack, unpack
 
 
 def network() -> dict[str, torch.Tensor]:

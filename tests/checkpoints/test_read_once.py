@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from talkswap.checkpoints import FileRecord, check_file, read_tensors, write_tensors
+from talkswap.checkpoints.manifest import FileRecord, check_file
+from talkswap.checkpoints.networks import read_tensors, write_tensors
 from talkswap.errors import WeightsCorruptError
 from talkswap.files import file_sha256
 

@@ -10,21 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from talkswap.checkpoints import (
+from talkswap.checkpoints.manifest import write_manifest
+from talkswap.checkpoints.networks import network_of, pack, read_tensors, shards, tensor_files, write_tensors
+from talkswap.checkpoints.presets import (
+    COMPACT_NETWORKS,
     find_preset,
     folder_state,
     load_weights,
     network_folder,
-    network_of,
     preset_state,
-    read_tensors,
-    tensor_files,
     weight_hashes,
-    write_manifest,
-    write_tensors,
 )
-from talkswap.checkpoints.presets import COMPACT_NETWORKS
-from talkswap.checkpoints.tensors import pack, shards
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 
 TENSORS = {f"layer.{index}": torch.full((100, 100), float(index)) for index in range(10)}  # 40 kB each

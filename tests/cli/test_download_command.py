@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from talkswap import checkpoints
-from talkswap.checkpoints import read_catalogue
+from talkswap.checkpoints.catalogue import read_catalogue
+from talkswap.checkpoints.manifest import read_records
 from talkswap.cli import main
 
 CONTENT = b"weights" * 1000
@@ -53,7 +53,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder of our own, a catalogue of our own, and no network."""
     catalogue = tmp_path / "catalogue.toml"
     catalogue.write_text(CATALOGUE)
-    monkeypatch.setattr(checkpoints.catalogue, "catalogue_path", lambda: catalogue)
+    monkeypatch.setattr("talkswap.checkpoints.catalogue.catalogue_path", lambda: catalogue)
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("TALKSWAP_OFFLINE", "")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
@@ -160,7 +160,7 @@ def test_the_list_of_our_own_catalogue(capsys: pytest.CaptureFixture[str]) -> No
 def test_adopt_writes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "vqgan.json").write_text("{}")
     assert main(["download", "--adopt", str(tmp_path)]) == 0
-    assert checkpoints.read_records(tmp_path)["vqgan.json"].size == 2
+    assert read_records(tmp_path)["vqgan.json"].size == 2
 
 
 def test_offline_holds_for_one_command_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

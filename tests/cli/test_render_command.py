@@ -153,7 +153,7 @@ def test_a_gpu_that_is_not_there_is_an_error(render: Run, monkeypatch: pytest.Mo
 def test_weights_that_were_changed_are_refused(render: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
 
-    from talkswap.checkpoints import find_preset
+    from talkswap.checkpoints.presets import find_preset
 
     copy = tmp_path / "weights" / "compact"
     shutil.copytree(find_preset("compact").folders[0], copy)

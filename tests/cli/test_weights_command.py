@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from talkswap.checkpoints import find_preset, load_weights, write_manifest
+from talkswap.checkpoints.manifest import write_manifest
+from talkswap.checkpoints.presets import find_preset, load_weights
 from talkswap.cli import main
 
 COMPACT = Path(__file__).parents[2] / "weights" / "compact"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from talkswap.checkpoints.tensors import pack
+from talkswap.checkpoints.networks import pack
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces import mesh
 from talkswap.faces.geometry import ffhq_affine, transform_points

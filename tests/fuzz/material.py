@@ -16,7 +16,7 @@ import av
 import cv2
 import numpy as np
 
-from talkswap.checkpoints import find_preset
+from talkswap.checkpoints.presets import find_preset
 from talkswap.cli import main
 
 ROOT = Path(__file__).parents[2]

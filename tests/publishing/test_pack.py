@@ -11,7 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from talkswap.checkpoints import find_preset, load_config, load_weights, read_about, read_records, tensor_files
+from talkswap.checkpoints.manifest import read_about, read_records
+from talkswap.checkpoints.networks import tensor_files
+from talkswap.checkpoints.presets import find_preset, load_config, load_weights
 from talkswap.checkpoints.publish.card import card_licence, front_matter
 from talkswap.checkpoints.publish.networks import NETWORKS, kind_of, needed_networks, read_run, without_places
 from talkswap.checkpoints.publish.pack import PackConfig, pack_preset

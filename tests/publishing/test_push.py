@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from talkswap.checkpoints import find_preset, read_about, read_records, write_manifest
 from talkswap.checkpoints.download import FetchConfig
+from talkswap.checkpoints.manifest import read_about, read_records, write_manifest
+from talkswap.checkpoints.presets import find_preset
 from talkswap.checkpoints.publish.check import preset_files
 from talkswap.checkpoints.publish.fetch import fetch_preset, preset_place
 from talkswap.cli import main

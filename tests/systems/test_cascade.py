@@ -12,8 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from talkswap import checkpoints
-from talkswap.checkpoints.finding import preset_state
+from talkswap.checkpoints.catalogue import read_catalogue
+from talkswap.checkpoints.manifest import write_manifest
+from talkswap.checkpoints.presets import preset_state
 from talkswap.device import choose_device
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.faces import mesh
@@ -104,7 +105,7 @@ def write_parts(folder: Path) -> None:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights root whose paper preset holds the parts and nothing else, on its manifest's list."""
     write_parts(tmp_path / "paper")
-    checkpoints.write_manifest(tmp_path / "paper")
+    write_manifest(tmp_path / "paper")
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(tmp_path))
     return tmp_path
 
@@ -201,7 +202,7 @@ def test_missing_parts_are_named_with_the_command_that_brings_them(home: Path) -
 
 
 def test_every_part_is_in_the_catalogue_with_its_licence() -> None:
-    catalogue = {entry.name: entry for entry in checkpoints.read_catalogue()}
+    catalogue = {entry.name: entry for entry in read_catalogue()}
     for part in parts.PARTS.values():
         entry = catalogue[part.name]
         assert part.file in entry.results and "eval" in entry.needed_by and entry.licence and entry.source

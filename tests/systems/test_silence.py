@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from talkswap.checkpoints import find_preset
+from talkswap.checkpoints.presets import find_preset
 from talkswap.device import choose_device
 from talkswap.media.sound import load_voice
 from talkswap.systems.contract import Portrait, Source

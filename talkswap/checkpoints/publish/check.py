@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from talkswap.checkpoints import LISTED, MANIFEST, check_file, folder_state, inside, read_about, read_records
 from talkswap.checkpoints.catalogue import weight_roots
+from talkswap.checkpoints.manifest import LISTED, MANIFEST, check_file, inside, read_about, read_records
+from talkswap.checkpoints.presets import folder_state
 from talkswap.checkpoints.publish.card import CARD
 from talkswap.errors import TalkswapError, WeightsCorruptError, WeightsMissingError
 

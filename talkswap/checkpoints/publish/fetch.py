@@ -7,19 +7,19 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from talkswap.checkpoints import (
+from talkswap.checkpoints.catalogue import download_root
+from talkswap.checkpoints.description import PRESETS
+from talkswap.checkpoints.download import FetchConfig, Notify, fetch, hub_address, offline
+from talkswap.checkpoints.manifest import (
     LISTED,
     MANIFEST,
-    PRESETS,
     FileRecord,
     check_file,
-    download_root,
     inside,
     read_about,
     read_records,
     write_records,
 )
-from talkswap.checkpoints.download import FetchConfig, Notify, fetch, hub_address, offline
 from talkswap.checkpoints.publish.card import CARD
 from talkswap.checkpoints.publish.check import HUB, check_preset
 from talkswap.checkpoints.publish.push import check_repository

@@ -8,8 +8,9 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
-from talkswap.checkpoints import COMPACT_NETWORKS, RENDER, network_of, read_catalogue, tensor_files
-from talkswap.checkpoints.networks import config_from
+from talkswap.checkpoints.catalogue import RENDER, read_catalogue
+from talkswap.checkpoints.networks import config_from, network_of, tensor_files
+from talkswap.checkpoints.presets import COMPACT_NETWORKS
 from talkswap.errors import InputMissingError, UsageError, WeightsCorruptError, WeightsMissingError
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def stored_form(weights: dict[str, Tensor], precision: str, kind: NetworkKind) -
     """
     import torch
 
-    from talkswap.checkpoints.tensors import pack
+    from talkswap.checkpoints.networks import pack
 
     kept = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     if precision == "float32":

@@ -10,21 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from talkswap.checkpoints import (
-    MANIFEST,
-    FileRecord,
-    PresetFolder,
-    folder_state,
-    network_of,
-    read_about,
-    read_records,
-    read_tensors,
-    tensor_files,
-    verify_all,
-    write_manifest,
-    write_tensors,
-)
-from talkswap.checkpoints.networks import fill
+from talkswap.checkpoints.manifest import MANIFEST, FileRecord, read_about, read_records, write_manifest
+from talkswap.checkpoints.networks import fill, network_of, read_tensors, tensor_files, unpack, write_tensors
+from talkswap.checkpoints.presets import PresetFolder, folder_state, verify_all
 from talkswap.checkpoints.publish.card import CARD, CardFacts, CardNetwork, card_licence, write_card
 from talkswap.checkpoints.publish.networks import (
     EXPORT,
@@ -41,7 +29,6 @@ from talkswap.checkpoints.publish.networks import (
     stored_precision,
     without_places,
 )
-from talkswap.checkpoints.tensors import unpack
 from talkswap.errors import OutputExistsError, OutputUnwritableError, UsageError, WeightsMissingError
 
 REPAIR = "export the run again"

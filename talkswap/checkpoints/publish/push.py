@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from talkswap.checkpoints import network_of
 from talkswap.checkpoints.download import hub_endpoint, is_safe, offline
+from talkswap.checkpoints.networks import network_of
 from talkswap.checkpoints.publish.card import CARD, card_licence
 from talkswap.checkpoints.publish.check import preset_files, require_whole
 from talkswap.errors import DependencyError, InputMissingError, PublishError, TalkswapError, UsageError

@@ -24,8 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from talkswap.checkpoints.networks import load_network
-from talkswap.checkpoints.tensors import ENDING, read_tensors, tensor_files
+from talkswap.checkpoints.networks import ENDING, load_network, read_tensors, tensor_files
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.metrics.metric import PAPER_SIZE, Crops, Judge, check_crops
 from talkswap.faces.detector import DetectorNetwork, load_detector

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from talkswap.checkpoints import find_preset, network_folder
-from talkswap.checkpoints.finding import preset_state
-from talkswap.checkpoints.presets import has, verify_tensors
+from talkswap.checkpoints.presets import find_preset, has, network_folder, preset_state, verify_tensors
 from talkswap.evaluation.judges.inception import load_compact_features, load_inception
 from talkswap.evaluation.judges.mouth_sync import MouthJudge
 from talkswap.evaluation.judges.observe import Photo

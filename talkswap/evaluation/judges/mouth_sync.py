@@ -26,8 +26,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from talkswap.checkpoints import find_preset
-from talkswap.checkpoints.presets import weight_hashes
+from talkswap.checkpoints.presets import find_preset, weight_hashes
 from talkswap.data.lips import LipListener
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.lip_sync import RATE, REACH, SyncScore, grid_rows, score_of

@@ -16,10 +16,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from talkswap.checkpoints import find_preset
 from talkswap.checkpoints.catalogue import read_catalogue
-from talkswap.checkpoints.finding import preset_state
-from talkswap.checkpoints.presets import has, network_folder, verify, weight_hashes
+from talkswap.checkpoints.presets import find_preset, has, network_folder, preset_state, verify, weight_hashes
 from talkswap.engine.onnx import OnnxNetwork
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.identity import EVERY

@@ -20,10 +20,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from talkswap.checkpoints.finding import preset_state
-from talkswap.checkpoints.networks import load_network
-from talkswap.checkpoints.presets import verify_tensors
-from talkswap.checkpoints.tensors import read_tensors
+from talkswap.checkpoints.networks import load_network, read_tensors
+from talkswap.checkpoints.presets import preset_state, verify_tensors
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.judges.face_squares import cut_squares, square_places
 from talkswap.evaluation.metrics.lip_sync import SyncScore, grid_rows, offset_distances, score_of

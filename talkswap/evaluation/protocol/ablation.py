@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from talkswap.checkpoints import PresetFolder, find_preset, load_config, weight_hashes
+from talkswap.checkpoints.presets import PresetFolder, find_preset, load_config, weight_hashes
 from talkswap.errors import TalkswapError, UsageError
 from talkswap.evaluation.protocol.hdtf import evaluate
 from talkswap.evaluation.protocol.methods import Made, Method, Setup, Task, plan_of, run_plan

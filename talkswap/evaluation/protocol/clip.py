@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from talkswap.checkpoints import find_preset
+from talkswap.checkpoints.presets import find_preset
 from talkswap.errors import NoAudioError, NoTargetFaceError, NoVideoError, UnreadableMediaError
 from talkswap.evaluation.judges.judges import JudgeFiles, load_judges
 from talkswap.evaluation.judges.observe import (

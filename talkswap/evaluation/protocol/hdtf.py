@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from talkswap.checkpoints import PresetFolder, find_preset, weight_hashes
+from talkswap.checkpoints.presets import PresetFolder, find_preset, weight_hashes
 from talkswap.data.workers import locked
 from talkswap.device import choose_device
 from talkswap.errors import (

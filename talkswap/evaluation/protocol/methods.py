@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
-from talkswap.checkpoints import find_preset, weight_hashes
+from talkswap.checkpoints.presets import find_preset, weight_hashes
 from talkswap.errors import NoAudioError, UsageError
 from talkswap.files import file_sha256
 from talkswap.media.index import index_frames

@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from talkswap.checkpoints import PresetFolder
+from talkswap.checkpoints.presets import PresetFolder
 from talkswap.errors import OutputExistsError, OutputUnwritableError
 from talkswap.evaluation.judges.judges import JudgeFiles, Judges
 from talkswap.evaluation.protocol.methods import Setup

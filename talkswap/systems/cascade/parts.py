@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from talkswap.checkpoints import verify
-from talkswap.checkpoints.finding import preset_state
+from talkswap.checkpoints.presets import preset_state, verify
 from talkswap.errors import UsageError, WeightsMissingError
 from talkswap.systems.cascade import CASCADES
 

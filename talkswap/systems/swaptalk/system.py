@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from talkswap.checkpoints import PresetFolder, load_config, load_weights, verify
 from talkswap.checkpoints.networks import build_network, load_network
+from talkswap.checkpoints.presets import PresetFolder, load_config, load_weights, verify
 from talkswap.device import Device
 from talkswap.faces.guide import FaceGuide
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork

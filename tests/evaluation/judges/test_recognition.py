@@ -17,7 +17,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from talkswap.checkpoints import write_manifest
+from talkswap.checkpoints.manifest import write_manifest
 from talkswap.errors import DependencyError, TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.judges import recognition
 from talkswap.evaluation.judges.recognition import (

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from talkswap.checkpoints import find_preset
+from talkswap.checkpoints.presets import find_preset
 from talkswap.errors import UsageError
 from talkswap.evaluation.protocol.ablation import TABLES, parse_runs, rows
 from talkswap.evaluation.protocol.published import ABLATIONS

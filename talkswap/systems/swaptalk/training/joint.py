@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from talkswap.checkpoints.tensors import unpack
+from talkswap.checkpoints.networks import unpack
 from talkswap.data.stills import open_stills
 from talkswap.faces.identity import load_identity
 from talkswap.faces.landmarks import load_landmarks

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkswap.checkpoints.tensors import unpack
+from talkswap.checkpoints.networks import unpack
 from talkswap.data.proxy import Proxy
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.files import write_atomically
