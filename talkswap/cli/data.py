@@ -275,42 +275,11 @@ def pairs(
     typer.echo(to_json({"out": out, "proxy": proxy, "pairs": count, **made}))
 
 
-def shard(
-    data: Annotated[Path, typer.Argument(help="Prepared data set.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for the shards and their index.", show_default=False)],
-    size: Annotated[float, typer.Option(min=0.1, help="Most MB (10^6 bytes) in one shard.")] = 60.0,
-    quiet: Quiet = False,
-) -> None:
-    """Pack a data set into tar shards that travel, with an index of sha256 hashes."""
-    _folder(data, "a prepared data set")
-    from talkswap.data.shards import pack_shards
-
-    with choose_progress(quiet, "bytes") as progress:
-        made = pack_shards(data, out, int(size * 1_000_000), progress)
-    typer.echo(to_json(made))
-
-
-def unshard(
-    shards: Annotated[Path, typer.Argument(help="Folder made by `talkswap data shard`.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for the data set; files that are right stay.", show_default=False)],
-    quiet: Quiet = False,
-) -> None:
-    """Put a data set back together, bit for bit; every shard and every file is held against its hash."""
-    _folder(shards, "a folder made by `talkswap data shard`")
-    from talkswap.data.shards import unpack_shards
-
-    with choose_progress(quiet, "bytes") as progress:
-        made = unpack_shards(shards, out, progress)
-    typer.echo(to_json(made))
-
-
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {  # with its line in the list of commands
     "prepare": (prepare, "Cut anybody's videos into clips to train on."),
     "hdtf": (hdtf, "Prepare HDTF's videos by its own lists."),
     "codes": (codes, "Encode prepared clips with a VQGAN."),
     "pairs": (pairs, "Make the face swap's training samples."),
-    "shard": (shard, "Pack a data set into tar shards that travel."),
-    "unshard": (unshard, "Put a packed data set back together."),
     "portraits": (portraits, "Label portraits in tar shards with a teacher."),
 }
 

@@ -1,7 +1,7 @@
 """The insightface analyser: buffalo_l's detector, 68 three-dimensional landmarks and recognition network.
 
 buffalo_l knows 68 points and talkswap works with 478, so our own shape statistics fill in: the mean face and its
-components, measured by ``talkswap.data.mean_face``, are laid through the 68 points as a Gaussian model is
+components, measured by ``recipes/mean_face.py``, are laid through the 68 points as a Gaussian model is
 conditioned on what was seen, and what still differs at eyes, brows, nose and lips is spread over their
 neighbours.  Following looks for the face with the detector at a small size in its own neighbourhood only.
 """

@@ -2,7 +2,7 @@
 
 The mesh has the 478 points of the dense landmark network: 468 on the skin, 10 on the irises.  Its mean
 shape, mirror pairs, triangles and shape components are measured from our own training portraits by
-``talkswap.data.mean_face`` and stored beside this file.
+``recipes/mean_face.py`` and stored beside this file.
 
 A texture warp answers "what would the source's skin look like in the target's pose and expression": each
 mesh triangle is moved by its own affine map.  It makes training pairs for the face swap, and at render
@@ -72,7 +72,7 @@ def mean_face() -> MeanFace:
     if not ASSET.is_file():
         raise WeightsMissingError(
             f"the mean face {ASSET.name} is not installed",
-            "install talkswap again, or measure it with `python -m talkswap.data.mean_face`",
+            "install talkswap again",
         )
     stored = load_file(ASSET)
     return MeanFace(

@@ -49,7 +49,6 @@ def test_wrong_folders_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (["codes", "--data", missing, "--vqgan", vqgan], 3),
         (["pairs", "--data", missing, "--vqgan", vqgan, "--out", out, "--count", "1"], 3),
         (["portraits", missing, out, "--teachers", str(empty)], 3),
-        (["unshard", missing, "--out", out], 3),
     ):
         assert failing(arguments, capsys)[0] == wanted, arguments
     assert not Path(out).exists()

@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.data.mean_face import lay_triangles, mirror_pairs
 from talkswap.errors import WeightsMissingError
 from talkswap.faces import mesh
 from talkswap.faces.geometry import ffhq_affine, transform_points
@@ -146,11 +145,3 @@ def test_missing_asset_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         mesh.mean_face()
     monkeypatch.undo()
     mesh.mean_face.cache_clear()
-
-
-def test_measuring_again_gives_the_stored_topology() -> None:
-    mean = mesh.mean_face()
-    assert (mirror_pairs(mean.points.astype(np.float64)) == mean.mirror).mean() > 0.99
-    laid = lay_triangles(face_landmarks(640, mouth=0.2).astype(np.float64))
-    assert set(laid.ravel()) == set(range(mesh.SKIN_POINTS))
-    assert abs(len(laid) - len(mean.triangles)) <= 12  # both fill one hull with the same points

@@ -40,7 +40,7 @@ class LandmarkSettings:
     lids: float = 4.0  # weight of how far lids lie apart
     presence: float = 0.05
     knee: float = 0.02  # of the eye distance: where smooth L1 turns from square to straight
-    blinks: float = 0.3  # share of faces from the folder blinks-train, where there is one (talkswap.data.blinks)
+    blinks: float = 0.3  # share of faces from the folder blinks-train, where there is one (recipes/blinks.py)
     start: Path | None = None  # weights folder of an earlier run, whose shape basis stays
 
 

@@ -5,7 +5,7 @@ speech is little.  Clips whose sound runs ahead of or behind the picture blur th
 lag (``lags.json``) and how far it agrees with the encoder (``agreement.json``), and a second run, started with those
 files, learns from the straightened labels, most from the clips whose lips follow their sound.
 
-Lips alone say too little about speech.  With a folder of :mod:`talkswap.data.phonetics` the tokens also learn to name the
+Lips alone say too little about speech.  With a folder of ``recipes/phonetics.py`` the tokens also learn to name the
 sounds of much more speech than has a picture, and with ``teachers`` (exports of earlier runs) the mean of what those
 want is a second label for all of it: one network then comes near to their ensemble.
 """
@@ -24,12 +24,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from talkswap.data.phonetics import SOUNDS
 from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError
 from talkswap.faces.measures import pearson
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.shared.speech_labels import ClipLabels, SpeechLabels, load_encoder, shape_at, teacher_shapes
+from talkswap.train.shared.speech_labels import SOUNDS, ClipLabels, SpeechLabels, load_encoder, shape_at, teacher_shapes
 from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE
@@ -62,7 +61,7 @@ class SpeechEncoderStageConfig:
     speed: float = 0.0  # largest change of tempo, as a share
     warp: float = 0.0  # largest stretch of the bands, as a share: shorter and longer throats
     colour: float = 1.0  # strength of changes of loudness and tilt
-    phonetics: Path | None = None  # folder of talkswap.data.phonetics
+    phonetics: Path | None = None  # folder of recipes/phonetics.py
     phonetic: float = 0.3  # weight of naming the sounds
     phonetic_share: tuple[float, float] = (0.6, 0.25)  # of samples that are speech without a picture: first, last step
     teachers: tuple[Path, ...] = ()  # export folders of earlier runs
@@ -213,7 +212,9 @@ class SpeechEncoderStage(Stage):
             return []
         files = sorted(folder.glob("*.npz"))
         if not files:
-            raise TrainingDataError(f"no labelled speech in {folder}", "run python -m talkswap.data.phonetics first")
+            raise TrainingDataError(
+                f"no labelled speech in {folder}", "make it with recipes/phonetics.py of the repository"
+            )
         clips = {f"heard-{c.name}": c for c in self.clips}
         other = []
         for file in files:

@@ -23,6 +23,27 @@ from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE, MelConfig
 from talkswap.voice.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
+SOUNDS = (
+    "silence",
+    "closed lips",  # p b m
+    "teeth on lip",  # f v
+    "pouted",  # sh zh ch j
+    "narrow",  # s z
+    "tongue tip",  # t d n l
+    "between teeth",  # th
+    "back",  # k g ng x
+    "r",
+    "w",
+    "breath",  # h
+    "y",
+    "open",  # a
+    "half open",  # e, open e, schwa
+    "spread",  # i
+    "round",  # o
+    "round and narrow",  # u, front rounded vowels
+)
+"""What the mouth does for a sound, the same for all languages; a label is an index."""
+
 
 class SpeechLabels:
     """One recording as padded mel, and what is known of it on the grid of the encoder's tokens.

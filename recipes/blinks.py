@@ -4,8 +4,9 @@ A blink lasts a tenth of a second, so stills at a fixed step show open eyes near
 takes a shut lid for noise.  The labels of prepared clips hold every frame: this module takes those in which the eyes are
 far less open than is usual in their clip, spread over all openings from shut to half.
 
-``python -m talkswap.data.blinks CACHE CLIPS`` reads ``CACHE/clips-train`` and the videos, and writes
-``CACHE/blinks-train``, laid out as ``frames-train`` is (:mod:`talkswap.data.portraits`).
+``python recipes/blinks.py CACHE CLIPS`` made the 3,647 frames from which the landmark network of ``weights/compact``
+learned its lids.  It reads ``CACHE/clips-train`` and the videos, and writes ``CACHE/blinks-train``, laid out as
+``frames-train`` is (:mod:`talkswap.data.portraits`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """Speech whose sounds are known, for the phonetic half of the speech encoder's training.
 
+``python recipes/phonetics.py OUT --data CACHE --voices FOLDER`` made the labels behind
+``weights/compact/speech_encoder`` (its run: ``weights/compact/runs/speech-encoder``).
+
 Half an hour of talking clips holds too few sounds to learn from lips alone what an m or an f is.  This module
 writes speech with a label for every mel frame, from three sources:
 
@@ -8,7 +11,7 @@ writes speech with a label for every mel frame, from three sources:
 * the **clips** and other recordings: a phone recogniser (pocketsphinx, when installed) hears them.  It errs often; the
   encoder learns from it all the same, since errors do not repeat.
 
-A label is one of :data:`SOUNDS`: what the mouth has to do for a sound, the same for all languages.
+A label is an index of :data:`talkswap.train.shared.speech_labels.SOUNDS`: what the mouth has to do for a sound.
 
 Layout of a folder::
 
@@ -38,27 +41,6 @@ from talkswap.errors import TrainingDataError
 from talkswap.files import write_arrays
 from talkswap.types import FloatArray
 from talkswap.voice.mel import MelConfig, log_mel
-
-SOUNDS = (
-    "silence",
-    "closed lips",  # p b m
-    "teeth on lip",  # f v
-    "pouted",  # sh zh ch j
-    "narrow",  # s z
-    "tongue tip",  # t d n l
-    "between teeth",  # th
-    "back",  # k g ng x
-    "r",
-    "w",
-    "breath",  # h
-    "y",
-    "open",  # a
-    "half open",  # e, open e, schwa
-    "spread",  # i
-    "round",  # o
-    "round and narrow",  # u, front rounded vowels
-)
-"""What a mouth does, by index."""
 
 _IPA = {
     1: "pbmɓʙɸβ",

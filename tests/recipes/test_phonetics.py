@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from talkswap.data import phonetics
-from talkswap.data.phonetics import (
-    SOUNDS,
+from recipes import phonetics
+from recipes.phonetics import (
     Espeak,
     PhoneticsConfig,
     flite_say,
@@ -21,6 +20,7 @@ from talkswap.data.phonetics import (
     sentence,
 )
 from talkswap.errors import TrainingDataError
+from talkswap.train.shared.speech_labels import SOUNDS
 
 FLITE = """#!{python}
 import sys, wave

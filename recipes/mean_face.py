@@ -1,7 +1,8 @@
 """Measure the mean face that ``talkswap.faces.mesh`` works with, from prepared training portraits.
 
-Run once: ``python -m talkswap.data.mean_face CACHE/portraits-train CACHE/frames-train``.  Every number of the
-asset comes from these landmark sets; none is taken from a published model.
+``python recipes/mean_face.py CACHE/portraits-train CACHE/frames-train`` made
+``talkswap/faces/assets/mean_face.safetensors``.  Every number of it comes from these landmark sets; none is taken from a
+published model.
 """
 
 from __future__ import annotations

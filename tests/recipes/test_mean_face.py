@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from talkswap.data.mean_face import MeanFaceConfig, measure
+from recipes.mean_face import MeanFaceConfig, lay_triangles, measure, mirror_pairs
 from talkswap.errors import TrainingDataError
-from talkswap.faces.mesh import mean_face
+from talkswap.faces.mesh import INNER_LIPS, SKIN_POINTS, mean_face
 
 
 def test_measuring_faces_of_known_statistics_gives_them_back(tmp_path: Path) -> None:
@@ -35,3 +35,13 @@ def test_measuring_faces_of_known_statistics_gives_them_back(tmp_path: Path) -> 
 def test_a_folder_without_landmarks_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingDataError, match="landmarks.npy"):
         measure(MeanFaceConfig((tmp_path,)))
+
+
+def test_measuring_again_gives_the_stored_topology() -> None:
+    mean = mean_face()
+    assert (mirror_pairs(mean.points.astype(np.float64)) == mean.mirror).mean() > 0.99
+    opened = mean.points.astype(np.float64)
+    opened[list(INNER_LIPS[11:]), 1] += 0.2  # eye distances: the lower lip
+    laid = lay_triangles(opened * 160 + 320)
+    assert set(laid.ravel()) == set(range(SKIN_POINTS))
+    assert abs(len(laid) - len(mean.triangles)) <= 12  # both fill one hull with the same points

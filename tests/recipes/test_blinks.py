@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from talkswap.data.blinks import BlinkConfig, blink_frames, collect_blinks
+from recipes.blinks import BlinkConfig, blink_frames, collect_blinks
 from talkswap.data.stills import open_stills
 from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import LEFT_EYE_RING, RIGHT_EYE_RING, mean_face
