@@ -321,7 +321,7 @@ def _manifest(
         own = {key: r[key] for key in ("split", "speaker", "start", "frames", "quad_px", "lag")}
         about = {"name": f"{r['name']}.mp4", "kind": "real", "mouth_audio_corr": r["correlation"]}
         writer.writerow({**own, **about, "source": paths[r["source"]]})
-    write_atomically(config.out / "videos" / "clips.csv", rows.getvalue())
+    write_atomically(config.out / "videos" / "clips.csv", rows.getvalue(), parents=True)
     lags = {r["name"]: r["lag"] for r in accepted if r["lag"]}
     write_atomically(config.out / "lags.json", json.dumps(lags, indent=1) + "\n")
     folders = [f"{kind}-{split}" for kind in KINDS for split in SPLITS]
