@@ -18,6 +18,7 @@ import argparse
 import csv
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from talkswap.files import write_arrays
 from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.types import FloatArray
 from talkswap.voice.features import FeatureExtractor, MelFeatures
-from talkswap.voice.mel import log_mel
+from talkswap.voice.mel import SILENCE, MelConfig, log_mel
+from talkswap.voice.windows import cut_windows
 
 POSE_POINTS = (33, 133, 362, 263, 168, 6, 1, 2, 234, 454, 10)
 """Points of the mesh that turn with the head and do not follow the mouth."""
@@ -68,7 +70,8 @@ class SpokenClip:
     landmarks: FloatArray  # T 478 3, px of the clip, nan where no face
     mel: FloatArray  # M 80
     speech: FloatArray  # S D: what the lip transform hears; the mel again where it hears that
-    clock: tuple[float, float]  # features per second of ``speech``, seconds of its feature 0
+    rate: Fraction  # features of ``speech`` per second
+    start: Fraction  # seconds: the time of its feature 0
     silence: FloatArray  # D: the feature of digital silence
     opening: FloatArray  # T, inner lips over eye distance, nan where no face
     shape: FloatArray  # T measures, see mouth_shape
@@ -78,6 +81,14 @@ class SpokenClip:
     def seen(self) -> NDArray[np.bool_]:
         """T: frames with a face."""
         return np.isfinite(self.opening)
+
+    def speech_windows(self, times: FloatArray, length: int) -> FloatArray:
+        """What the lip transform hears around times in seconds (N length D), cut as in a render."""
+        return cut_windows(self.speech, self.rate, times.tolist(), length, self.silence, self.start)
+
+    def mel_windows(self, times: FloatArray, length: int) -> FloatArray:
+        """The mel around times in seconds (N length 80)."""
+        return cut_windows(self.mel, MelConfig().rate, times.tolist(), length, SILENCE)
 
 
 @dataclass(frozen=True)
@@ -145,7 +156,8 @@ def open_spoken(
                 landmarks.astype(np.float32),
                 mel,
                 mel if features is None else features(voice),
-                (float(heard.rate), float(heard.start)),
+                heard.rate,
+                heard.start,
                 heard.silence(),
                 mouth_opening(landmarks),
                 mouth_shape(landmarks),
@@ -153,24 +165,6 @@ def open_spoken(
             )
         )
     return sorted(clips, key=lambda c: (c.kind != "real", -c.correlation, c.name))
-
-
-def speech_windows(
-    features: FloatArray, clock: tuple[float, float], silence: FloatArray, times: FloatArray, length: int
-) -> FloatArray:
-    """Windows (N, length, D) around times in seconds, to the nearest feature; silence beyond the ends."""
-    rate, start = clock
-    centre = np.round((np.asarray(times, np.float64) - start) * rate).astype(np.int64)
-    rows = centre[:, None] - (length - 1) // 2 + np.arange(length)
-    windows = features[np.clip(rows, 0, max(len(features) - 1, 0))].copy()
-    windows[(rows < 0) | (rows >= len(features))] = silence
-    return windows
-
-
-def mel_windows(mel: FloatArray, times: FloatArray, length: int) -> FloatArray:
-    """:func:`speech_windows` of mel features."""
-    heard = MelFeatures()
-    return speech_windows(mel, (float(heard.rate), 0.0), heard.silence(), times, length)
 
 
 def smoothed_quads(landmarks: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -1,4 +1,4 @@
-"""A window of speech features around each video frame's own time stamp.
+"""A window of speech features around each video frame's own time: the one function for training and rendering.
 
 Any frame rate and any variable rate work alike, because a window is cut at a time and not at a frame
 number.  A time that falls between two feature frames takes the line between them.
@@ -18,7 +18,7 @@ from talkswap.types import FloatArray
 def cut_windows(
     features: FloatArray,
     rate: Fraction,
-    times: Sequence[Fraction],
+    times: Sequence[Fraction | float],
     length: int,
     pad_value: float | FloatArray = 0.0,
     start: Fraction | int = 0,
@@ -30,7 +30,7 @@ def cut_windows(
     Args:
         features: T D.
         rate: feature frames per second.
-        times: N times in seconds, on the voice's own clock.
+        times: N times in seconds, on the voice's own clock; a float counts as the exact number that it is.
         length: L, feature frames in a window.
         pad_value: what lies before the first and after the last feature: one value or D of them (the
             features of silence).
@@ -71,10 +71,10 @@ class SpeechTrack:
         """Seconds between neighbouring features."""
         return 1 / self.rate
 
-    def at(self, times: Sequence[Fraction]) -> FloatArray:
+    def at(self, times: Sequence[Fraction | float]) -> FloatArray:
         """Windows centred at these times: float32 (N, L, D)."""
         half = Fraction(self.length - 1, 2)
-        # The position of each window's first element in features: whole part exact, so that a shift is exact.
+        # Where each window's first element lies between the features. Exact, so that one feature later is one row on.
         positions = [(Fraction(time) - self.start) * self.rate - half for time in times]
         far = len(self.features) + self.length + 1
         first = np.array([min(max(p.numerator // p.denominator, -far), far) for p in positions], np.int64)  # N

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import HubertConfig as HubertModelConfig
+from transformers import HubertModel
 
 from talkswap.data.talking import (
     ClipEncoder,
@@ -17,7 +19,6 @@ from talkswap.data.talking import (
     aligned_landmarks,
     encode_clips,
     head_pose,
-    mel_windows,
     open_spoken,
     open_talking,
     smoothed_quads,
@@ -25,6 +26,9 @@ from talkswap.data.talking import (
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
+from talkswap.types import Voice
+from talkswap.voice.features import MelFeatures, listen
+from talkswap.voice.hubert import HubertFeatures
 
 TINY = VQGANConfig(
     size=64, widths=(8, 16, 16), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1), codes=32, code_width=16
@@ -100,11 +104,26 @@ def test_pose_does_not_see_the_mouth_but_sees_a_turn() -> None:
     assert np.abs(head_pose(points)[0] - head_pose(points)[1]).max() > 0.1
 
 
-def test_windows_are_centred_and_silent_beyond_the_ends() -> None:
-    mel = np.arange(100, dtype=np.float32)[:, None].repeat(80, 1) / 100
-    windows = mel_windows(mel, np.array([0.0, 0.5]), 5)  # features at 80 per second
-    assert windows[0, :, 0].tolist() == pytest.approx([-1, -1, 0, 0.01, 0.02])
-    assert windows[1, :, 0].tolist() == pytest.approx([0.38, 0.39, 0.40, 0.41, 0.42])
+def tiny_hubert() -> HubertFeatures:
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    config = HubertModelConfig(**sizes, conv_dim=(8,) * 7, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2)
+    return HubertFeatures(HubertModel(config).eval())
+
+
+@pytest.mark.parametrize("kind", ["mel", "hubert"])
+@pytest.mark.parametrize("length", [20, 49])
+def test_training_and_render_hear_the_same(folder: Path, kind: str, length: int) -> None:
+    features = tiny_hubert() if kind == "hubert" else None
+    for clip in open_spoken(folder / "cache", "train", folder / "videos", features):
+        with np.load(folder / "cache" / "clips-train" / f"{clip.name}.npz") as stored:
+            voice = Voice(stored["voice"], 16000)
+        rate = 50 if clip.name == "train-1" else 25
+        times = [Fraction(frame, rate) for frame in range(len(clip.times))]
+        render = listen(voice, features or MelFeatures(), length, gate=False).at(times)
+        assert np.abs(clip.speech_windows(clip.times, length) - render).max() < 1e-5
+        if kind == "mel":
+            assert np.array_equal(clip.mel_windows(clip.times, length), clip.speech_windows(clip.times, length))
 
 
 def test_smoothing_spares_gaps_and_keeps_a_steady_motion() -> None:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from talkswap.data.stills import Stills, open_stills
-from talkswap.data.talking import mel_windows, open_spoken
+from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError
 from talkswap.faces.geometry import OUTER_EYE_CORNERS
 from talkswap.faces.landmarks import LandmarkNetwork, affine_from_landmarks
@@ -73,7 +73,7 @@ def open_talking_stills(data: Path, split: str, videos: Path | None, lags: dict[
         shape[number] = clip.shape[frame]
         pose.append(clip.pose[frame])
         lag = lags.get(name, 0.0) if split == "train" else 0.0
-        heard[number] = mel_windows(clip.mel, clip.times[frame : frame + 1] - lag, window)[0]
+        heard[number] = clip.mel_windows(clip.times[frame : frame + 1] - lag, window)[0]
     rows = [np.array(group) for group in groups.values() if len(group) >= 8]
     return Talking(stills, rows, shape.clip(-4, 6), np.stack(pose), heard)
 

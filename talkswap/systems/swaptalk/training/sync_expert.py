@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from talkswap.data.talking import TalkingClip, mel_windows, open_spoken, open_talking, speech_windows
+from talkswap.data.talking import TalkingClip, open_spoken, open_talking
 from talkswap.errors import TrainingDataError, TrainingError
 from talkswap.faces.measures import pearson
 from talkswap.systems.swaptalk.sync_expert import PAPER, SyncExpert, SyncExpertConfig, contrastive_loss
@@ -102,7 +102,7 @@ class TalkingMoments:
         self.name, self.kind, self.correlation = clip.spoken.name, clip.spoken.kind, clip.spoken.correlation
         self.lower, self.upper, self.upper_rows = clip.lower, clip.upper, clip.upper_rows
         self.lower_raw, self.upper_raw = clip.lower_raw, clip.upper_raw
-        self.spoken, self.mel = clip.spoken, clip.spoken.mel
+        self.spoken = clip.spoken
         self.times = clip.spoken.times[clip.frames] - lag  # when a frame's own sound is heard
         self.shape = clip.spoken.shape[clip.frames].clip(-4, 6)
         self.pose = clip.spoken.pose[clip.frames]
@@ -127,8 +127,7 @@ class TalkingMoments:
 
     def heard(self, rows: np.ndarray, length: int) -> Tensor:
         """Windows (N L D) of what the lip transform hears, around frames."""
-        spoken = self.spoken
-        return torch.from_numpy(speech_windows(spoken.speech, spoken.clock, spoken.silence, self.times[rows], length))
+        return torch.from_numpy(self.spoken.speech_windows(self.times[rows], length))
 
     def silence(self, count: int, length: int) -> Tensor:
         """As many windows (N L D) of silence."""
@@ -137,7 +136,7 @@ class TalkingMoments:
     def heard_during(self, starts: np.ndarray, length: int) -> Tensor:
         """Mel windows (N L 80) around the middle of runs of frames."""
         middle = (self.times[starts] + self.times[starts + self.frames - 1]) / 2
-        return torch.from_numpy(mel_windows(self.mel, middle, length))
+        return torch.from_numpy(self.spoken.mel_windows(middle, length))
 
     def runs(self, starts: np.ndarray) -> np.ndarray:
         """Rows (N frames) of runs."""
@@ -279,7 +278,7 @@ class SyncExpertStage(Stage):
             middle = (clip.times[starts] + clip.times[starts + clip.frames - 1]) / 2
             cosines = []
             for shift in np.arange(-4, 5) * 0.2:
-                mel = torch.from_numpy(mel_windows(clip.mel, middle + shift, self.config.network.window)).to(device)
+                mel = torch.from_numpy(clip.spoken.mel_windows(middle + shift, self.config.network.window)).to(device)
                 cosines.append((seen * self.network.hear(mel)).sum(1))
             right.append(float((torch.stack(cosines).argmax(0) == 4).float().mean()))
         return {
