@@ -215,12 +215,11 @@ def codes(
     """
     _folder(data, "a folder made by `talkswap data prepare`")
     _folder(videos or data / "videos", "the folder of the clips with --videos")
-    from talkswap.data.talking import TalkingConfig, encode_clips
-    from talkswap.systems.swaptalk.training.pairs import code_hash, load_vqgan
+    from talkswap.systems.swaptalk.training.codes import CodesConfig, code_hash, encode_clips, load_vqgan
 
     digest = code_hash(load_vqgan(vqgan))
     folder = (out or data / "codes") / digest[:16]
-    config = TalkingConfig(data, videos or data / "videos", vqgan, folder, upper_step=upper_step, minutes=minutes)
+    config = CodesConfig(data, videos or data / "videos", vqgan, folder, upper_step=upper_step, minutes=minutes)
     made = encode_clips(config, echo=note)
     stored = {split: len(list((folder / f"talking-{split}").glob("*.npz"))) for split in ("train", "val")}
     typer.echo(to_json({"codes": folder, "vqgan": digest, "encoded": made, "stored": stored}))
@@ -260,8 +259,8 @@ def pairs(
             raise InputMissingError(f"{file} does not exist", "check the path")
     if proxy == "mesh" and (inswapper or arcface):
         raise UsageError("--inswapper and --arcface belong to --proxy inswapper", "add --proxy inswapper")
-    from talkswap.data.proxy import load_proxy
-    from talkswap.systems.swaptalk.training.pairs import PairConfig, make_pairs
+    from talkswap.systems.swaptalk.training.pair_draw import PairConfig, load_proxy
+    from talkswap.systems.swaptalk.training.pairs import make_pairs
 
     swapper = load_proxy(proxy, inswapper, arcface)
     if identity is None:

@@ -2,7 +2,7 @@
 
 The source's skin is warped onto the target's mesh, some of the source's proportions go with it, the target's light,
 inner mouth and shut eyelids stay, and hair in front of either forehead is respected.  It needs no weights: it is the proxy
-that makes training pairs for the face swap (``talkswap.data.proxy``) and, at render time, the second input of the
+that makes training pairs for the face swap and, at render time, the second input of the
 compact network (option ``guide = mesh``), so one crop must cost a few milliseconds.
 """
 

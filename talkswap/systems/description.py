@@ -81,6 +81,9 @@ class SystemDescription:
     stages: tuple[StageDescription, ...] = ()  # its own, in the order in which they are trained
     presets: Mapping[str, PresetNeeds] = field(default_factory=dict)  # name -> needs; none = it has no weights of ours
     makers: tuple[Maker, ...] = ()
+    proxies: Mapping[str, str] = field(
+        default_factory=dict
+    )  # face swaps to learn from: name -> "module:Class", made of files
     bench: str = ""  # "module:function": (preset, device, batch size) -> talkswap.cli.bench's Workload; "" = none
     rows: tuple[EvaluationRow, ...] = ()
     published: str = ""  # "module:NAME" of a Sequence[PublishedRow]: all tables of its paper; "" = none

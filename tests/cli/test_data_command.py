@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from talkswap.cli import main
 from talkswap.cli.data import COMMANDS
 from talkswap.data.prepare import PrepareConfig, _features
-from talkswap.data.talking import open_spoken, open_talking
-from talkswap.systems.swaptalk.training.pairs import code_hash, load_vqgan
+from talkswap.data.talking import open_spoken
+from talkswap.systems.swaptalk.training.codes import code_hash, load_vqgan, open_codes
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 
 TINY = VQGANConfig(
@@ -117,7 +117,7 @@ def test_codes_of_every_vqgan_have_a_folder_and_are_made_once(
     assert all(m["stored"] == {"train": 1, "val": 1} for m in made)
     digest = code_hash(load_vqgan(first))
     assert made[0]["vqgan"] == digest and Path(made[0]["codes"]) == data / "codes" / digest[:16]
-    (clip,) = open_talking(Path(made[0]["codes"]), open_spoken(data, "val", data / "videos"), "val", digest)
+    (clip,) = open_codes(Path(made[0]["codes"]), open_spoken(data, "val", data / "videos"), "val", digest)
     assert clip.frames.tolist() == list(range(6))
 
 

@@ -13,11 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from talkswap.cli import main
-from talkswap.data.proxy import load_proxy
 from talkswap.errors import TrainingDataError
 from talkswap.faces.guide import FOREHEAD, FaceGuide, gaze
 from talkswap.faces.mesh import INNER_LIPS, mean_face
-from talkswap.systems.swaptalk.training.pairs import DIFFERENT, PairCodes, PairConfig, PairDraw, load_vqgan
+from talkswap.systems.swaptalk.training.codes import load_vqgan
+from talkswap.systems.swaptalk.training.pair_draw import DIFFERENT, PairConfig, PairDraw, load_proxy
+from talkswap.systems.swaptalk.training.pairs import PairCodes
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 
 from .conftest import Prepared
@@ -132,7 +133,7 @@ def test_pairs_through_the_command(
     stored.check(load_vqgan(vqgan))
     assert len(stored) == 3 and stored.meta["refused"] == summary["refused"] and stored.meta["proxy"] == "mesh"
     assert main([*arguments, "--out", str(out), "--proxy", "inswapper"]) == 2
-    assert "needs two files" in capsys.readouterr().err
+    assert "needs its networks" in capsys.readouterr().err
     assert main([*arguments, "--out", str(out), "--inswapper", str(vqgan)]) == 2
     assert (
         main(["data", "pairs", "--data", str(tmp_path / "no"), "--vqgan", str(vqgan), "--out", "x", "--count", "1"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,15 +17,9 @@ from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces import mesh
 from talkswap.faces.geometry import ffhq_affine, transform_points
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
-from talkswap.systems.swaptalk.training.pairs import (
-    DIFFERENT,
-    SAME,
-    PairCodes,
-    PairConfig,
-    PairDraw,
-    code_hash,
-    load_vqgan,
-)
+from talkswap.systems.swaptalk.training.codes import code_hash, load_vqgan
+from talkswap.systems.swaptalk.training.pair_draw import DIFFERENT, SAME, PairConfig, PairDraw
+from talkswap.systems.swaptalk.training.pairs import PairCodes, make_pairs
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 
 SIZE = 128
@@ -133,21 +125,7 @@ def test_a_split_without_anybody_compatible_is_an_error(tmp_path: Path) -> None:
 
 def test_stored_codes_are_those_of_the_pictures(data: Path, weights: tuple[Path, Path], tmp_path: Path) -> None:
     out = tmp_path / "pairs"
-    given = [
-        "--data",
-        data,
-        "--vqgan",
-        weights[0],
-        "--identity",
-        weights[1],
-        "--out",
-        out,
-        "--count",
-        "5",
-        "--seed",
-        "7",
-    ]
-    subprocess.run([sys.executable, "-m", "talkswap.systems.swaptalk.training.pairs", *map(str, given)], check=True)
+    make_pairs(data, *weights, out, 5, seed=7)
     stored, network = PairCodes(out), load_vqgan(weights[0])
     assert len(stored) == 5
     stored.check(network)

@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from talkswap.data import proxy
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.faces import mesh
 from talkswap.faces.geometry import ffhq_affine, transform_points
+from talkswap.systems.cascade.networks import InswapperProxy
+from talkswap.systems.swaptalk.training.pair_draw import MeshProxy, compatible, load_proxy
 from talkswap.types import AlignedFace, FloatArray
 
 
@@ -70,14 +71,14 @@ def networks(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_inswapper_embeds_the_source_as_its_graph_wants(networks: tuple[Path, Path]) -> None:
-    swapper = proxy.InswapperProxy(*networks)
+    swapper = InswapperProxy(*networks)
     first, second = swapper.embed(face(1)), swapper.embed(face(2))
     assert first.shape == (1, 512) and np.linalg.norm(first) == pytest.approx(1, abs=1e-5)
     assert not np.allclose(first, second)
 
 
 def test_inswapper_changes_the_face_by_what_the_graph_says_and_nothing_else(networks: tuple[Path, Path]) -> None:
-    swapper = proxy.InswapperProxy(*networks)
+    swapper = InswapperProxy(*networks)
     source, target = face(1), face(2)
     weights = np.random.default_rng(1).standard_normal((512, 1)).astype(np.float32) * 0.2
     amount = float((swapper.embed(source) @ weights)[0, 0]) * 255
@@ -91,14 +92,14 @@ def test_inswapper_changes_the_face_by_what_the_graph_says_and_nothing_else(netw
 
 def test_inswapper_files_are_checked(networks: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(WeightsMissingError):
-        proxy.InswapperProxy(tmp_path / "none.onnx", networks[1])
+        InswapperProxy(tmp_path / "none.onnx", networks[1])
     with pytest.raises(WeightsCorruptError):
-        proxy.InswapperProxy(networks[1], networks[1])  # other inputs
+        InswapperProxy(networks[1], networks[1])  # other inputs
 
 
 def test_mesh_proxy_changes_only_the_face() -> None:
     source, target = face(1), face(2, yaw=10)
-    made = proxy.MeshProxy().swap(source, target)
+    made = MeshProxy().swap(source, target)
     changed = (made != target.crop).any(2)
     hull = np.zeros(changed.shape, np.uint8)
     cv2.fillConvexPoly(hull, cv2.convexHull(target.landmarks[:468, :2].astype(np.int32)), 1)
@@ -107,13 +108,13 @@ def test_mesh_proxy_changes_only_the_face() -> None:
 
 
 def test_proxies_by_name(networks: tuple[Path, Path]) -> None:
-    assert proxy.load_proxy("mesh").name == "mesh"
-    assert proxy.load_proxy("inswapper", *networks).name == "inswapper"
+    assert load_proxy("mesh").name == "mesh"
+    assert load_proxy("inswapper", *networks).name == "inswapper"
     for name in ("inswapper", "other"):
         with pytest.raises(UsageError):
-            proxy.load_proxy(name)
+            load_proxy(name)
 
 
 def test_pairs_that_show_hidden_skin_are_refused() -> None:
-    assert proxy.compatible(10, -20)
-    assert not proxy.compatible(60, 60) and not proxy.compatible(0, 70) and not proxy.compatible(-30, 30)
+    assert compatible(10, -20)
+    assert not compatible(60, 60) and not compatible(0, 70) and not compatible(-30, 30)

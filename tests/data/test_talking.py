@@ -13,18 +13,17 @@ from safetensors.torch import save_file
 from transformers import HubertConfig as HubertModelConfig
 from transformers import HubertModel
 
-from talkswap.data.talking import (
-    ClipEncoder,
-    TalkingConfig,
-    aligned_landmarks,
-    encode_clips,
-    head_pose,
-    open_spoken,
-    open_talking,
-    smoothed_quads,
-)
+from talkswap.data.talking import aligned_landmarks, head_pose, open_spoken, smoothed_quads
 from talkswap.errors import InputMissingError, TrainingDataError
-from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
+from talkswap.systems.swaptalk.training.codes import (
+    RAW_STEP,
+    ClipEncoder,
+    CodesConfig,
+    code_hash,
+    encode_clips,
+    load_vqgan,
+    open_codes,
+)
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.types import Voice
 from talkswap.voice.features import MelFeatures, listen
@@ -85,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def config(folder: Path, out: Path, **changes: object) -> TalkingConfig:
+def config(folder: Path, out: Path, **changes: object) -> CodesConfig:
     given = {
         "data": folder / "cache",
         "videos": folder / "videos",
@@ -93,7 +92,7 @@ def config(folder: Path, out: Path, **changes: object) -> TalkingConfig:
         "out": out,
         "batch": 4,
     }
-    return TalkingConfig(**{**given, **changes})  # type: ignore[arg-type]
+    return CodesConfig(**{**given, **changes})  # type: ignore[arg-type]
 
 
 def test_pose_does_not_see_the_mouth_but_sees_a_turn() -> None:
@@ -151,7 +150,7 @@ def test_encoding_stores_what_the_vqgan_says_of_each_frame(folder: Path, tmp_pat
     assert encode_clips(config(folder, tmp_path), lines.append) == {"clips": 3, "frames": 9 + 11 + 7}
     assert len(lines) == 3
     weights = code_hash(load_vqgan(folder / "vqgan.safetensors"))
-    fast, slow = open_talking(tmp_path, open_spoken(folder / "cache", "train", folder / "videos"), "train", weights)
+    fast, slow = open_codes(tmp_path, open_spoken(folder / "cache", "train", folder / "videos"), "train", weights)
     assert fast.frames.tolist() == [0, 2, 4, 6, 8, 10, 12]  # 50 fps: every second frame
     assert slow.frames.tolist() == [0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11]  # no face at 5
     assert slow.lower.shape == (11, 2, 4) and slow.upper_rows.tolist() == [0, 4, 8] and slow.upper.shape == (3, 2, 4)
@@ -172,16 +171,16 @@ def test_a_second_run_keeps_what_is_there_and_another_vqgan_starts_anew(folder: 
     weights = code_hash(load_vqgan(tmp_path / "other.safetensors"))
     spoken = open_spoken(folder / "cache", "val", folder / "videos")
     with pytest.raises(TrainingDataError, match="of another VQGAN"):
-        open_talking(tmp_path, spoken, "val", weights)
+        open_codes(tmp_path, spoken, "val", weights)
     assert encode_clips(config(folder, tmp_path, vqgan=tmp_path / "other.safetensors"), lambda line: None)["clips"] == 3
-    assert len(open_talking(tmp_path, spoken, "val", weights)) == 1
+    assert len(open_codes(tmp_path, spoken, "val", weights)) == 1
 
 
 def test_bursts_thin_training_clips_and_a_limit_validation_clips(folder: Path, tmp_path: Path) -> None:
     encode_clips(config(folder, tmp_path, burst=2, gap=2, held_out=4, weakest=0.5), lambda line: None)
     weights = code_hash(load_vqgan(folder / "vqgan.safetensors"))
     for split, wanted in (("train", [0, 1, 4, 8, 9]), ("val", [0, 1, 2, 3])):
-        clips = open_talking(tmp_path, open_spoken(folder / "cache", split, folder / "videos"), split, weights)
+        clips = open_codes(tmp_path, open_spoken(folder / "cache", split, folder / "videos"), split, weights)
         assert [c.frames.tolist() for c in clips] == [wanted]  # train-1 is too weak
 
 
@@ -191,7 +190,7 @@ def test_codes_only_where_modules_work_on_codes(folder: Path, tmp_path: Path) ->
     encoder = ClipEncoder(config(folder, tmp_path / "out", vqgan=tmp_path / "vqgan.safetensors"))
     clip = open_spoken(folder / "cache", "val", folder / "videos")[0]
     assert encoder.encode(clip, "val") == 9
-    stored = open_talking(tmp_path / "out", [clip], "val", encoder.weights)[0]
+    stored = open_codes(tmp_path / "out", [clip], "val", encoder.weights)[0]
     assert stored.lower.shape == (9, 2, 4)
     assert stored.lower_raw.size == 0
 
@@ -204,4 +203,4 @@ def test_missing_inputs_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputMissingError, match="no VQGAN"):
         ClipEncoder(config(folder, tmp_path, vqgan=tmp_path / "none.safetensors"))
     with pytest.raises(TrainingDataError, match="no codes"):
-        open_talking(tmp_path, open_spoken(folder / "cache", "val"), "val", "0")
+        open_codes(tmp_path, open_spoken(folder / "cache", "val"), "val", "0")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from talkswap.systems.swaptalk.training.pairs import code_hash, load_vqgan
+from talkswap.systems.swaptalk.training.codes import code_hash, load_vqgan
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 
 TINY = VQGANConfig(

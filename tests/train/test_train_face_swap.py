@@ -19,7 +19,8 @@ from talkswap.faces.geometry import ffhq_affine, transform_points
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
 from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig
 from talkswap.systems.swaptalk.training.face_swap import FaceSwapStage, FaceSwapStageConfig
-from talkswap.systems.swaptalk.training.pairs import PairConfig, make_pairs
+from talkswap.systems.swaptalk.training.pair_draw import PairConfig
+from talkswap.systems.swaptalk.training.pairs import make_pairs
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.train.loop import Trainer
 from talkswap.train.stage import LoopConfig

@@ -17,8 +17,8 @@ from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork, save_landm
 from talkswap.faces.measures import MOUTH_SPREAD, mouth_shape
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.training.joint import JointStage
-from talkswap.systems.swaptalk.training.joint_rows import JointStageConfig
-from talkswap.systems.swaptalk.training.mouths import (
+from talkswap.systems.swaptalk.training.joint_rows import (
+    JointStageConfig,
     landmark_squares,
     mouth_measures,
     open_talking_stills,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from talkswap.errors import TrainingDataError, TrainingError
 from talkswap.systems.swaptalk.sync_expert import SyncExpertConfig
-from talkswap.systems.swaptalk.training.pairs import load_vqgan
+from talkswap.systems.swaptalk.training.codes import load_vqgan
 from talkswap.systems.swaptalk.training.sync_expert import (
     PRESETS,
     SyncExpertStage,

@@ -28,6 +28,7 @@ def _describe(name: str, label: str, about: str) -> SystemDescription:
         system="talkswap.systems.cascade.system:Cascade",
         rows=(EvaluationRow(name, label, about, swaps="swap" in CASCADES[name]),),
         missing="talkswap.systems.cascade.parts:missing_parts",
+        proxies={"inswapper": "talkswap.systems.cascade.networks:InswapperProxy"} if "swap" in CASCADES[name] else {},
     )
 
 

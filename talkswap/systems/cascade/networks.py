@@ -14,6 +14,7 @@ from talkswap.engine.onnx import OnnxNetwork, last_initialiser
 from talkswap.errors import WeightsCorruptError
 from talkswap.faces.geometry import ARCFACE_POINTS, ARCFACE_SIZE, five_points, similarity_affine
 from talkswap.faces.insightface import MESH_OF_68
+from talkswap.faces.mask import face_mask
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
 from talkswap.voice.mel import MelConfig, hann, mel_filters
 
@@ -190,6 +191,33 @@ class Wav2Lip:
         made = crop.copy()
         made[y0:y1, x0:x1] = cv2.resize(picture, (x1 - x0, y1 - y0), interpolation=cv2.INTER_CUBIC)[:, :, ::-1]
         return made
+
+
+class InswapperProxy:
+    """An inswapper network as a teacher for other systems: its swap, laid into the face's own outline.
+
+    Args:
+        path: the network's ``.onnx`` file.
+        embedder: an ArcFace network (``.onnx``) of 512 numbers for 112 px squares, RGB in [-1, 1].
+        threads: CPU threads.
+
+    Raises:
+        As :class:`Inswapper`.
+    """
+
+    name = "inswapper"
+
+    def __init__(self, path: Path, embedder: Path, threads: int = 1) -> None:
+        self._network = Inswapper(path, embedder, threads)
+
+    def embed(self, face: AlignedFace) -> FloatArray:
+        """The source as the network wants it (1 512)."""
+        return self._network.embed([face])
+
+    def swap(self, source: AlignedFace, target: AlignedFace) -> UInt8Image:
+        made, inside = self._network.swap(self.embed(source), target.crop, target.landmarks)
+        mask = np.ascontiguousarray(face_mask(target.landmarks, target.crop.shape[0]) * inside)
+        return np.asarray(cv2.blendLinear(made, target.crop, mask, 1 - mask), np.uint8)
 
 
 # --- GFPGAN: a face restorer, the "Restore" of the paper's cascades (Wang et al., 2021).

@@ -1,6 +1,6 @@
 """Stage ``face-swap``: the face swapping module in the frozen latent space (SwapTalk, section III-B, eq. 8 to 10).
 
-It reads the pairs that ``talkswap.systems.swaptalk.training.pairs`` stored.  The identity and pixel terms go through the frozen decoder,
+It reads the pairs that ``talkswap data pairs`` stored.  The identity and pixel terms go through the frozen decoder,
 which costs ten times the module itself, so they are computed on a part of each batch.
 """
 
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.systems.swaptalk.face_swap import PAPER, FaceSwap, FaceSwapConfig
-from talkswap.systems.swaptalk.training.pairs import PICTURES, PairCodes, PairConfig, PairDraw, load_vqgan
+from talkswap.systems.swaptalk.training.codes import load_vqgan
+from talkswap.systems.swaptalk.training.pair_draw import PairConfig, PairDraw
+from talkswap.systems.swaptalk.training.pairs import PICTURES, PairCodes
 from talkswap.systems.swaptalk.training.vqgan import decoder_parts, gradients, to_pictures, to_tensor
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
@@ -33,7 +35,7 @@ class FaceSwapStageConfig:
     """What the stage trains and how its loss is weighed; the defaults are compact's."""
 
     data: Path = Path("cache")  # prepared folders; held-out pairs are drawn from them
-    pairs: Path = Path("pairs")  # made by talkswap.systems.swaptalk.training.pairs
+    pairs: Path = Path("pairs")  # made by `talkswap data pairs`
     vqgan: Path = Path("weights/compact/vqgan.safetensors")
     identity_network: Path | None = None  # folder
     perceptual_network: Path | None = None
@@ -167,7 +169,7 @@ class FaceSwapStage(Stage):
             elif time.monotonic() - since > self.config.patience:
                 raise TrainingDataError(
                     f"{self.config.pairs} stays at {done} of {self.count} pairs",
-                    "make the rest with python -m talkswap.systems.swaptalk.training.pairs",
+                    "make the rest with `talkswap data pairs`",
                 )
 
     def _latents(self, batch: Batch) -> dict[str, Tensor]:

@@ -31,8 +31,10 @@ from talkswap.faces.landmarks import load_landmarks
 from talkswap.faces.measures import INNER_BOTTOM, INNER_TOP, pearson
 from talkswap.faces.mesh import OUTER_LIPS
 from talkswap.systems.swaptalk.lip_sync import LipSync
-from talkswap.systems.swaptalk.training.joint_rows import JointRows, JointStageConfig
-from talkswap.systems.swaptalk.training.mouths import (
+from talkswap.systems.swaptalk.training.codes import load_vqgan
+from talkswap.systems.swaptalk.training.joint_rows import (
+    JointRows,
+    JointStageConfig,
     landmark_squares,
     mouth_crop,
     mouth_measures,
@@ -41,7 +43,6 @@ from talkswap.systems.swaptalk.training.mouths import (
     reading_gain,
     sharpness,
 )
-from talkswap.systems.swaptalk.training.pairs import load_vqgan
 from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradients, to_pictures, to_tensor
 from talkswap.systems.swaptalk.vqgan import VQGAN
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work

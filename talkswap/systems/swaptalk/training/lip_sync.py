@@ -28,7 +28,7 @@ from talkswap.errors import InputMissingError, TrainingDataError, TrainingError
 from talkswap.faces.measures import pearson
 from talkswap.systems.swaptalk.lip_sync import PAPER, LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpert, SyncExpertConfig, sync_loss
-from talkswap.systems.swaptalk.training.pairs import code_hash, load_vqgan
+from talkswap.systems.swaptalk.training.codes import code_hash, load_vqgan
 from talkswap.systems.swaptalk.training.sync_expert import TalkingMoments, given_latents, open_moments
 from talkswap.systems.swaptalk.training.vqgan import decoder_parts
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work

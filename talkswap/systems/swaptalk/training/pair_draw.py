@@ -6,7 +6,7 @@ covered; the truth is then the untouched picture, so the network also learns wha
 
 Only pairs that the proxy can make are drawn: heads turned far aside or apart, a source whose forehead is under hair (its
 texture would be missing) and swaps that cover too little of the face are refused, counted by reason, and drawn anew.
-Any :class:`~talkswap.data.proxy.Proxy` can make the truth of different people; the guide, which the network is given
+Any :class:`Proxy` can make the truth of different people; the guide, which the network is given
 when it renders, is always the mesh's.
 """
 
@@ -15,18 +15,19 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.data.proxy import Proxy, compatible
+from talkswap.checkpoints.description import resolve
 from talkswap.data.stills import Stills, open_stills
-from talkswap.errors import TrainingDataError
+from talkswap.errors import TrainingDataError, UsageError
 from talkswap.faces.guide import FOREHEAD, FaceGuide, GuideConfig, Guided
 from talkswap.faces.mask import face_mask
 from talkswap.faces.measures import yaw_degrees
+from talkswap.systems.registry import systems
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
 
 DIFFERENT, SAME = 0, 1
@@ -52,6 +53,61 @@ class PairConfig:
     colour_gap: float = 110.0  # levels between the faces' mean colours above which light cannot be taken over
     tries: int = 200  # draws until a pair must have been found
     guide: GuideConfig = GuideConfig()
+
+
+class Proxy(Protocol):
+    """A face swap that needs no training of ours."""
+
+    name: str
+
+    def swap(self, source: AlignedFace, target: AlignedFace) -> UInt8Image:
+        """The target's crop (S S 3 uint8) with the source's face."""
+        ...
+
+
+class MeshProxy:
+    """Dense-landmark texture warp with the source's proportions and the target's light
+    (:mod:`talkswap.faces.guide`).
+    """
+
+    name = "mesh"
+
+    def __init__(self, config: GuideConfig | None = None) -> None:
+        self.config = config or GuideConfig()
+
+    def swap(self, source: AlignedFace, target: AlignedFace) -> UInt8Image:
+        return FaceGuide(source.crop, source.landmarks, self.config).lay(target.crop, target.landmarks).crop
+
+
+def load_proxy(name: str, *files: Path | None) -> Proxy:
+    """A proxy by its name: ``mesh``, or one that a system brings (:attr:`SystemDescription.proxies`).
+
+    Args:
+        files: of the proxy's networks, in the order in which it takes them.
+
+    Raises:
+        UsageError: no such proxy, or its files were not given.
+    """
+    if name == "mesh":
+        return MeshProxy()
+    proxies = {name: proxy for system in systems().values() for name, proxy in system.proxies.items()}
+    if name not in proxies:
+        raise UsageError(f"no proxy named {name!r}", f"proxies are mesh, {', '.join(proxies)}")
+    if not all(files) or not files:
+        raise UsageError(f"the proxy {name} needs its networks", "name their files, or use --proxy mesh")
+    proxy: Proxy = resolve(proxies[name])(*files)
+    return proxy
+
+
+def compatible(
+    source_yaw: float, target_yaw: float, source_limit: float = 35.0, target_limit: float = 55.0, between: float = 50.0
+) -> bool:
+    """Whether the mesh proxy can make this pair: it cannot show skin that the source photo does not (angles in
+    degrees).
+    """
+    return (
+        abs(source_yaw) <= source_limit and abs(target_yaw) <= target_limit and abs(source_yaw - target_yaw) <= between
+    )
 
 
 class Pair(NamedTuple):

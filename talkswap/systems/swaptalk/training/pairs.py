@@ -1,13 +1,10 @@
-"""Make the face swap's training samples ahead of its training: draw them, encode them, store them.
+"""The face swap's training samples, made ahead of its training by ``talkswap data pairs``: drawn, encoded, stored.
 
-Training then reads codes, not pictures; it may begin while this still runs.  ``talkswap data pairs`` and
-``python -m talkswap.systems.swaptalk.training.pairs`` do the same.
+The stage ``face-swap`` then reads codes, not pictures; it may begin while this still runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -21,18 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from talkswap.checkpoints.networks import unpack
-from talkswap.data.proxy import Proxy
-from talkswap.errors import InputMissingError, TrainingDataError
+from talkswap.errors import TrainingDataError
 from talkswap.files import write_atomically
-from talkswap.systems.swaptalk.training.pair_draw import DIFFERENT, SAME, Pair, PairConfig, PairDraw
-from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
+from talkswap.systems.swaptalk.training.codes import RAW_STEP, code_hash, load_vqgan
+from talkswap.systems.swaptalk.training.pair_draw import DIFFERENT, SAME, Pair, PairConfig, PairDraw, Proxy
+from talkswap.systems.swaptalk.vqgan import VQGAN
 from talkswap.types import ProgressEvent
 
-__all__ = [
-    "DIFFERENT", "PICTURES", "RAW_STEP", "SAME", "CodeWriter", "Pair", "PairCodes", "PairConfig", "PairDraw",
-    "code_hash", "load_vqgan", "make_pairs",
-]  # fmt: skip
+PICTURES = ("source", "target", "guide", "result")
 
 
 def make_pairs(
@@ -80,63 +73,6 @@ def make_pairs(
     return summary
 
 
-def main() -> None:
-    """``python -m talkswap.systems.swaptalk.training.pairs --data CACHE --vqgan FILE --identity FOLDER --out FOLDER --count N``"""
-    parser = argparse.ArgumentParser(description="Make the face swap's training pairs ahead of its training.")
-    for name in ("data", "vqgan", "identity", "out"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--count", type=int, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    cv2.setNumThreads(given.threads)
-    make_pairs(given.data, given.vqgan, given.identity, given.out, given.count, given.seed)
-
-
-if __name__ == "__main__":
-    main()
-
-
-# --- Drawn pairs as codes of one frozen VQGAN: what the stage ``face-swap`` reads instead of pictures.
-
-
-RAW_STEP = 4.0 / 127  # raw vectors have unit variance and are stored in steps of this
-PICTURES = ("source", "target", "guide", "result")
-
-
-def code_hash(network: VQGAN) -> str:
-    """sha256 over all that decides the codes of a crop: encoder and codebooks, not the decoder."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        if name.startswith(("encoder.", "upper.codes", "lower.codes")):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().float().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def load_vqgan(path: Path, config: VQGANConfig | None = None) -> VQGAN:
-    """A VQGAN from a checkpoint or an export, float32, frozen, in evaluation mode.
-
-    Args:
-        config: its sizes; None reads them from the ``.json`` beside an export, or takes the compact preset's.
-    """
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise InputMissingError(f"no VQGAN weights at {path}", "train the stage vqgan first")
-    settings = path.with_suffix(".json")
-    if config is None and settings.is_file():
-        stored: dict[str, Any] = json.loads(settings.read_text())
-        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        config = VQGANConfig(**stored)
-    network = VQGAN(config or VQGANConfig())
-    weights = unpack(load_file(path))  # an export may be stored in eight bits
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.eval().requires_grad_(False)
-
-
 def _shapes(count: int, grid: int, width: int, picture: int, identity: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """Arrays of a folder: dtype and shape."""
     codes = {f"{name}_index": (np.uint16, (count, grid, grid)) for name in PICTURES}
@@ -155,9 +91,7 @@ class PairCodes:
 
     def __init__(self, folder: Path) -> None:
         if not (folder / "pairs.json").is_file():
-            raise TrainingDataError(
-                f"no stored pairs in {folder}", "make them with python -m talkswap.systems.swaptalk.training.pairs"
-            )
+            raise TrainingDataError(f"no stored pairs in {folder}", "make them with `talkswap data pairs`")
         self.folder = folder
         self.meta: dict[str, Any] = json.loads((folder / "pairs.json").read_text())
         names = _shapes(1, 1, 1, 1, 1)
@@ -172,7 +106,7 @@ class PairCodes:
         if self.meta["hash"] != code_hash(network):
             raise TrainingDataError(
                 f"the pairs in {self.folder} were made with another VQGAN",
-                "make them anew with python -m talkswap.systems.swaptalk.training.pairs",
+                "make them anew with `talkswap data pairs`",
             )
 
     def rows(self, numbers: NDArray[np.int64]) -> dict[str, Tensor]:

@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from talkswap.data.talking import TalkingClip, open_spoken, open_talking
+from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError, TrainingError
 from talkswap.faces.measures import pearson
 from talkswap.systems.swaptalk.sync_expert import PAPER, SyncExpert, SyncExpertConfig, contrastive_loss
-from talkswap.systems.swaptalk.training.pairs import RAW_STEP, code_hash, load_vqgan
+from talkswap.systems.swaptalk.training.codes import RAW_STEP, TalkingClip, code_hash, load_vqgan, open_codes
 from talkswap.systems.swaptalk.vqgan import Codebook
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.figures import draw_curve
@@ -38,7 +38,7 @@ class SyncExpertStageConfig:
     """Data and loss of the stage; the defaults are compact's."""
 
     data: Path = Path("cache")  # prepared clips
-    codes: Path = Path("cache/codes")  # made by talkswap.data.talking
+    codes: Path = Path("cache/codes")  # made by `talkswap data codes`
     vqgan: Path = Path("vqgan.safetensors")
     videos: Path | None = None
     network: SyncExpertConfig = SyncExpertConfig()
@@ -161,7 +161,7 @@ def open_moments(
     features: FeatureExtractor | None = None,
 ) -> list[TalkingMoments]:
     """The clips of a split that hold at least one run of frames.  Lags straighten training clips only."""
-    clips = open_talking(codes, open_spoken(data, split, videos, features), split, weights)
+    clips = open_codes(codes, open_spoken(data, split, videos, features), split, weights)
     moments = [TalkingMoments(c, lags.get(c.spoken.name, 0.0) if split == "train" else 0.0, frames) for c in clips]
     return [m for m in moments if len(m.starts)]
 
