@@ -102,7 +102,7 @@ def test_webm_gets_its_own_encoder_and_says_so(untouched: RenderPlan, tmp_path: 
     assert [event.message for event in told if "encoder" in event.message] == [
         "encoder libvpx-vp9: the one for .webm files"
     ]
-    assert any("encoded anew" in line for line in report.warnings)
+    assert any("encoded again" in line for line in report.warnings)
 
 
 def test_ten_bits_in_are_ten_bits_out(

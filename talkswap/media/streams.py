@@ -1,7 +1,7 @@
 """What becomes of the target's other streams: sounds, subtitles, cover pictures, attachments, chapters and tags.
 
-Every stream is copied as it is where the output's container can hold it, else written anew (sounds, text subtitles),
-else left out; nothing goes unsaid.
+Every stream is copied as it is if the output's container can hold it. Else sounds and text subtitles are encoded again,
+and anything else is left out. Each outcome is one line for the user.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Track:
     """One of the target's streams that goes into the output."""
 
     index: int  # in the target
-    codec: str  # "copy", or the encoder that writes it anew
+    codec: str  # "copy", or the encoder to encode it again with
     name: str  # for the user: "sound 2 (aac, deu)"
-    marks: str  # its dispositions without the default, as ffmpeg takes them
+    dispositions: str  # its dispositions without the default, as ffmpeg takes them
     tags: Mapping[str, str]
     hz: int = 0  # of a sound
     channels: int = 0
@@ -62,28 +62,28 @@ class Chapter:
 
 
 @dataclass(frozen=True)
-class Besides:
+class OtherStreams:
     """Everything of a target that goes beside its picture."""
 
     own: Track | None = None  # its main sound
-    sounds: tuple[Track, ...] = ()  # that are kept as tracks; with the main one where nothing takes its place
+    sounds: tuple[Track, ...] = ()  # kept as tracks; the main one is among them unless a voice takes its place
     subtitles: tuple[Track, ...] = ()
     covers: tuple[Track, ...] = ()
     attachments: tuple[Track, ...] = ()
     chapters: tuple[Chapter, ...] = ()
     picture_tags: Mapping[str, str] = field(default_factory=dict)
-    picture_marks: str = ""
+    picture_dispositions: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
     shift: Fraction = Fraction(0)  # seconds from the output's first frame to what ffmpeg takes for the file's start
     offset: Fraction = Fraction(0)  # seconds from the output's first frame to the file's start
     cut: bool = False  # the output shows only a part of the target
-    fates: tuple[str, ...] = ()  # one line for each stream
-    lost: tuple[str, ...] = ()  # what the user has to know, one sentence each
+    outcomes: tuple[str, ...] = ()  # one line for each stream
+    warnings: tuple[str, ...] = ()  # what the user has to know, one sentence each
 
 
-def survey(
+def plan_streams(
     target: Path, ending: str, duration: Fraction, index: FrameIndex | None = None, mix: str = "", tracks: bool = True
-) -> Besides:
+) -> OtherStreams:
     """Decide for each of the target's streams what becomes of it.
 
     Args:
@@ -91,7 +91,7 @@ def survey(
         ending: of the output: .mp4, .mov, .mkv, .webm.
         duration: of the output in seconds.
         index: the target's frames that the output shows; None for all.
-        mix: one of :data:`MIXES` where a voice is put in; empty where the target keeps its own sound.
+        mix: one of :data:`MIXES` for a voice; empty if the target keeps its own sound.
         tracks: whether subtitles, chapters, pictures and attachments are wanted.
 
     Raises:
@@ -103,26 +103,26 @@ def survey(
         own_index = None if best is None else best.index
         cut = index is not None and (index.partial or duration < index.duration)
         zero = _first_frame(picture, index)
-        surveyor = _Surveyor(ending, len(container.chapters()))
+        planner = StreamPlanner(ending, len(container.chapters()))
         own = None
         sounds: list[Track] = []
         for stream in container.streams.audio:
-            track = surveyor.sound(stream)
+            track = planner.sound(stream)
             own = track if stream.index == own_index else own
             if stream.index == own_index and mix in ("replace", "duck"):
                 how = "replaced by the voice" if mix == "replace" else "mixed under the voice"
-                surveyor.fates.append(f"{track.name}: {how}")
+                planner.outcomes.append(f"{track.name}: {how}")
             else:
-                sounds.append(surveyor.kept(track))
+                sounds.append(planner.keep(track))
         groups: dict[str, list[Track]] = {"subtitle": [], "cover": [], "attachment": []}
         from_start = index is None or index.before == 0
         for other in container.streams if tracks else ():
-            surveyor.other(other, picture.index, groups, from_start)
-        chapters = surveyor.chapters(container, zero, duration, cut) if tracks else ()
+            planner.other(other, picture.index, groups, from_start)
+        chapters = planner.chapters(container, zero, duration, cut) if tracks else ()
         used = [track.index for track in (*sounds, *(track for group in groups.values() for track in group))]
         # ffmpeg counts from the start of the whole file, the plan from the first frame.
         shift = _file_start(container, used) - zero
-        return Besides(
+        return OtherStreams(
             own,
             tuple(sounds),
             tuple(groups["subtitle"]),
@@ -130,23 +130,23 @@ def survey(
             tuple(groups["attachment"]),
             chapters,
             _lasting(picture.metadata, from_start),
-            _marks(picture),
+            _dispositions(picture),
             dict(container.metadata),
             shift if abs(shift) >= _NO_SHIFT else Fraction(0),
             Fraction(container.start_time or 0, av.time_base) - zero,
             cut,
-            tuple(surveyor.fates),
-            tuple(surveyor.lost),
+            tuple(planner.outcomes),
+            tuple(planner.warnings),
         )
 
 
-class _Surveyor:
-    """Counts streams by kind and collects what is to be said of them."""
+class StreamPlanner:
+    """Decides stream by stream, counts them by kind, and collects outcomes and warnings."""
 
     def __init__(self, ending: str, chapter_count: int) -> None:
         self.ending, self.chapter_count = ending, chapter_count
-        self.fates: list[str] = []
-        self.lost: list[str] = []
+        self.outcomes: list[str] = []
+        self.warnings: list[str] = []
         self._seen: dict[str, int] = {}
 
     def name(self, stream: Stream, kind: str) -> str:
@@ -156,24 +156,23 @@ class _Surveyor:
 
     def sound(self, stream: Any) -> Track:
         codec = _codec(stream)
-        anew = "libopus" if self.ending == ".webm" else "aac"
         return Track(
             stream.index,
-            COPY if codec in holdable(self.ending) else anew,
+            COPY if codec in holdable(self.ending) else "libopus" if self.ending == ".webm" else "aac",
             self.name(stream, "sound"),
-            _marks(stream),
+            _dispositions(stream),
             dict(stream.metadata),
             int(stream.codec_context.sample_rate or 0) if stream.codec_context else 0,
             int(stream.codec_context.layout.nb_channels) if stream.codec_context else 0,
         )
 
-    def kept(self, track: Track) -> Track:
-        """The track, with its fate noted."""
+    def keep(self, track: Track) -> Track:
+        """The track, with its outcome noted."""
         if track.codec == COPY:
-            self.fates.append(f"{track.name}: copied")
+            self.outcomes.append(f"{track.name}: copied")
         else:
-            self.fates.append(f"{track.name}: encoded anew as {track.codec}")
-            self.lost.append(f"{self.ending} files cannot hold {track.name} as it is, it was encoded anew")
+            self.outcomes.append(f"{track.name}: encoded again as {track.codec}")
+            self.warnings.append(f"{self.ending} files cannot hold {track.name} as it is, it was encoded again")
         return track
 
     def other(self, stream: Stream, picture: int, groups: dict[str, list[Track]], whole: bool) -> None:
@@ -200,31 +199,31 @@ class _Surveyor:
             # Matroska has covers as attachments; FFmpeg leaves them out of mov.
             how = COPY if self.ending in (".mp4", ".mkv") and codec in COVERS else ""
         if not how:
-            self.fates.append(f"{name}: left out")
+            self.outcomes.append(f"{name}: left out")
             where = "a dubbed clip has one picture" if kind == "picture" else f"{self.ending} files cannot hold it"
-            self.lost.append(f"the target's {name} was left out: {where}")
+            self.warnings.append(f"the target's {name} was left out: {where}")
             return
-        self.fates.append(f"{name}: copied" if how == COPY else f"{name}: written as {how}")
-        groups[kind].append(Track(stream.index, how, name, _marks(stream), dict(stream.metadata)))
+        self.outcomes.append(f"{name}: copied" if how == COPY else f"{name}: written as {how}")
+        groups[kind].append(Track(stream.index, how, name, _dispositions(stream), dict(stream.metadata)))
 
     def chapters(self, container: InputContainer, zero: Fraction, duration: Fraction, cut: bool) -> tuple[Chapter, ...]:
         """The target's chapters on the output's clock, whose start is ``zero`` on the target's."""
-        found = []
+        chapters = []
         for chapter in container.chapters():
             unit = Fraction(chapter["time_base"] or 0)
             tags = {str(name): str(value) for name, value in chapter["metadata"].items()}
-            found.append(Chapter(chapter["start"] * unit - zero, chapter["end"] * unit - zero, tags))
-        if not found:
+            chapters.append(Chapter(chapter["start"] * unit - zero, chapter["end"] * unit - zero, tags))
+        if not chapters:
             return ()
-        if not cut and max(chapter.end for chapter in found) > duration + 1:
+        if not cut and max(chapter.end for chapter in chapters) > duration + 1:
             # Chapters beyond the end of a clip that was cut would point nowhere.
-            self.fates.append("chapters: left out")
-            self.lost.append("the target's chapters were left out: the clip's length changed")
+            self.outcomes.append("chapters: left out")
+            self.warnings.append("the target's chapters were left out: the clip's length changed")
             return ()
-        inside = [Chapter(max(c.start, Fraction(0)), min(c.end, duration) if cut else c.end, c.tags) for c in found]
-        kept = tuple(chapter for chapter in inside if chapter.end > chapter.start)
-        self.fates.append(f"chapters: {len(kept)} of {len(found)} copied")
-        return kept
+        inside = [Chapter(max(c.start, Fraction(0)), min(c.end, duration) if cut else c.end, c.tags) for c in chapters]
+        shown = tuple(chapter for chapter in inside if chapter.end > chapter.start)
+        self.outcomes.append(f"chapters: {len(shown)} of {len(chapters)} copied")
+        return shown
 
 
 @functools.cache
@@ -237,24 +236,18 @@ def holdable(ending: str) -> frozenset[str]:
     if ending != ".mkv":
         names -= {"text", "ssa", "ass", "subrip", "srt"}
     if ending == ".mov":
-        names -= {
-            "opus",
-            "libopus",
-            "flac",
-            "truehd",
-            "vorbis",
-        }  # FFmpeg has names for them, but writes them into mp4 only
+        names -= {"opus", "libopus", "flac", "truehd", "vorbis"}  # FFmpeg lists them, but writes them into mp4 only
     return frozenset(names)
 
 
-def lost_tags(besides: Besides, finished: Path, ending: str) -> list[str]:
+def lost_tags(streams: OtherStreams, finished: Path, ending: str) -> list[str]:
     """Which tags of the target, and which languages and titles of its tracks, the finished file does not have."""
     with open_clip(finished) as container:
-        here = {name.lower() for name in container.metadata}
+        written = {name.lower() for name in container.metadata}
         sounds, subtitles = container.streams.audio, container.streams.subtitles
         pairs = [
-            *zip(besides.sounds, sounds[len(sounds) - len(besides.sounds) :], strict=False),
-            *zip(besides.subtitles, subtitles, strict=False),
+            *zip(streams.sounds, sounds[len(sounds) - len(streams.sounds) :], strict=False),
+            *zip(streams.subtitles, subtitles, strict=False),
         ]
         lost = []
         for track, stream in pairs:
@@ -264,7 +257,7 @@ def lost_tags(besides: Besides, finished: Path, ending: str) -> list[str]:
                 lost.append(f"{ending} files have no place for the language {language} of {track.name}")
             if title and title not in stream.metadata.values():
                 lost.append(f"{ending} files have no place for the title of {track.name}")
-    gone = sorted(name for name in besides.tags if name.lower() not in here | _BRAND_TAGS)
+    gone = sorted(name for name in streams.tags if name.lower() not in written | _BRAND_TAGS)
     return [*lost, f"{ending} files have no place for the target's tags {', '.join(gone)}"] if gone else lost
 
 
@@ -307,15 +300,15 @@ def _codec(stream: Stream) -> str:
     return context.codec.canonical_name if context is not None else ""
 
 
-def _marks(stream: Stream) -> str:
-    given = Disposition(stream.disposition)
-    return "+".join(str(mark.name) for mark in Disposition if mark & given and mark != Disposition.default)
+def _dispositions(stream: Stream) -> str:
+    flags = Disposition(stream.disposition) & ~Disposition.default
+    return "+".join(str(flag.name) for flag in Disposition if flag & flags)
 
 
 def _lasting(tags: Mapping[str, str], whole: bool) -> dict[str, str]:
     """The picture's tags that stay true of another encode; a time code only where the first frame is the same."""
-    kept = {name: value for name, value in tags.items() if not name.lower().startswith(_STALE_TAGS)}
-    return {name: value for name, value in kept.items() if whole or name.lower() != "timecode"}
+    stale = _STALE_TAGS if whole else (*_STALE_TAGS, "timecode")
+    return {name: value for name, value in tags.items() if not name.lower().startswith(stale)}
 
 
 def _first_frame(picture: VideoStream, index: FrameIndex | None) -> Fraction:

@@ -20,7 +20,8 @@ from talkswap.checkpoints.presets import weight_hashes
 from talkswap.device import processor, versions
 from talkswap.errors import DeviceError, TalkswapError
 from talkswap.media.join import Piece, join, picture_ending
-from talkswap.media.mux import check_output, mux
+from talkswap.media.mux import mux
+from talkswap.media.output import check_output
 from talkswap.media.writer import VideoWriter
 from talkswap.provenance.stamp import Places, Stamp
 from talkswap.render.corridor import Corridor, Tally, batch_size

@@ -28,7 +28,7 @@ from typing import Any
 
 from talkswap.errors import OutputUnwritableError, UsageError
 from talkswap.files import Lock, file_sha256, sync_to_disk, write_atomically, write_error
-from talkswap.media.mux import check_output
+from talkswap.media.output import check_output
 from talkswap.media.timeline import Timeline
 
 MOST_FRAMES = 256  # in a segment, whatever its seconds: where a frame takes seconds, a kill costs minutes
@@ -116,7 +116,7 @@ class WorkFolder:
         say: takes lines for the user.
 
     Raises:
-        As :func:`talkswap.media.mux.check_output`.
+        As :func:`talkswap.media.output.check_output`.
         OutputUnwritableError: another talkswap is at work on the same output, or nothing can be written there.
     """
 

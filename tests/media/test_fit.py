@@ -15,11 +15,11 @@ import pytest
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.index import index_frames
 from talkswap.media.mux import mux
+from talkswap.media.output import verify
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.media.sound import load_voice
 from talkswap.media.timeline import FITS, plan_timeline
-from talkswap.media.verify import verify
 from talkswap.media.writer import VideoWriter
 
 MakeClip = Callable[..., Path]

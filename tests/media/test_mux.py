@@ -17,7 +17,8 @@ from talkswap.errors import EncoderError, NoAudioError, OutputExistsError, Outpu
 from talkswap.media import mux as mux_module
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.index import FrameIndex
-from talkswap.media.mux import check_output, mux, staging_folder
+from talkswap.media.mux import mux
+from talkswap.media.output import check_output, staging_folder
 from talkswap.media.probe import probe
 from talkswap.media.program import Program, find_ffmpeg
 from talkswap.media.reader import ClipReader

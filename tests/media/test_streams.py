@@ -17,12 +17,12 @@ from talkswap.errors import UsageError
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.index import FrameIndex, cut, index_frames
 from talkswap.media.mux import mux
+from talkswap.media.output import FinishedClip
 from talkswap.media.probe import probe
 from talkswap.media.program import find_ffmpeg
 from talkswap.media.reader import ClipReader
 from talkswap.media.streams import Chapter, chapter_file, holdable
 from talkswap.media.timeline import plan_timeline
-from talkswap.media.verify import FinishedClip
 from talkswap.media.writer import VideoWriter
 
 MakeVoice = Callable[..., Path]
@@ -276,7 +276,7 @@ def test_what_the_container_cannot_hold_is_encoded_anew_or_named(
     found, output = dub(target, ".webm", make_voice(1), "keep")
     assert [one.codec for one in of("audio", output)] == ["opus"] * 3
     assert [one.tags.get("language") for one in of("audio", output)] == [None, "eng", "deu"]
-    assert any("sound 1 (aac, eng)" in line and "encoded anew" in line for line in found.warnings)
+    assert any("sound 1 (aac, eng)" in line and "encoded again" in line for line in found.warnings)
     found, output = dub(target, ".mov")
     assert [one.codec for one in of("audio", output)] == ["aac", "aac"]
     assert [one.codec for one in of("subtitle", output)] == ["mov_text"]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from talkswap.media import index, join, reader, timeline, verify, writer
+from talkswap.media import index, join, output, reader, timeline, writer
 from talkswap.media import index as part
 from talkswap.media.index import FrameIndex, cut
 from talkswap.media.timeline import FITS, Timeline, frame_durations, plan_timeline, typical_step
@@ -174,7 +174,7 @@ def test_ten_minutes_of_a_steady_rate_do_not_drift(rate: Fraction, fit: str) -> 
     assert len(planned) == -(-600 * rate.numerator // rate.denominator)
 
 
-TIME_ROOMS = (timeline, index, reader, writer, join, part, verify)
+TIME_ROOMS = (timeline, index, reader, writer, join, part, output)
 
 
 def floats_in(source: str) -> list[int]:

@@ -1,9 +1,17 @@
-"""Reads a finished file back and holds it against its plan: a success without a sound file cannot happen."""
+"""An output before and after it's made: its place, the private folder beside it, and the check against the plan.
+
+The check reads the finished file packet by packet, not pixel by pixel, so that a promise that a container or a muxer
+broke is an error and not somebody's surprise.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import struct
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,13 +23,57 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Stream
 
-from talkswap.errors import OutputCheckError
+from talkswap.errors import OutputCheckError, OutputExistsError, OutputUnwritableError
+from talkswap.media.codecs import container_of
 from talkswap.media.containers import local_url
 from talkswap.media.timeline import typical_step
 
-_HINT = "this is a fault of talkswap or of the ffmpeg it found; `talkswap doctor` shows which one that is"
-
+_HINT = "this is a fault of talkswap or of its ffmpeg; `talkswap doctor` shows which one that is"
 _MATROSKA_CLOCK = Fraction(1, 1000)
+
+
+def check_output(output: Path, overwrite: bool = False) -> None:
+    """Make sure before a render that its result can be written.
+
+    Raises:
+        OutputUnwritableError: unknown ending, a directory, its folder is missing or read-only.
+        OutputExistsError: it is there and ``overwrite`` is false.
+    """
+    container_of(output)
+    folder = output.parent
+    if not folder.is_dir():
+        raise OutputUnwritableError(f"the folder {folder} does not exist", "create it first")
+    if output.is_dir():
+        raise OutputUnwritableError(f"{output} is a directory", "name a file")
+    if output.exists() and not output.is_file():
+        raise OutputUnwritableError(f"{output} is a pipe or a device, not a file", "name a file")
+    if output.exists() and not overwrite:
+        raise OutputExistsError(f"{output} already exists", "choose another name, or allow it with --overwrite")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputUnwritableError(f"the folder {folder} is read-only", "choose another folder")
+
+
+@contextmanager
+def staging_folder(output: Path, overwrite: bool = False, within: Path | None = None) -> Iterator[Path]:
+    """A private folder on the output's disk for a render's intermediate files; it's removed at the end in any case.
+
+    Args:
+        output: what is being made.
+        overwrite: whether it may exist.
+        within: a folder on the same disk for the private one; by default the output's own.
+
+    Raises:
+        As :func:`check_output`.
+    """
+    check_output(output, overwrite)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".talkswap-", dir=within or output.parent))
+    except OSError as error:
+        raise OutputUnwritableError(f"nothing can be written in {output.parent} ({error.strerror})") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True)
@@ -60,12 +112,12 @@ def read_back(path: Path, silent: bool = False) -> FinishedClip:
                 if packet.pts is None or not packet.size:
                     continue
                 if packet.stream_index != video.index:
-                    start, end = _heard(packet)
+                    start, end = audible_span(packet)
                     sound_start = start if sound_start is None else min(sound_start, start)
                     sound_end = max(sound_end, end)
                 elif not packet.is_discard:
                     stamps.append(packet.pts)
-                    decoded = decoded or bool(video.decode(packet))  # only until the first picture comes
+                    decoded = decoded or bool(video.decode(packet))  # one picture is enough
             decoded = decoded or bool(video.decode(None))
             time_base = Fraction(video.time_base or 0)
     except (FFmpegError, OSError) as error:
@@ -102,13 +154,13 @@ def verify(path: Path, times: Sequence[Fraction], duration: Fraction, sound: str
     Raises:
         OutputCheckError: one of these promises is broken; the message says which and by how much.
     """
-    found = read_back(path, silent=sound != "voice")
-    if len(found.times) != len(times):
-        raise OutputCheckError(f"the finished file has {len(found.times)} frames, {len(times)} were planned", _HINT)
-    exact = all((time / found.time_base).denominator == 1 for time in times)
+    clip = read_back(path, silent=sound != "voice")
+    if len(clip.times) != len(times):
+        raise OutputCheckError(f"the finished file has {len(clip.times)} frames, {len(times)} were planned", _HINT)
+    exact = all((time / clip.time_base).denominator == 1 for time in times)
     # The first frame is rounded as well, so that two half ticks can add up.
-    allowed = _MATROSKA_CLOCK if found.time_base == _MATROSKA_CLOCK and not exact else Fraction(0)
-    for position, (planned, actual) in enumerate(zip(times, found.times, strict=True)):
+    allowed = _MATROSKA_CLOCK if clip.time_base == _MATROSKA_CLOCK and not exact else Fraction(0)
+    for position, (planned, actual) in enumerate(zip(times, clip.times, strict=True)):
         if abs(planned - actual) > allowed:
             raise OutputCheckError(
                 f"frame {position} of the finished file is at {float(actual):.4f} s, "
@@ -116,19 +168,19 @@ def verify(path: Path, times: Sequence[Fraction], duration: Fraction, sound: str
                 _HINT,
             )
     if sound != "voice":
-        return found
-    frame = typical_step(times, max(duration - times[-1], found.time_base))
-    if abs(found.sound_start) > frame:
-        raise OutputCheckError(f"the sound begins {float(found.sound_start):.4f} s after the picture", _HINT)
-    if abs(found.sound_end - duration) > frame:
+        return clip
+    frame = typical_step(times, max(duration - times[-1], clip.time_base))
+    if abs(clip.sound_start) > frame:
+        raise OutputCheckError(f"the sound begins {float(clip.sound_start):.4f} s after the picture", _HINT)
+    if abs(clip.sound_end - duration) > frame:
         raise OutputCheckError(
-            f"the sound ends at {float(found.sound_end):.4f} s, the picture at {float(duration):.4f} s", _HINT
+            f"the sound ends at {float(clip.sound_end):.4f} s, the picture at {float(duration):.4f} s", _HINT
         )
-    return found
+    return clip
 
 
-def _heard(packet: Packet[Stream]) -> tuple[Fraction, Fraction]:
-    """Start and end in seconds of what a player lets be heard of an audio packet."""
+def audible_span(packet: Packet[Stream]) -> tuple[Fraction, Fraction]:
+    """Start and end in seconds of the sound in a packet that a player plays, without encoder delay and padding."""
     time_base = packet.time_base
     start = (packet.pts or 0) * time_base
     end = start + (packet.duration or 0) * time_base

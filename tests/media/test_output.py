@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from talkswap.errors import OutputCheckError
-from talkswap.media.verify import read_back, verify
+from talkswap.media.output import read_back, verify
 
 MakeClip = Callable[..., Path]
 
