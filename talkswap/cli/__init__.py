@@ -63,6 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_error(error)
         return error.exit_code
     except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group alone; Typer keeps the class to itself
+            if error.message:  # empty where Rich has printed the help already
+                typer.echo(error.message)
+            return 0
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "talkswap"
         message = error.format_message().rstrip(".").replace("Value error, ", "")  # Typer passes pydantic's words on

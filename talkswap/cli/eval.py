@@ -1,4 +1,4 @@
-"""``talkswap eval …``: the paper's evaluation, its ablations, and single clips."""
+"""``talkswap eval …``: comparisons as in the papers, their ablations, and single clips."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ import typer
 from talkswap.cli import eval_study
 from talkswap.cli.output import choose_progress, note, to_json
 from talkswap.errors import PartialError
+from talkswap.types import DEFAULT_SYSTEM
 
 if TYPE_CHECKING:
-    from talkswap.evaluation.judges.judges import JudgeFiles
-    from talkswap.evaluation.results import Evaluation
+    from talkswap.evaluation.results import Evaluation, MethodResult
 
 Data = Annotated[Path, typer.Option(help="Folder made by `talkswap data prepare`.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Folder for the report; new, or with --resume.", show_default=False)]
+SystemName = Annotated[str, typer.Option("--system", help="Whose rows and published tables are taken.")]
 Pairs = Annotated[int, typer.Option(min=1, help="(source clip, target clip) pairs to draw; 112 is the paper's number.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides which pairs are drawn.")]
 Limit = Annotated[int, typer.Option(min=0, help="Run only the first so many of the drawn pairs; 0 = all.")]
@@ -58,71 +59,62 @@ Inception = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
-def _judges(identity: Path | None, syncnet: Path | None, inception: Path | None) -> JudgeFiles:
-    from talkswap.evaluation.judges.judges import JudgeFiles
-
-    return JudgeFiles(identity, syncnet, inception)
-
-
-def _typed() -> str:
-    return shlex.join(["talkswap", *sys.argv[1:]])
-
-
-def _length(seconds: float | None) -> Fraction | None:
+def exact_seconds(seconds: float | None) -> Fraction | None:
+    """Seconds as typed, to a thousandth."""
     return None if seconds is None else Fraction(seconds).limit_denominator(1000)
 
 
-def _finish(found: Evaluation, out: Path) -> None:
-    """Print the summary; leave with the code of partial work where a pair failed or a clip could not be had.
+def print_outcome(evaluation: Evaluation, out: Path) -> None:
+    """Print the figures by setting and method; those of compact judges stand apart.
 
     Raises:
-        PartialError.
+        PartialError: a method failed on a pair.
     """
-    typer.echo(to_json(_summary(found, out)))
-    failed = [(s.setting, m.label, pair) for s in found.settings for m in s.methods for pair in m.failed]
-    if failed:
-        setting, label, pair = failed[0]
-        total = sum(len(m.pairs) for s in found.settings for m in s.methods)
+    comparable = {column.metric.key: column.comparable for column in evaluation.columns}
+
+    def figures(method: MethodResult) -> dict[str, Any]:
+        if method.not_run:
+            return {"not_run": method.not_run}
+        values = {key: figure.value for key, figure in method.figures.items()}
+        return {
+            "pairs": len(method.pairs),
+            "failed": len(method.failed),
+            "figures": {key: value for key, value in values.items() if comparable.get(key) is True},
+            "compact": {key: value for key, value in values.items() if comparable.get(key) is False},
+        }
+
+    note(f"report: {out / 'report.html'}")
+    settings = {s.setting: {method.key: figures(method) for method in s.methods} for s in evaluation.settings}
+    judges = {c.judge.kind: c.judge.name for c in evaluation.columns if c.judge is not None}
+    typer.echo(to_json({"report": str(out / "report.html"), "judges": judges, "settings": settings}))
+    failures = [(s.setting, m.label, pair) for s in evaluation.settings for m in s.methods for pair in m.failed]
+    if failures:
+        setting, label, pair = failures[0]
+        total = sum(len(m.pairs) for s in evaluation.settings for m in s.methods)
         raise PartialError(
-            f"{len(failed)} of {total} results failed, first {label} on pair {pair.number + 1} ({setting}): {pair.error}",
+            f"{len(failures)} of {total} results failed, first {label} on pair {pair.number + 1} ({setting}): {pair.error}",
             f"everything else is in {out / 'report.html'}; --resume tries the failed ones again",
         )
-
-
-def _summary(found: Evaluation, out: Path) -> dict[str, Any]:
-    """Figures by setting and method; those of compact judges stand apart."""
-    kinds = {column.metric.key: column.comparable for column in found.columns}
-    return {
-        "report": str(out / "report.html"),
-        "judges": {c.judge.kind: c.judge.name for c in found.columns if c.judge is not None},
-        "settings": {
-            s.setting: {
-                m.key: {"not_run": m.not_run}
-                if m.not_run
-                else {
-                    "pairs": len(m.pairs),
-                    "failed": len(m.failed),
-                    "figures": {k: f.value for k, f in m.figures.items() if kinds.get(k) is True},
-                    "compact": {k: f.value for k, f in m.figures.items() if kinds.get(k) is False},
-                }
-                for m in s.methods
-            }
-            for s in found.settings
-        },
-    }
 
 
 def hdtf(
     data: Data,
     out: Out,
+    system: SystemName = DEFAULT_SYSTEM,
     setting: Annotated[
         Literal["self", "cross", "both"],
-        typer.Option(help="self: the target's own voice, first frame as reference. cross: the source clip's voice."),
+        typer.Option(help="self: the target's own voice. cross: the source clip's voice."),
     ] = "both",
     pairs: Pairs = 112,
     seed: Seed = 0,
     methods: Annotated[
-        str, typer.Option(help="Rows, with commas between; ground-truth is always there.", show_default="all")
+        str,
+        typer.Option(
+            "--methods",
+            "--method",
+            help="Rows of any system, with commas between; `all` for every row. ground-truth is always there.",
+            show_default="the system's own",
+        ),
     ] = "",
     limit: Limit = 0,
     resume: Resume = False,
@@ -137,24 +129,24 @@ def hdtf(
     inception: Inception = None,
     quiet: Quiet = False,
 ) -> None:
-    """Repeat the paper's table I: every method on every pair, scored beside the ground truth, as a report.
+    """Compare methods as the papers do: every method on every pair, scored beside the ground truth, as a report.
 
     The folder gets report.html, report.md and report.json, with the clips and pictures they show.  A method whose parts
     are not on this machine is named and not run.
     """
+    from talkswap.evaluation.judges.judges import JudgeFiles
     from talkswap.evaluation.protocol.hdtf import evaluate
     from talkswap.evaluation.protocol.methods import Setup
     from talkswap.evaluation.protocol.plan import EvaluationPlan
 
+    names = tuple(name.strip() for name in methods.split(",") if name.strip())
     plan = EvaluationPlan(
-        data, out, setting, pairs, seed, tuple(name.strip() for name in methods.split(",") if name.strip()), limit,
-        resume, split, portraits, _length(seconds), setup=Setup(preset, weights, device),
-        judges=_judges(identity_network, syncnet, inception),
+        data, out, system, setting, pairs, seed, names, limit, resume, split, portraits, exact_seconds(seconds),
+        setup=Setup(preset, weights, device), judges=JudgeFiles(identity_network, syncnet, inception),
     )  # fmt: skip
     with choose_progress(quiet, "results") as progress:
-        found = evaluate(plan, progress, _typed())
-    note(f"report: {out / 'report.html'}")
-    _finish(found, out)
+        evaluation = evaluate(plan, progress, shlex.join(["talkswap", *sys.argv[1:]]))
+    print_outcome(evaluation, out)
 
 
 def clip(
@@ -177,20 +169,19 @@ def clip(
     syncnet: Syncnet = None,
 ) -> None:
     """Score one finished clip, as JSON; FID and ID Retrieve need more than one."""
+    from talkswap.evaluation.judges.judges import JudgeFiles
     from talkswap.evaluation.protocol.clip import ClipPlan, score_clip
     from talkswap.evaluation.protocol.methods import Setup
     from talkswap.evaluation.results import COMPACT_MARK
 
-    plan = ClipPlan(
-        result, target, source, audio, setup=Setup(preset, weights), judges=_judges(identity_network, syncnet, None)
-    )
-    found = score_clip(plan)
+    judges = JudgeFiles(identity_network, syncnet)
+    score = score_clip(ClipPlan(result, target, source, audio, setup=Setup(preset, weights), judges=judges))
 
     def figures(comparable: bool) -> dict[str, Any]:
-        chosen = [c for c in found.columns if c.comparable is comparable and c.metric.key in found.values]
+        chosen = [c for c in score.columns if c.comparable is comparable and c.metric.key in score.values]
         return {
             c.metric.key: {
-                "value": found.values[c.metric.key],
+                "value": score.values[c.metric.key],
                 "label": c.metric.label,
                 "unit": c.metric.unit,
                 "better": c.metric.better,
@@ -203,24 +194,22 @@ def clip(
         to_json(
             {
                 "result": result,
-                "setting": found.setting,
-                "frames": found.frames,
+                "setting": score.setting,
+                "frames": score.frames,
                 "figures": figures(True),
                 "compact": {"note": COMPACT_MARK, "figures": figures(False)},
-                "missing": found.missing,
+                "missing": score.missing,
             }
         )
     )
 
 
 def ablation(
-    table: Annotated[Literal["II", "III", "IV", "V", "VI"], typer.Argument(help="Table of the paper.")],
-    run: Annotated[
-        list[str],
-        typer.Option(help="NAME=PRESET_FOLDER, one row each (VI: one for each order).", show_default=False),
-    ],
+    table: Annotated[str, typer.Argument(help="Number of a table in the system's paper, such as IV.")],
+    run: Annotated[list[str], typer.Option(help="NAME=PRESET_FOLDER, a row or two each.", show_default=False)],
     data: Data,
     out: Out,
+    system: SystemName = DEFAULT_SYSTEM,
     pairs: Pairs = 112,
     seed: Seed = 0,
     limit: Limit = 0,
@@ -236,22 +225,21 @@ def ablation(
 ) -> None:
     """Fill a table of the paper's ablations with your own runs, packed by `talkswap weights pack`.
 
-    II, III: compression of the VQGAN, by face swap and by lip sync. IV: face swap. V: lip sync. VI: order.
-    --preset names the networks that look at the results, the same for all rows.
+    --preset names the networks that analyse the results, the same for all rows.
     """
+    from talkswap.evaluation.judges.judges import JudgeFiles
     from talkswap.evaluation.protocol.ablation import ablate, parse_runs
     from talkswap.evaluation.protocol.methods import Setup
     from talkswap.evaluation.protocol.plan import EvaluationPlan
 
     plan = EvaluationPlan(
-        data, out, "both", pairs, seed, (), limit, resume, split, None, _length(seconds),
-        setup=Setup(preset, None, device), judges=_judges(identity_network, syncnet, inception),
+        data, out, system, "both", pairs, seed, (), limit, resume, split, None, exact_seconds(seconds),
+        setup=Setup(preset, None, device), judges=JudgeFiles(identity_network, syncnet, inception),
     )  # fmt: skip
     runs = parse_runs(run)
     with choose_progress(quiet, "results") as progress:
-        found = ablate(table, runs, plan, progress, _typed())
-    note(f"report: {out / 'report.html'}")
-    _finish(found, out)
+        evaluation = ablate(table, runs, plan, progress, shlex.join(["talkswap", *sys.argv[1:]]))
+    print_outcome(evaluation, out)
 
 
 def publish(
@@ -271,7 +259,7 @@ def build_application(markup: Literal["rich"] | None) -> typer.Typer:
         help="Measure results.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=markup
     )
     application.callback()(lambda: None)
-    application.command("hdtf", short_help="Repeat the paper's table I on a prepared data set.")(hdtf)
+    application.command("hdtf", short_help="Compare methods on a prepared data set, as the papers do.")(hdtf)
     application.command("clip", short_help="Score one finished clip, as JSON.")(clip)
     application.command("ablation", short_help="Fill a table of the paper's ablations with your runs.")(ablation)
     application.command("publish", short_help="Copy a report without faces and paths.")(publish)

@@ -20,6 +20,7 @@ from talkswap.errors import OutputUnwritableError, TrainingDataError
 from talkswap.evaluation.metrics.metric import Judge, Metric
 from talkswap.files import write_atomically, write_error
 from talkswap.records import RecordError, from_json, read_record, to_json, to_plain
+from talkswap.systems.description import PublishedRow
 
 FORMAT = 1
 COMPACT_MARK = "compact, not comparable with published figures"
@@ -104,20 +105,6 @@ class SettingResult:
 
     setting: Setting
     methods: tuple[MethodResult, ...]
-
-
-@dataclass(frozen=True)
-class PublishedRow:
-    """A row of a paper's table; facts only."""
-
-    paper: str  # "SwapTalk"
-    table: str  # "I"
-    setting: str  # "self", "cross"; "" where the table has none
-    key: str  # the method's key in this package, or the paper's own words where it has none here
-    label: str  # as the paper writes it
-    values: dict[str, float]  # metric key -> figure
-    choices: dict[str, str] = field(default_factory=dict)
-    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,15 @@ A description is plain data.  Whatever needs torch is named as ``module:NAME`` a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from talkswap.checkpoints.description import NetworkDescription
 from talkswap.train.stages import StageDescription
+
+if TYPE_CHECKING:
+    from talkswap.checkpoints.presets import PresetFolder
 
 
 def option(default: Any, help: str) -> Any:
@@ -51,7 +54,9 @@ class EvaluationRow:
     label: str  # as the paper writes it
     about: str
     options: Mapping[str, Any] = field(default_factory=dict)  # its own render options that this row sets
+    self_driven: Mapping[str, Any] = field(default_factory=dict)  # and those that it sets for a clip's own voice
     swaps: bool = True  # whether the source's face is put in: else its identity isn't measured
+    note: str = ""  # what readers of its figures must know, one sentence without a full stop
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,28 @@ class PublishedRow:
 
     paper: str  # "SwapTalk"
     table: str  # "I"
-    setting: str  # "self", "cross"; "" where the table has none
+    setting: str  # "self", "cross": the methods that the paper compares; "": a row of an :class:`Ablation`
     key: str  # of an :class:`EvaluationRow`, or the paper's own words where there is none
     label: str  # as the paper writes it
     values: dict[str, float]  # metric key -> figure
     choices: dict[str, str] = field(default_factory=dict)
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A table of the paper that ``talkswap eval ablation`` fills with one's own runs, each a preset folder."""
+
+    number: str  # as in PublishedRow.table: "IV"
+    title: str
+    setting: Literal["self", "cross"]
+    metrics: tuple[str, ...]  # keys of its columns
+    choices: Callable[[PresetFolder], dict[str, str]]  # what a run chose, in the paper's own columns
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"": {}})
+    """Name -> render options: each run has a row for every variant, and the options are columns too."""
+    options: Mapping[str, Any] = field(default_factory=dict)  # render options of every row
+    swap: bool = True  # False: the faces stay, so that the lip sync is judged alone
+    sync: bool = True  # False: the lips stay, so that the face swap is judged alone
 
 
 @dataclass(frozen=True)
@@ -87,5 +108,6 @@ class SystemDescription:
     bench: str = ""  # "module:function": (preset, device, batch size) -> talkswap.cli.bench's Workload; "" = none
     rows: tuple[EvaluationRow, ...] = ()
     published: str = ""  # "module:NAME" of a Sequence[PublishedRow]: all tables of its paper; "" = none
-    ablations: str = ""  # "module:NAME": what `talkswap eval ablation` can fill in; "" = none
+    ablations: str = ""  # "module:NAME" of a Sequence[Ablation]; "" = none
     missing: str = ""  # "module:function": (name of the system) -> parts that this machine lacks; "" = presets say it
+    hashes: str = ""  # "module:function": (name of the system) -> {file: sha256} of its parts; "" = presets say it

@@ -22,12 +22,12 @@ from talkswap.evaluation.results import (
     PairResult,
     Pictures,
     Provenance,
-    PublishedRow,
     SettingResult,
     write_evaluation,
 )
 from talkswap.evaluation.study.study import Study, StudyConfig, build_study
 from talkswap.faces.mesh import mean_face
+from talkswap.systems.description import PublishedRow
 
 HOSTILE = "<script>alert('x')</script>"
 """A clip's name that a page must show, and must not run."""

@@ -1,74 +1,43 @@
-"""Tables II to VI of the paper over one's own runs: preset folders that differ in the choice that a table is about.
+"""A paper's ablations over one's own runs: preset folders that differ in the choice that a table is about.
 
-    II   compression of the VQGAN, judged by face swap alone      ID Retrieve, FID
-    III  compression of the VQGAN, judged by lip sync alone       FID, SSIM, LMD of the mouth
-    IV   identity losses and backbone of the face swap            ID Retrieve, FID
-    V    expert and backbone of the lip sync                      FID, SSIM, LMD of the mouth
-    VI   order of the two                                         FID, LSE-C, ID Retrieve, Consistency
-
-Where one module is judged, the other is switched off.  Lip sync alone is judged self-driven, where its truth is known;
-face swap alone hears nothing, so one setting is enough; the order is judged cross-driven, as in the paper.
+The tables themselves belong to the system (:class:`talkswap.systems.description.Ablation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from talkswap.checkpoints.presets import PresetFolder, find_preset, load_config, weight_hashes
+from talkswap.checkpoints.description import resolve
+from talkswap.checkpoints.presets import find_preset, weight_hashes
 from talkswap.errors import TalkswapError, UsageError
 from talkswap.evaluation.protocol.hdtf import evaluate
-from talkswap.evaluation.protocol.methods import Made, Method, Setup, Task, plan_of, run_plan
-from talkswap.evaluation.protocol.plan import EvaluationPlan, Report, Table
-from talkswap.evaluation.protocol.published import ABLATIONS
-from talkswap.evaluation.results import Evaluation, Setting
+from talkswap.evaluation.protocol.methods import Method, Rendering, Setup, Task, render_pair
+from talkswap.evaluation.protocol.plan import EvaluationPlan, OnProgress, Table, published_rows
+from talkswap.evaluation.results import Evaluation
+from talkswap.systems.description import Ablation
+from talkswap.systems.registry import find_system
+from talkswap.types import DEFAULT_SYSTEM
 
 
-@dataclass(frozen=True)
-class Ablation:
-    """One table."""
+def ablations(system: str = DEFAULT_SYSTEM) -> dict[str, Ablation]:
+    """The tables of a system's paper that can be filled, by number.
 
-    number: str
-    title: str
-    setting: Setting
-    metrics: tuple[str, ...]
-    choices: Callable[[PresetFolder], dict[str, str]]  # what a run chose, in the paper's columns
-    swap: bool = True
-    sync: bool = True
-
-
-def _compression(preset: PresetFolder) -> dict[str, str]:
-    """How many px of the crop are one cell of the latent grid."""
-    size, grid = load_config(preset, "vqgan")["size"], load_config(preset, "lip_sync")["grid"]
-    return {"compression": f"{int(size) // int(grid)}x"}
-
-
-def _backbone(network: str) -> Callable[[PresetFolder], dict[str, str]]:
-    return lambda preset: {"backbone": str(load_config(preset, network)["backbone"])}
-
-
-def _nothing(preset: PresetFolder) -> dict[str, str]:
-    return {}
-
-
-TABLES: Mapping[str, Ablation] = {
-    table.number: table
-    for table in (
-        Ablation("II", "Compression, face swap", "self", ("id_retrieve", "fid"), _compression, sync=False),
-        Ablation("III", "Compression, lip sync", "self", ("fid", "ssim", "lmd_m"), _compression, swap=False),
-        Ablation("IV", "Face swap", "self", ("id_retrieve", "fid"), _backbone("face_swap"), sync=False),
-        Ablation("V", "Lip sync", "self", ("fid", "ssim", "lmd_m"), _backbone("lip_sync"), swap=False),
-        Ablation("VI", "Order", "cross", ("fid", "lse_c", "id_retrieve", "consistency"), _nothing),
-    )
-}
+    Raises:
+        UsageError: there is no such system.
+    """
+    name = find_system(system).ablations
+    return {ablation.number: ablation for ablation in resolve(name)} if name else {}
 
 
 def parse_runs(texts: Sequence[str]) -> dict[str, Path]:
     """``NAME=FOLDER`` texts by name.
 
     Raises:
-        UsageError: one is no such text, or a name is there twice.
+        UsageError: a text has another form, or a name is given twice.
     """
     runs: dict[str, Path] = {}
     for text in texts:
@@ -84,57 +53,53 @@ def parse_runs(texts: Sequence[str]) -> dict[str, Path]:
 
 
 def ablate(
-    number: str, runs: Mapping[str, Path], plan: EvaluationPlan, progress: Report | None = None, command: str = ""
+    number: str, runs: Mapping[str, Path], plan: EvaluationPlan, progress: OnProgress | None = None, command: str = ""
 ) -> Evaluation:
     """Fill one table.
 
     Args:
-        number: of the table, ``II`` to ``VI``.
+        number: of the table.
         runs: row name -> preset folder.
-        plan: data, pairs and judges; its setup looks at the results and renders none.
+        plan: system, data, pairs and judges; its setup analyses the results and renders none.
 
     Raises:
-        UsageError: there is no such table.
+        UsageError: the system has no such table.
         WeightsMissingError, WeightsCorruptError: of a run's preset folder.
         and what :func:`talkswap.evaluation.protocol.hdtf.evaluate` raises.
     """
-    if number not in TABLES:
-        raise UsageError(f"there is no table {number!r} of ablations", f"choose of {', '.join(TABLES)}")
-    table = TABLES[number]
-    methods = [method for name, folder in runs.items() for method in rows(table, name, folder)]
-    shown = Table("ablation", number, f"Table {number}: {table.title}", ABLATIONS[number], table.metrics)
+    tables = ablations(plan.system)
+    if number not in tables:
+        hint = f"choose one of: {', '.join(tables)}" if tables else "choose a system whose paper has ablations"
+        raise UsageError(f"{plan.system} has no table {number!r} of ablations", hint)
+    table = tables[number]
+    methods = [method for name, folder in runs.items() for method in rows(plan.system, table, name, folder)]
+    published = tuple(row for row in published_rows(plan.system) if row.table == number)
+    shown = Table("ablation", number, f"Table {number}: {table.title}", published, table.metrics)
     return evaluate(replace(plan, setting=table.setting), progress, command, methods, shown)
 
 
-def rows(table: Ablation, name: str, folder: Path) -> list[Method]:
-    """The rows of one run: two where the table is about the order.
+def rows(system: str, table: Ablation, name: str, folder: Path) -> list[Method]:
+    """The rows of one run, one for each variant of the table.
 
     Raises:
         WeightsMissingError, WeightsCorruptError.
     """
     preset = find_preset("auto", folder)
-    if table.number == "VI":
-        return [
-            _row(f"{name}-{order}", f"{name}, {order}", folder, table, {"order": order}, order)
-            for order in ("sync-swap", "swap-sync")
-        ]
     try:
         choices = table.choices(preset)
     except (KeyError, TypeError, ValueError, TalkswapError):
-        choices = {}  # a network of another shape has its figures all the same
-    return [_row(name, name, folder, table, choices)]
+        choices = {}  # a network of another shape still has figures
 
+    def render(options: Mapping[str, Any], task: Task, setup: Setup) -> Rendering:
+        own = Setup("auto", folder, setup.device)
+        return render_pair(system, {**table.options, **options}, task, own, swap=table.swap, sync=table.sync)
 
-def _row(
-    key: str, label: str, folder: Path, table: Ablation, choices: dict[str, str], order: str = "swap-sync"
-) -> Method:
-    def own(setup: Setup) -> Setup:
-        return Setup("auto", folder, setup.device)
-
-    def make(task: Task, setup: Setup) -> Made:
-        return run_plan(plan_of(task, own(setup), order, table.swap, table.sync))
-
-    return Method(
-        key, label, f"the preset folder {folder}", make, lambda setup: "", swaps=table.swap, choices=choices,
-        hashes=lambda setup: weight_hashes(find_preset("auto", folder)),
-    )  # fmt: skip
+    return [
+        Method(
+            f"{name}-{variant}" if variant else name, f"{name}, {variant}" if variant else name,
+            f"the preset folder {folder}", partial(render, options), swaps=table.swap,
+            choices={**choices, **{key: str(value) for key, value in options.items()}},
+            hashes=lambda setup: weight_hashes(find_preset("auto", folder)),
+        )
+        for variant, options in table.variants.items()
+    ]  # fmt: skip

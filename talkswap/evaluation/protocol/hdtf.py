@@ -1,29 +1,29 @@
-"""The paper's evaluation (section IV): every method on every pair of both settings, scored, and written down as a report.
+"""The evaluation of section IV of the SwapTalk paper, for any system: every method on every pair of both settings, scored
+and written down as a report.
 
 A report's folder::
 
-    report.json  report.md  report.html      what was found (talkswap.evaluation.report.report)
+    report.json  report.md  report.html      the figures (talkswap.evaluation.report.report)
     clips/SETTING-PAIR-METHOD.mp4            the finished clips
     pictures/                                stills of them
-    work/plan.json                           what the run was asked; a run that goes on must be asked the same
+    work/plan.json                           everything that decides the figures; a run that resumes must have the same
     work/results.jsonl                       one line for every result, appended when it is scored
-    work/{photos,seen,made,features}/        what a later step needs of an earlier one
+    work/{photos,tracks,renderings,features}/    what a later step needs of an earlier one
 
-A run that was killed goes on with ``resume``: results with a line are kept, finished clips are not rendered anew.
+A run that was killed goes on with ``resume``: results with a line stay, finished clips are not rendered again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import io
 import shutil
 import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -50,8 +50,9 @@ from talkswap.evaluation.judges.observe import (
     open_photo,
     track_clip,
 )
+from talkswap.evaluation.metrics.metric import Judge
 from talkswap.evaluation.protocol.measure import Case, columns, features, measure
-from talkswap.evaluation.protocol.methods import Made, Method, Task, choose_methods
+from talkswap.evaluation.protocol.methods import Method, Rendering, Task, choose_methods
 from talkswap.evaluation.protocol.pairs import (
     EvaluationClip,
     EvaluationSet,
@@ -61,14 +62,14 @@ from talkswap.evaluation.protocol.pairs import (
     photo_of_clip,
 )
 from talkswap.evaluation.protocol.plan import (
-    TABLE_I,
     EvaluationPlan,
-    Report,
+    OnProgress,
     Table,
     check_folder,
-    fewer,
+    comparison_table,
     notes_of,
     options_of,
+    too_few_pairs,
 )
 from talkswap.evaluation.protocol.summary import figures_of, provenance, set_figures
 from talkswap.evaluation.report.report import write_report
@@ -84,22 +85,22 @@ from talkswap.evaluation.results import (
     SettingResult,
 )
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
-from talkswap.files import write_atomically
+from talkswap.files import write_atomically, write_error
 from talkswap.media.sound import load_voice
 from talkswap.records import RecordError, read_record, to_json
-from talkswap.types import FloatArray, ProgressEvent
+from talkswap.types import ProgressEvent
 
-CROPS = "crops-"  # of one pair at a time, tens of MB
+CROPS = "crops-"  # folders of one pair at a time, tens of MB
 FATAL = (OutputUnwritableError, WeightsMissingError, WeightsCorruptError)
-"""What would fail on every other pair as well."""
+"""Failures that would meet every other pair as well."""
 
 
 def evaluate(
     plan: EvaluationPlan,
-    progress: Report | None = None,
+    progress: OnProgress | None = None,
     command: str = "",
     methods: Sequence[Method] | None = None,
-    table: Table = TABLE_I,
+    table: Table | None = None,
 ) -> Evaluation:
     """Run the whole evaluation, or what is left of it.
 
@@ -107,30 +108,49 @@ def evaluate(
         progress: called after each result, and with lines that a user should see.
         command: as typed, for the report.
         methods: the rows; None: those that the plan names.
-        table: what is shown of what was found.
+        table: the published rows and the columns to show; None: the comparison of the system's paper.
 
     Returns:
-        What was found; a pair on which a method failed is in there with its error.  ``report.json`` holds the same.
+        The content of ``report.json``; a pair on which a method failed is in it with its error.
 
     Raises:
-        TrainingDataError: the data set is none, is empty, or shows one speaker only.
-        OutputExistsError: the folder holds something, and this is not to go on with it.
-        UsageError: it is to go on, and was asked something else then.
-        OutputUnwritableError, WeightsMissingError, WeightsCorruptError: nothing that another pair would change.
+        TrainingDataError: there is no data set, or it is empty, or shows one speaker only.
+        OutputExistsError: the folder isn't empty, and isn't to be resumed.
+        UsageError: there is no such system or method, or the run to resume had other options.
+        OutputUnwritableError, WeightsMissingError, WeightsCorruptError: failures of every pair.
     """
-    tell = progress or (lambda event: None)
-    rows = list(methods) if methods is not None else choose_methods(plan.methods)
-    chosen = open_evaluation_set(plan.data, plan.split)
-    pairs, possible = draw(chosen, plan.pairs, plan.seed, plan.portraits)
+    progress = progress or (lambda event: None)
+    table = table or comparison_table(plan.system)
+    rows = list(methods) if methods is not None else choose_methods(plan.system, plan.methods)
+    clips = open_evaluation_set(plan.data, plan.split)
+    pairs, possible = draw(clips, plan.pairs, plan.seed, plan.portraits)
     if len(pairs) < plan.pairs:
-        tell(ProgressEvent("evaluate", 0, 0, fewer(len(pairs), plan, chosen)))
+        progress(ProgressEvent("evaluate", 0, 0, too_few_pairs(len(pairs), plan, clips)))
     check_folder(plan)
     with locked(plan.out):
-        run = Run(plan, chosen, pairs, rows, tell)
-        run.everything()
-        found = run.evaluation(possible, command, table)
-        write_report(plan.out, found)
-    return found
+        run = Run(plan, clips, pairs, rows, progress)
+        run.run()
+        evaluation = run.evaluation(possible, command, table)
+        write_report(plan.out, evaluation)
+    return evaluation
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """``plan.json``: everything that decides the figures."""
+
+    data: str  # sha256 of the data set's manifest
+    split: str
+    pairs: int
+    seed: int
+    size: int
+    seconds: str
+    portraits: str
+    preset: str
+    weights: dict[str, str]
+    device: str
+    judges: tuple[Judge, ...]
+    methods: dict[str, dict[str, str]]  # key -> hashes of its weights
 
 
 @dataclass(frozen=True)
@@ -142,140 +162,143 @@ class Scene:
     truth: Observation
     voiced: Observation
     photo: Photo
-    place: Path  # for files that are gone when the pair is done
+    folder: Path  # for files that are deleted after the pair
 
 
 class Run:
-    """One evaluation at work in its folder."""
+    """One evaluation in its folder."""
 
     def __init__(
-        self, plan: EvaluationPlan, chosen: EvaluationSet, pairs: list[Pair], methods: list[Method], tell: Report
+        self,
+        plan: EvaluationPlan,
+        clips: EvaluationSet,
+        pairs: list[Pair],
+        methods: list[Method],
+        progress: OnProgress,
     ) -> None:
-        self.plan, self.chosen, self.methods, self.tell = plan, chosen, methods, tell
+        self.plan, self.clips, self.methods, self.progress = plan, clips, methods, progress
         self.drawn, self.pairs = pairs, pairs[: plan.limit or None]
         self.work = plan.out / "work"
         self.preset: PresetFolder = find_preset(plan.setup.preset, plan.setup.weights)
         self.judges: Judges = load_judges(plan.judges)
-        self.lacking = {method.key: method.lacking(plan.setup) for method in methods}
-        self._remember()
-        for folder in ("clips", "pictures", "work/photos", "work/seen", "work/made", "work/features"):
-            self._folder(plan.out / folder)
-        for left in self.work.glob(f"{CROPS}*"):  # by a run that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        place = choose_device(plan.setup.device).name
-        self.analyser: FaceAnalyser = load_analyser(self.preset.analyser, self.preset, place)
+        self.missing = {method.key: method.missing(plan.setup) for method in methods}
+        try:
+            for folder in ("clips", "pictures", "work/photos", "work/tracks", "work/renderings", "work/features"):
+                (plan.out / folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(plan.out, error) from error
+        self.check_record()
+        for rest in self.work.glob(f"{CROPS}*"):  # of a run that was killed
+            shutil.rmtree(rest, ignore_errors=True)
+        device = choose_device(plan.setup.device).name
+        self.analyser: FaceAnalyser = load_analyser(self.preset.analyser, self.preset, device)
         self.journal = Journal(self.work / "results.jsonl")
-        self.done = self.journal.read()
-        self.troubles: dict[str, str] = {}
+        self.entries = self.journal.read()
+        self.unavailable: dict[str, str] = {}  # clip -> reason
         self._gallery: Gallery | None = None
         for clip in {c.name: c for pair in pairs for c in (pair.source, pair.target)}.values():
-            if trouble := clip.trouble():
-                self.troubles[clip.name] = trouble
-                tell(ProgressEvent("evaluate", 0, 0, f"cannot be had: {clip.name}: {trouble}"))
+            if reason := clip.unavailable():
+                self.unavailable[clip.name] = reason
+                progress(ProgressEvent("evaluate", 0, 0, f"not available: {clip.name}: {reason}"))
         for method in methods:
-            if self.lacking[method.key]:
-                tell(ProgressEvent("evaluate", 0, 0, f"not run: {method.label}: {self.lacking[method.key]}"))
+            if self.missing[method.key]:
+                progress(ProgressEvent("evaluate", 0, 0, f"not run: {method.label}: {self.missing[method.key]}"))
 
-    def _folder(self, path: Path) -> None:
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputUnwritableError(f"cannot write {path}: {error.strerror}", "choose another folder") from error
+    def check_record(self) -> None:
+        """Compare everything that decides the figures with an earlier run's record, then write it down.
 
-    def _remember(self) -> None:
-        """Write down what decides the figures, or hold it against what an earlier run wrote."""
-        plan = self.plan
-        wanted = {
-            "data": self.chosen.digest, "split": plan.split, "pairs": plan.pairs, "seed": plan.seed, "size": plan.size,
-            "seconds": str(plan.seconds), "portraits": str(plan.portraits), "preset": self.preset.name,
-            "weights": weight_hashes(self.preset), "device": plan.setup.device,
-            "judges": [asdict(judge) for judge in self.judges.named()],
-        }  # fmt: skip
-        own = {m.key: m.hashes(plan.setup) for m in self.methods if not self.lacking[m.key]}
-        known: dict[str, dict[str, str]] = {}
-        path = self.work / "plan.json"
+        Raises:
+            UsageError: the earlier run had other options or weights, or its record is damaged.
+        """
+        plan, path = self.plan, self.work / "plan.json"
+        hashes = {method.key: method.hashes(plan.setup) for method in self.methods if not self.missing[method.key]}
+        record = RunRecord(
+            self.clips.digest, plan.split, plan.pairs, plan.seed, plan.size, str(plan.seconds), str(plan.portraits),
+            self.preset.name, weight_hashes(self.preset), plan.setup.device, self.judges.named(), hashes,
+        )  # fmt: skip
         if path.is_file():
             try:
-                earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+                earlier = read_record(RunRecord, path)
+            except (OSError, RecordError) as error:
                 raise UsageError(f"{path} is damaged: {error}", "name another --out") from error
-            if other := [key for key in wanted if earlier.get(key) != wanted[key]]:
+            names = [field.name for field in fields(RunRecord) if field.name != "methods"]
+            if other := [name for name in names if getattr(earlier, name) != getattr(record, name)]:
                 raise UsageError(
                     f"{plan.out} was begun with other {', '.join(other)}",
                     "go on with the options of the first run, or name another --out",
                 )
-            known = dict(earlier.get("methods", {}))
-            if other := [key for key, hashes in own.items() if known.get(key, hashes) != hashes]:
+            # Without this check a row would mix the results of two networks and state the hashes of one.
+            if other := [key for key in hashes if earlier.methods.get(key, hashes[key]) != hashes[key]]:
                 raise UsageError(
                     f"{plan.out} was begun with other weights of {', '.join(other)}", "name another --out for these"
                 )
-        self._folder(self.work)
-        write_atomically(path, to_json({**wanted, "methods": known | own}))
+            record = replace(record, methods=earlier.methods | hashes)
+        write_atomically(path, to_json(record))
 
-    # --- the loop
-
-    def everything(self) -> None:
-        """Whatever has no line yet."""
-        ready = [method for method in self.methods if not self.lacking[method.key]]
+    def run(self) -> None:
+        """Make every result that has no line yet."""
+        ready = [method for method in self.methods if not self.missing[method.key]]
         total = len(self.plan.settings) * len(self.pairs) * len(ready)
-        done = sum(self._kept(s, m, p) is not None for s in self.plan.settings for m in ready for p in self.pairs)
+        done = sum(self.is_done(s, m, p) for s in self.plan.settings for m in ready for p in self.pairs)
         if done:
-            self.tell(ProgressEvent("evaluate", done, total, f"{done} of {total} results were finished earlier"))
+            self.progress(ProgressEvent("evaluate", done, total, f"{done} of {total} results were finished earlier"))
         for setting in self.plan.settings:
             for pair in self.pairs:
-                open_methods = [method for method in ready if self._kept(setting, method, pair) is None]
-                if not open_methods:
+                methods = [method for method in ready if not self.is_done(setting, method, pair)]
+                if not methods:
                     continue
-                for method, result in self._pair(setting, pair, open_methods):
+                for method, result in self.pair_results(setting, pair, methods):
                     entry = Entry(setting, method.key, result)
                     self.journal.add(entry)
-                    self.done[entry.key] = entry
+                    self.entries[entry.key] = entry
                     done += 1
-                    failed = f"failed: {setting}, pair {pair.number + 1}, {method.label}: {result.error}"
-                    self.tell(ProgressEvent("evaluate", done, total, failed if result.error else ""))
+                    failure = f"failed: {setting}, pair {pair.number + 1}, {method.label}: {result.error}"
+                    self.progress(ProgressEvent("evaluate", done, total, failure if result.error else ""))
 
-    def _kept(self, setting: str, method: Method, pair: Pair) -> PairResult | None:
-        """The result of an earlier run; one that failed is tried again."""
-        entry = self.done.get((setting, method.key, pair.number))
+    def is_done(self, setting: str, method: Method, pair: Pair) -> bool:
+        """Whether an earlier run has the result; one that failed is tried again."""
+        entry = self.entries.get((setting, method.key, pair.number))
         if entry is None or entry.result.error:
-            return None
-        named = (entry.result.source, entry.result.target) == (pair.source_name, pair.target.name)
-        there = not entry.result.video or (self.plan.out / entry.result.video).is_file()
-        return entry.result if named and there else None
+            return False
+        same = (entry.result.source, entry.result.target) == (pair.source_name, pair.target.name)
+        return same and (not entry.result.video or (self.plan.out / entry.result.video).is_file())
 
-    def _pair(self, setting: Setting, pair: Pair, methods: list[Method]) -> Iterator[tuple[Method, PairResult]]:
-        """All methods on one pair; what they share is looked at once."""
+    def pair_results(self, setting: Setting, pair: Pair, methods: list[Method]) -> Iterator[tuple[Method, PairResult]]:
+        """The results of all methods on one pair, whose clips are analysed once."""
         blank = PairResult(pair.number, pair.source_name, pair.target.name, voice_of(setting, pair).name)
-        with tempfile.TemporaryDirectory(prefix=CROPS, dir=self.work) as place:
+        with tempfile.TemporaryDirectory(prefix=CROPS, dir=self.work) as folder:
             try:
-                scene = self._scene(setting, pair, Path(place))
+                scene = self.scene(setting, pair, Path(folder))
             except FATAL:
                 raise
             except (TalkswapError, OSError) as error:
                 for method in methods:
-                    yield method, replace(blank, error=words(error))
+                    yield method, replace(blank, error=one_line(error))
                 return
             for method in methods:
                 own = blank if method.changes else replace(blank, voice=pair.target.name)
-                yield method, self._one(method, scene, own)
+                yield method, self.result(method, scene, own)
 
-    def _scene(self, setting: Setting, pair: Pair, place: Path) -> Scene:
+    def scene(self, setting: Setting, pair: Pair, folder: Path) -> Scene:
+        """Analyse the clips of a pair."""
         for clip in (pair.source, pair.target):
-            if clip.name in self.troubles:
-                raise TalkswapError(f"the clip {clip.name} cannot be had: {self.troubles[clip.name]}")
-        target = self._seen(pair.target)
-        truth = observe_truth(pair.target.video, load_voice(pair.target.voice), target, self.plan.size, place)
+            if clip.name in self.unavailable:
+                raise TalkswapError(f"the clip {clip.name} is not available: {self.unavailable[clip.name]}")
+
+        def track(clip: EvaluationClip) -> ClipTrack:
+            cache = self.work / "tracks" / f"{clip.name}.npz"
+            return track_clip(clip.video, self.analyser, self.plan.size, cache, self.plan.end)
+
+        target, size = pair.target, self.plan.size
+        truth = observe_truth(target.video, load_voice(target.voice), track(target), size, folder)
         voice = voice_of(setting, pair)
         voiced = truth
-        if voice is not pair.target:
-            voiced = observe_truth(voice.video, load_voice(voice.voice), self._seen(voice), self.plan.size, None)
-        return Scene(setting, pair, truth, voiced, self._photo(pair), place)
+        if voice is not target:
+            voiced = observe_truth(voice.video, load_voice(voice.voice), track(voice), size, None)
+        return Scene(setting, pair, truth, voiced, self.photo(pair), folder)
 
-    def _seen(self, clip: EvaluationClip) -> ClipTrack:
-        keep = self.work / "seen" / f"{clip.name}.npz"
-        return track_clip(clip.video, self.analyser, self.plan.size, keep, self.plan.end)
-
-    def _photo(self, pair: Pair) -> Photo:
+    def photo(self, pair: Pair) -> Photo:
+        """The source face of a pair."""
         path = pair.photo
         if path is None:
             path = photo_of_clip(pair.source, self.work / "photos" / f"{pair.source.name}.png")
@@ -284,71 +307,71 @@ class Run:
 
     @property
     def gallery(self) -> Gallery:
-        """Everybody who is put into some clip, also into those that ``limit`` leaves out."""
+        """All source faces, also of pairs that ``limit`` leaves out."""
         if self._gallery is None:
             photos: dict[str, Photo] = {}
             for pair in self.drawn:
-                if pair.source_name not in photos and pair.source.name not in self.troubles:
-                    with contextlib.suppress(NoSourceFaceError, UnreadableMediaError):  # its own pair says so
-                        photos[pair.source_name] = self._photo(pair)
+                if pair.source_name not in photos and pair.source.name not in self.unavailable:
+                    # a photo without a face is reported by its own pair
+                    with contextlib.suppress(NoSourceFaceError, UnreadableMediaError):
+                        photos[pair.source_name] = self.photo(pair)
             self._gallery = self.judges.gallery(list(photos.values()))
         return self._gallery
 
-    def _one(self, method: Method, scene: Scene, blank: PairResult) -> PairResult:
-        """Render, look, score."""
+    def result(self, method: Method, scene: Scene, blank: PairResult) -> PairResult:
+        """Render, observe and score."""
         name = f"{scene.setting}-{blank.number:03d}-{method.key}"
         video = self.plan.out / "clips" / f"{name}.mp4"
         try:
-            made = self._made(method, scene, video, self.work / "made" / f"{name}.json")
-            timings = {"render": made.seconds}
+            rendering = self.rendering(method, scene, video, self.work / "renderings" / f"{name}.json")
+            timings = {"render": rendering.seconds}
             started = time.perf_counter()
-            result = observe_result(video, scene.truth, self.analyser, scene.place, self.plan.end)
-            truth = matched_truth(scene.truth, result, scene.place)
+            result = observe_result(video, scene.truth, self.analyser, scene.folder, self.plan.end)
+            truth = matched_truth(scene.truth, result, scene.folder)
             timings["observe"], started = time.perf_counter() - started, time.perf_counter()
             case = Case(
                 scene.setting, result, truth, scene.voiced if method.changes else truth,
-                scene.photo if method.swaps else None, method.changes, made.seconds, made.video_seconds, self.gallery,
+                scene.photo if method.swaps else None, method.changes, rendering.seconds, rendering.video_seconds,
+                self.gallery,
             )  # fmt: skip
             values, missing = measure(case, self.judges)
             if method.changes:
-                self._features(case, name)
-            pictures = self._pictures(case, scene, name)
+                # FID needs the features of all pairs together: of the result, and of the frames it is compared with.
+                for clip, ending in ((result, ""), (truth, "-truth")):
+                    content = io.BytesIO()
+                    np.save(content, features(clip, self.judges))
+                    write_atomically(self.work / "features" / f"{name}{ending}.npy", content.getvalue())
+            pictures = self.pictures(case, scene, name)
             timings["score"] = time.perf_counter() - started
             return replace(
-                blank, values=values, missing=missing, warnings=made.warnings, timings=timings, pictures=pictures,
+                blank, values=values, missing=missing, warnings=rendering.warnings, timings=timings, pictures=pictures,
                 video=video.relative_to(self.plan.out).as_posix(),
             )  # fmt: skip
         except FATAL:
             raise
-        except Exception as error:  # whatever one pair does to one method, the others go on
-            return replace(blank, error=words(error))
+        except Exception as error:  # one method's failure on one pair stops no other
+            return replace(blank, error=one_line(error))
         finally:
-            for path in scene.place.glob(f"{name}.*"):
+            for path in scene.folder.glob(f"{name}.*"):
                 path.unlink(missing_ok=True)
 
-    def _made(self, method: Method, scene: Scene, video: Path, note: Path) -> Made:
-        """The finished clip, of this run or of one that was killed before it could score it."""
-        if video.is_file() and note.is_file():
+    def rendering(self, method: Method, scene: Scene, video: Path, record: Path) -> Rendering:
+        """Make the finished clip, unless a run that was killed before it could score the clip has made it."""
+        if video.is_file() and record.is_file():
             with contextlib.suppress(RecordError):  # of another version
-                return read_record(Made, note)
-        note.unlink(missing_ok=True)
+                return read_record(Rendering, record)
+        record.unlink(missing_ok=True)
         pair = scene.pair
         task = Task(
             scene.setting, scene.photo.path, pair.target.video, voice_of(scene.setting, pair).voice, pair.target.voice,
             video, self.plan.seconds,
         )  # fmt: skip
-        made = method.make(task, self.plan.setup)
-        write_atomically(note, to_json(made))
-        return made
+        rendering = method.render(task, self.plan.setup)
+        write_atomically(record, to_json(rendering))
+        return rendering
 
-    def _features(self, case: Case, name: str) -> None:
-        """Keep what figures of the whole set are made of, of the result and of the frames it is held against."""
-        folder = self.work / "features"
-        write_array(folder / f"{name}.npy", features(case.result, self.judges))
-        truth = folder / f"{name}-truth.npy"
-        write_array(truth, features(case.truth, self.judges))
-
-    def _pictures(self, case: Case, scene: Scene, name: str) -> Pictures:
+    def pictures(self, case: Case, scene: Scene, name: str) -> Pictures:
+        """The stills of a result; photo and target are drawn once for all methods of a pair."""
         folder, shared = self.plan.out / "pictures", f"{scene.setting}-{scene.pair.number:03d}"
         photo = folder / f"{shared}-photo.jpg"
         if not photo.is_file():
@@ -360,15 +383,14 @@ class Run:
         own = draw_sheets(case.result, folder, name)
         return Pictures(*(path.relative_to(self.plan.out).as_posix() for path in (*own, photo, *target)))
 
-    # --- what came of it
-
     def evaluation(self, possible: int, command: str, table: Table) -> Evaluation:
-        """Everything that has a line, as a report holds it."""
+        """The report of every result that has a line."""
         plan = self.plan
-        settings = tuple(SettingResult(s, tuple(self._row(s, m) for m in self.methods)) for s in plan.settings)
+        settings = tuple(SettingResult(s, tuple(self.row(s, m) for m in self.methods)) for s in plan.settings)
         facts = provenance(
-            command, self.chosen, self.pairs, plan.pairs, possible, plan.seed, self.troubles, weight_hashes(self.preset),
-            options_of(plan, self.preset), notes_of(plan, self.drawn, self.judges, self.chosen),
+            command, self.clips, self.pairs, plan.pairs, possible, plan.seed, self.unavailable,
+            weight_hashes(self.preset), options_of(plan, self.preset),
+            notes_of(plan, self.drawn, self.judges, self.clips, self.methods),
         )  # fmt: skip
         seconds = sum(sum(p.timings.values()) for s in settings for m in s.methods for p in m.pairs)
         rows = tuple(row for row in table.published if row.setting in ("", *plan.settings))
@@ -376,12 +398,12 @@ class Run:
         title = f"{table.title} on {plan.data.resolve().name}"
         return Evaluation(table.kind, title, table.number, shown, settings, rows, facts, seconds)
 
-    def _row(self, setting: Setting, method: Method) -> MethodResult:
-        reason = self.lacking[method.key]
-        if reason:
+    def row(self, setting: Setting, method: Method) -> MethodResult:
+        """A method's row in the table of a setting."""
+        if reason := self.missing[method.key]:
             return MethodResult(method.key, method.label, method.about, reason, choices=dict(method.choices))
-        found = [self.done.get((setting, method.key, pair.number)) for pair in self.pairs]
-        pairs = tuple(entry.result for entry in found if entry is not None)
+        entries = [self.entries.get((setting, method.key, pair.number)) for pair in self.pairs]
+        pairs = tuple(entry.result for entry in entries if entry is not None)
         names = [f"{setting}-{pair.number:03d}-{method.key}" for pair in pairs if not pair.error and method.changes]
         figures = figures_of(pairs) | set_figures([self.work / "features" / name for name in names])
         return MethodResult(
@@ -391,19 +413,14 @@ class Run:
 
 
 def voice_of(setting: str, pair: Pair) -> EvaluationClip:
-    """Whose voice drives the lips."""
+    """The clip whose voice drives the lips."""
     return pair.target if setting == "self" else pair.source
 
 
-def words(error: Exception) -> str:
-    """What went wrong, in one line."""
+def one_line(error: Exception) -> str:
+    """The message of an error; one that talkswap has no name for gets its type and place."""
     if isinstance(error, TalkswapError):
         return error.message
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return " ".join(f"{type(error).__name__}: {error}{where}".split())
-
-
-def write_array(path: Path, array: FloatArray) -> None:
-    """Write an array in one move."""
-    write_atomically(path, lambda part: np.save(part, array), parents=True)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return " ".join(f"{type(error).__name__}: {error}{place}".split())

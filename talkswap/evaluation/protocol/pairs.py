@@ -42,8 +42,8 @@ class EvaluationClip:
     stated: dict[str, str]  # path below the data set -> sha256 in the manifest, of video and voice
     folder: Path
 
-    def trouble(self) -> str:
-        """Why the clip cannot be had here; "" = it can."""
+    def unavailable(self) -> str:
+        """Why the clip isn't available here; "" = it is."""
         for file, digest in self.stated.items():
             path = self.folder / file
             try:

@@ -1,4 +1,4 @@
-"""What an evaluation is asked: data, pairs, methods, judges, and the table that it fills."""
+"""The plan of an evaluation: data, pairs, methods, judges, and the table that it fills."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+from talkswap.checkpoints.description import resolve
 from talkswap.checkpoints.presets import PresetFolder
 from talkswap.errors import OutputExistsError, OutputUnwritableError
 from talkswap.evaluation.judges.judges import JudgeFiles, Judges
-from talkswap.evaluation.protocol.methods import Setup
+from talkswap.evaluation.protocol.methods import Method, Setup
 from talkswap.evaluation.protocol.pairs import EvaluationSet, Pair
-from talkswap.evaluation.protocol.published import TABLE_ONE
-from talkswap.evaluation.results import Kind, PublishedRow, Setting
-from talkswap.types import ProgressEvent
+from talkswap.evaluation.results import Kind, Setting
+from talkswap.systems.description import PublishedRow
+from talkswap.systems.registry import find_system
+from talkswap.types import DEFAULT_SYSTEM, ProgressEvent
 
-Report = Callable[[ProgressEvent], None]
+OnProgress = Callable[[ProgressEvent], None]
 SETTINGS: tuple[Setting, ...] = ("self", "cross")
 
 
@@ -28,10 +30,11 @@ class EvaluationPlan:
 
     data: Path
     out: Path
+    system: str = DEFAULT_SYSTEM  # whose rows and published tables are taken
     setting: Literal["self", "cross", "both"] = "both"
     pairs: int = 112  # the paper's number
     seed: int = 0
-    methods: tuple[str, ...] = ()  # none: all
+    methods: tuple[str, ...] = ()  # names of rows; none: the system's own
     limit: int = 0  # only the first so many pairs; 0 = all
     resume: bool = False
     split: str = "val"
@@ -62,16 +65,34 @@ class Table:
     metrics: tuple[str, ...] = ()  # keys of the columns shown; none: all
 
 
-TABLE_I = Table("hdtf", "I", "Table I", TABLE_ONE)
+def published_rows(system: str) -> tuple[PublishedRow, ...]:
+    """All rows of the tables of a system's paper.
+
+    Raises:
+        UsageError: there is no such system.
+    """
+    name = find_system(system).published
+    return tuple(resolve(name)) if name else ()
 
 
-def fewer(count: int, plan: EvaluationPlan, chosen: EvaluationSet) -> str:
-    """One line for a data set that does not give as many pairs as were wanted."""
-    return f"only {count} of {plan.pairs} pairs: the {len(chosen.clips)} clips of split {plan.split} give no more"
+def comparison_table(system: str) -> Table:
+    """The table in which a system's paper compares methods.
+
+    Raises:
+        UsageError: there is no such system.
+    """
+    rows = tuple(row for row in published_rows(system) if row.setting)
+    number = ", ".join(dict.fromkeys(row.table for row in rows))
+    return Table("hdtf", number, f"Table {number}" if number else find_system(system).title, rows)
+
+
+def too_few_pairs(count: int, plan: EvaluationPlan, clips: EvaluationSet) -> str:
+    """One line for a data set that gives fewer pairs than the plan asks for."""
+    return f"only {count} of {plan.pairs} pairs: the {len(clips.clips)} clips of split {plan.split} give no more"
 
 
 def check_folder(plan: EvaluationPlan) -> None:
-    """See that the folder is free, or belongs to this evaluation.
+    """Check that the report's folder is free, or belongs to this evaluation.
 
     Raises:
         OutputExistsError, OutputUnwritableError.
@@ -91,25 +112,27 @@ def check_folder(plan: EvaluationPlan) -> None:
 
 
 def options_of(plan: EvaluationPlan, preset: PresetFolder) -> dict[str, str]:
-    """What decides the figures besides data and weights."""
+    """Everything that decides the figures besides data and weights."""
     return {
-        "setting": plan.setting, "split": plan.split, "limit": str(plan.limit or "none"), "crop": f"{plan.size} px",
+        "system": plan.system, "setting": plan.setting, "split": plan.split, "limit": str(plan.limit or "none"), "crop": f"{plan.size} px",
         "seconds": "whole clips" if plan.seconds is None else f"{float(plan.seconds):g}", "preset": preset.name,
         "device": plan.setup.device, "portraits": str(plan.portraits or "none"),
     }  # fmt: skip
 
 
-def notes_of(plan: EvaluationPlan, drawn: Sequence[Pair], judges: Judges, chosen: EvaluationSet) -> tuple[str, ...]:
+def notes_of(
+    plan: EvaluationPlan, drawn: Sequence[Pair], judges: Judges, clips: EvaluationSet, methods: Sequence[Method]
+) -> tuple[str, ...]:
     """What a reader must know before the figures."""
     notes = []
     if len(drawn) < plan.pairs:
-        notes.append(fewer(len(drawn), plan, chosen))
+        notes.append(too_few_pairs(len(drawn), plan, clips))
     if 0 < plan.limit < len(drawn):
         notes.append(f"only the first {plan.limit} of the {len(drawn)} pairs that were drawn")
     notes.append(f"ID Retrieve chooses among {len({pair.source_name for pair in drawn})} sources")
     if plan.split != "val":
         notes.append(f"Clips are of split {plan.split}: that nothing was trained on them is the user's word")
     notes.append("Results are measured without the marks that a render carries otherwise")
-    notes.append("The cascades' lip sync is Wav2Lip's; in the paper it is the paper's own")
+    notes += dict.fromkeys(method.note for method in methods if method.note)
     notes += [f"{judge.name}: {judge.note}" for judge in judges.named() if judge.note]
     return tuple(notes)

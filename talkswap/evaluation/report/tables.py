@@ -17,9 +17,9 @@ from talkswap.evaluation.results import (
     Figure,
     MethodResult,
     PairResult,
-    PublishedRow,
     SettingResult,
 )
+from talkswap.systems.description import PublishedRow
 
 SETTINGS = {"self": "Self-driven", "cross": "Cross-driven"}
 GROUND_TRUTH = "ground-truth"

@@ -26,9 +26,18 @@ def _describe(name: str, label: str, about: str) -> SystemDescription:
         title=label,
         paper="the methods that table I of SwapTalk (arXiv 2405.05636) compares with",
         system="talkswap.systems.cascade.system:Cascade",
-        rows=(EvaluationRow(name, label, about, swaps="swap" in CASCADES[name]),),
+        rows=(
+            EvaluationRow(
+                name,
+                label,
+                about,
+                swaps="swap" in CASCADES[name],
+                note="The cascades' lip sync is Wav2Lip's; in the paper it is the paper's own",
+            ),
+        ),
         missing="talkswap.systems.cascade.parts:missing_parts",
         proxies={"inswapper": "talkswap.systems.cascade.networks:InswapperProxy"} if "swap" in CASCADES[name] else {},
+        hashes="talkswap.systems.cascade.parts:part_hashes",
     )
 
 

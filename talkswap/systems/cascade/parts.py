@@ -11,6 +11,7 @@ from pathlib import Path
 
 from talkswap.checkpoints.presets import preset_state, verify
 from talkswap.errors import UsageError, WeightsMissingError
+from talkswap.files import file_sha256
 from talkswap.systems.cascade import CASCADES
 
 
@@ -58,6 +59,17 @@ def missing_parts(name: str) -> tuple[str, ...]:
         except WeightsMissingError:
             lacking.append(PARTS[kind].name)
     return tuple(lacking)
+
+
+def part_hashes(name: str) -> dict[str, str]:
+    """File -> sha256 of the parts of a cascade.
+
+    Raises:
+        UsageError: there is no such cascade.
+        WeightsMissingError, WeightsCorruptError: of a part.
+    """
+    kinds = dict.fromkeys(part for step in steps_of(name) for part in STEPS[step])
+    return {PARTS[kind].file: file_sha256(part_path(kind)) for kind in kinds}
 
 
 def part_path(kind: str) -> Path:

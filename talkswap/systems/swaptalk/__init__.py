@@ -87,12 +87,16 @@ SYSTEM = SystemDescription(
             "SwapTalk, sync-swap",
             "lip sync, then face swap, in the latent space",
             {"order": "sync-swap"},
+            {"mode": "self"},
         ),
         EvaluationRow(
             "swaptalk",
             "SwapTalk",
             "face swap, then lip sync, in the latent space: the paper's order",
             {"order": "swap-sync"},
+            {"mode": "self"},
         ),
     ),
+    published=f"{_HERE}.tables:PUBLISHED",
+    ablations=f"{_HERE}.tables:ABLATIONS",
 )

@@ -17,14 +17,24 @@ import pytest
 
 from talkswap.errors import NoTargetFaceError, OutputExistsError, PartialError, TrainingDataError, UsageError
 from talkswap.evaluation.protocol.hdtf import evaluate
-from talkswap.evaluation.protocol.methods import METHODS, Made, Setup, Task, choose_methods
+from talkswap.evaluation.protocol.methods import (
+    GROUND_TRUTH,
+    Method,
+    Rendering,
+    Setup,
+    Task,
+    all_methods,
+    choose_methods,
+    keep_clip,
+)
 from talkswap.evaluation.protocol.plan import EvaluationPlan
 from talkswap.evaluation.results import Evaluation, MethodResult, read_evaluation
 from talkswap.types import ProgressEvent
 
 from ..small_set import EXAMPLES, command, make_set
 
-TRUTH = METHODS["ground-truth"]
+METHODS = all_methods("swaptalk")
+TRUTH = METHODS[GROUND_TRUTH]
 
 
 @pytest.fixture(scope="module")
@@ -146,21 +156,28 @@ def test_a_killed_run_goes_on_to_the_same_results(small_set: Path, tmp_path: Pat
     assert journal.read_bytes().count(b"\n") == 4 and not list((out / "work").glob("crops-*"))
 
 
-def failing(on: int) -> Callable[[Task, Setup], Made]:
+def put_in_place(monkeypatch: pytest.MonkeyPatch, method: Method) -> None:
+    """Let the commands use this method instead of the one of its key."""
+    monkeypatch.setattr(
+        "talkswap.evaluation.protocol.methods.all_methods", lambda system: {**METHODS, method.key: method}
+    )
+
+
+def failing(on: int) -> Callable[[Task, Setup], Rendering]:
     """The truth under another name, but for one pair."""
 
-    def make(task: Task, setup: Setup) -> Made:
+    def render(task: Task, setup: Setup) -> Rendering:
         if f"-{on:03d}-" in task.output.name:
             raise NoTargetFaceError("nobody is there", "look")
-        return TRUTH.make(task, setup)
+        return keep_clip(task, setup)
 
-    return make
+    return render
 
 
 def test_a_method_that_fails_on_one_pair_is_named_and_the_rest_is_done(
     small_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "swaptalk", replace(METHODS["swaptalk"], make=failing(on=1)))
+    put_in_place(monkeypatch, replace(METHODS["swaptalk"], render=failing(on=1)))
     arguments = ("eval", "hdtf", "--data", small_set, "--split", "all", "--out", tmp_path / "out", "--pairs", "2")
     arguments += ("--methods", "swaptalk", "--setting", "self", "--preset", "compact")
     said = command(*arguments)
@@ -171,16 +188,16 @@ def test_a_method_that_fails_on_one_pair_is_named_and_the_rest_is_done(
     found = read_evaluation(tmp_path / "out")
     assert found.failures == 1 and [bool(p.error) for p in row(found, "self", "swaptalk").pairs] == [False, True]
     assert (tmp_path / "out" / "report.html").is_file()
-    monkeypatch.setitem(METHODS, "swaptalk", replace(METHODS["swaptalk"], make=TRUTH.make))
+    put_in_place(monkeypatch, replace(METHODS["swaptalk"], render=keep_clip))
     assert command(*arguments, "--resume", "--quiet").code == 0  # what failed is tried again
     assert read_evaluation(tmp_path / "out").failures == 0
 
 
 def test_an_error_of_ours_is_no_end_either(small_set: Path, tmp_path: Path) -> None:
-    def broken(task: Task, setup: Setup) -> Made:
+    def broken(task: Task, setup: Setup) -> Rendering:
         raise IndexError("three\nlines")
 
-    method = replace(METHODS["swaptalk"], make=broken)
+    method = replace(METHODS["swaptalk"], render=broken)
     plan = truth_only(small_set, tmp_path / "out", setting="self", limit=1)
     found = evaluate(plan, methods=[TRUTH, method])
     assert row(found, "self", "swaptalk").pairs[0].error.startswith("IndexError: three lines (test_hdtf.py, line")
@@ -199,7 +216,7 @@ def test_a_clip_without_its_voice_is_named_and_the_rest_is_done(tmp_path: Path) 
     assert len(truth.pairs) == 6 and len(truth.failed) == 4  # each pair with cy in it
     assert all(lost in pair.error and f"voices/{lost}.wav is missing" in pair.error for pair in truth.failed)
     assert [clip.name for clip in found.provenance.refused] == [lost]
-    assert any(event.message.startswith(f"cannot be had: {lost}") for event in told)
+    assert any(event.message.startswith(f"not available: {lost}") for event in told)
 
 
 def test_one_speaker_and_no_data_are_named(small_set: Path, tmp_path: Path) -> None:
@@ -235,7 +252,7 @@ def test_going_on_with_other_weights_of_a_method_is_refused(small_set: Path, tmp
     plan = truth_only(small_set, tmp_path / "out", setting="self", limit=1)
 
     def run(digest: str, **others: object) -> None:
-        method = replace(METHODS["swaptalk"], make=TRUTH.make, hashes=lambda setup: {"vqgan.safetensors": digest})
+        method = replace(METHODS["swaptalk"], render=keep_clip, hashes=lambda setup: {"vqgan.safetensors": digest})
         evaluate(replace(plan, **others), methods=[TRUTH, method])  # type: ignore[arg-type]
 
     evaluate(plan, methods=[TRUTH])
@@ -245,13 +262,18 @@ def test_going_on_with_other_weights_of_a_method_is_refused(small_set: Path, tmp
     run("a" * 64, resume=True)
 
 
-def test_methods_go_by_the_papers_names_too() -> None:
-    assert [m.key for m in choose_methods(["sync-swap", "swaptalk"])] == [
-        "ground-truth", "cascade-sync-swap", "swaptalk",
-    ]  # fmt: skip
-    assert len(choose_methods([])) == len(METHODS) == 9
+def test_a_systems_rows_are_taken_and_others_go_by_their_names_or_the_papers() -> None:
+    def keys(system: str, *names: str) -> list[str]:
+        return [method.key for method in choose_methods(system, names)]
+
+    assert keys("swaptalk") == ["ground-truth", "swaptalk-sync-swap", "swaptalk"]
+    assert keys("wav2lip") == ["ground-truth", "wav2lip"]
+    assert keys("swaptalk", "sync-swap", "swaptalk") == ["ground-truth", "cascade-sync-swap", "swaptalk"]
+    assert len(keys("swaptalk", "all")) == len(METHODS) >= 9
     with pytest.raises(UsageError, match="no method 'roop'"):
-        choose_methods(["roop"])
+        choose_methods("swaptalk", ["roop"])
+    with pytest.raises(UsageError, match="no system called 'roop'"):
+        choose_methods("roop")
 
 
 def test_a_finished_clip_is_scored_alone(evaluated: tuple[Path, dict[str, object]], tmp_path: Path) -> None:

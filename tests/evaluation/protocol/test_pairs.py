@@ -50,7 +50,7 @@ def test_fewer_clips_give_fewer_pairs(tmp_path: Path) -> None:
     pairs, possible = draw(chosen, 112, 0)
     assert len(pairs) == possible == 4
     assert [clip.reason for clip in chosen.refused] == ["no sound: none"]
-    assert "is missing" in chosen.clips[0].trouble()
+    assert "is missing" in chosen.clips[0].unavailable()
 
 
 def test_what_hdtf_lists_and_nobody_has_is_told(tmp_path: Path) -> None:
