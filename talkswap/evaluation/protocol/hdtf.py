@@ -72,6 +72,7 @@ from talkswap.evaluation.protocol.plan import (
     too_few_pairs,
 )
 from talkswap.evaluation.protocol.summary import figures_of, provenance, set_figures
+from talkswap.evaluation.report.page import templates
 from talkswap.evaluation.report.report import write_report
 from talkswap.evaluation.report.sheets import draw_sheets, write_photo
 from talkswap.evaluation.results import (
@@ -118,7 +119,9 @@ def evaluate(
         OutputExistsError: the folder isn't empty, and isn't to be resumed.
         UsageError: there is no such system or method, or the run to resume had other options.
         OutputUnwritableError, WeightsMissingError, WeightsCorruptError: failures of every pair.
+        DependencyError: Jinja2 isn't installed.
     """
+    templates()  # hours of work shall not end at a missing package
     progress = progress or (lambda event: None)
     table = table or comparison_table(plan.system)
     rows = list(methods) if methods is not None else choose_methods(plan.system, plan.methods)

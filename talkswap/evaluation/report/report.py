@@ -1,4 +1,7 @@
-"""An evaluation as three files: ``report.json`` for programs, ``report.md`` for a checkout, ``report.html`` for eyes."""
+"""An evaluation as three files: ``report.json`` for programs, ``report.md`` for a checkout, ``report.html`` for eyes.
+
+:func:`publish` copies a report for others: every figure, plot and hash, but nobody's face and no path of this machine.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from talkswap.errors import OutputExistsError, OutputUnwritableError, UsageError
+from talkswap.errors import OutputExistsError, UsageError
 from talkswap.evaluation.report.page import build_page
 from talkswap.evaluation.report.tables import (
     SETTINGS,
@@ -24,10 +27,20 @@ from talkswap.evaluation.report.tables import (
     timing_table,
 )
 from talkswap.evaluation.results import Evaluation, read_evaluation, write_evaluation
-from talkswap.files import write_atomically
+from talkswap.files import write_atomically, write_error
 from talkswap.records import from_plain, to_plain
 
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~"})
+
+
+WHOLE_PATH = re.compile(
+    r"(?<![\w.~-])(?:[A-Za-z]:[\\/]|[/~][^\s'\"/\\:;,]*[\\/])(?:[^\s'\"/\\:;,]+[\\/])*([^\s'\"/\\:;,]*)"
+)
+"""A path from the root on; its last name stays."""
+QUOTED_PATH = re.compile(r"'(?:[A-Za-z]:[\\/]|[/~])[^']*?([^'/\\]*)[\\/]?'")
+"""The same between quotes, as a shell wants it where folders have spaces in their names."""
+
+NOTE = "Pictures, clips and paths were left out for publishing"
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ def write_report(folder: Path, evaluation: Evaluation) -> ReportFiles:
 
     Args:
         folder: an existing folder; earlier reports in it are replaced.
-        evaluation: what was found.
+        evaluation: their content.
 
     Raises:
         OutputUnwritableError: the folder is missing or read-only, or the disk full.
@@ -111,7 +124,7 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
         yield from (
             f"- weights of {markdown(label)}, {markdown(key)}: {markdown(value)}" for key, value in listed.items()
         )
-    yield from (f"- could not be had: {markdown(clip.name)}: {markdown(clip.reason)}" for clip in facts.refused)
+    yield from (f"- not available: {markdown(clip.name)}: {markdown(clip.reason)}" for clip in facts.refused)
     yield f"- pairs: {', '.join(f'{markdown(source)} → {markdown(target)}' for source, target in facts.pairs)}"
 
 
@@ -149,22 +162,8 @@ def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-# --- A report for others: every figure, plot and hash, but nobody's face and no path of this machine.
-
-
-WHOLE_PATH = re.compile(
-    r"(?<![\w.~-])(?:[A-Za-z]:[\\/]|[/~][^\s'\"/\\:;,]*[\\/])(?:[^\s'\"/\\:;,]+[\\/])*([^\s'\"/\\:;,]*)"
-)
-"""A path from the root on; its last name stays."""
-
-QUOTED_PATH = re.compile(r"'(?:[A-Za-z]:[\\/]|[/~])[^']*?([^'/\\]*)[\\/]?'")
-"""The same between quotes, as a shell wants it where folders have spaces in their names."""
-
-NOTE = "Pictures, clips and paths were left out for publishing"
-
-
 def without_people_and_places(evaluation: Evaluation) -> Evaluation:
-    """The same findings without pictures and clips, and with the last name of every whole path."""
+    """The same report without pictures and clips, and with only the last name of every absolute path."""
     settings = tuple(
         replace(
             setting,
@@ -176,18 +175,19 @@ def without_people_and_places(evaluation: Evaluation) -> Evaluation:
         for setting in evaluation.settings
     )
     facts = evaluation.provenance
-    # these two are paths and nothing else, so that spaces in them end none
+    # The text between two spaces may be a path; these two are paths as a whole, with all their spaces.
     options = {name: Path(value).name if name == "portraits" else value for name, value in facts.options.items()}
     facts = replace(facts, data=Path(facts.data).name or "folder", options=options, notes=(*facts.notes, NOTE))
-    plain = _walk(to_plain(replace(evaluation, settings=settings, provenance=facts)))
+    plain = last_names(to_plain(replace(evaluation, settings=settings, provenance=facts)))
     return from_plain(Evaluation, plain)
 
 
-def _walk(value: Any) -> Any:
+def last_names(value: Any) -> Any:
+    """JSON's own types with every absolute path cut down to its last name."""
     if isinstance(value, dict):
-        return {_walk(key): _walk(item) for key, item in value.items()}
+        return {last_names(key): last_names(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_walk(item) for item in value]
+        return [last_names(item) for item in value]
     if isinstance(value, str):
         value = QUOTED_PATH.sub(lambda match: f"'{match[1] or 'folder'}'", value)
         return WHOLE_PATH.sub(lambda match: match[1] or "folder", value)
@@ -199,7 +199,7 @@ def publish(report: Path, out: Path, overwrite: bool = False) -> ReportFiles:
 
     Args:
         report: folder of a report, or its report.json.
-        out: folder for the three files; made if it is not there.
+        out: folder for the three files; created if it isn't there.
         overwrite: whether an earlier report in it may be replaced.
 
     Raises:
@@ -212,9 +212,9 @@ def publish(report: Path, out: Path, overwrite: bool = False) -> ReportFiles:
         raise UsageError(f"{out} is the report's own folder", "choose another --out")
     if (out / "report.json").exists() and not overwrite:
         raise OutputExistsError(f"{out} holds a report already", "choose another --out, or allow it with --overwrite")
-    found = without_people_and_places(read_evaluation(report))
+    public = without_people_and_places(read_evaluation(report))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputUnwritableError(f"{out} cannot be made ({error.strerror})", "choose another folder") from error
-    return write_report(out, found)
+        raise write_error(out, error) from error
+    return write_report(out, public)

@@ -1,7 +1,7 @@
-"""The tables of a report, ready to be written in any form: what stands in which cell, what is best, what did not run.
+"""The tables of a report, independent of the file that shows them: the text of every cell, the best figures, what didn't run.
 
 Two rules are kept here and nowhere else: figures of a published network and of a compact stand-in are never in one
-table, and a paper's figures stand only where ours may be held against them.
+table, and a paper's figures are shown only beside comparable ones of ours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from talkswap.evaluation.results import (
     COMPACT_MARK,
     Column,
     Evaluation,
-    Figure,
     MethodResult,
     PairResult,
     SettingResult,
@@ -67,7 +66,7 @@ class Table:
 
 
 def figure(value: float) -> str:
-    """A number with the digits that a reader can use: three after the point, fewer from ten on."""
+    """A number with the digits that a reader needs: three after the point, fewer from ten on."""
     size = abs(value)
     if size >= 1000:
         return f"{value:.0f}"
@@ -75,7 +74,7 @@ def figure(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a reader says them: 3.4 s, 12 min 5 s, 1 h 3 min."""
+    """Seconds as people write them: 3.4 s, 12 min 5 s, 1 h 3 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -85,30 +84,30 @@ def duration(seconds: float) -> str:
 
 
 def pair_name(pair: PairResult) -> str:
-    """The pair as it is called everywhere in a report; pairs count from 1 for readers."""
+    """The name of a pair everywhere in a report; readers count from 1."""
     return f"pair {pair.number + 1}: {pair.source} → {pair.target}"
 
 
 def result_tables(evaluation: Evaluation, setting: SettingResult) -> tuple[Table, ...]:
-    """Our figures of one setting: what may stand beside the paper's, then what may not; empty ones are left out."""
+    """Our figures of one setting: those comparable with the paper's, then the others; empty tables are left out."""
     title = SETTINGS[setting.setting]
-    found = []
+    tables = []
     for comparable in (True, False):
         columns = evaluation.columns_for(comparable, setting)
         if not columns and not (comparable and any(method.not_run for method in setting.methods)):
             continue
         published = evaluation.published_for(setting.setting) if comparable else ()
-        what = "published networks, and metrics without a network" if comparable else "compact stand-ins"
-        found.append(
+        judges = "published networks, and metrics without a network" if comparable else "compact stand-ins"
+        tables.append(
             Table(
-                f"{title}: {what}",
+                f"{title}: {judges}",
                 _head("Method", setting.methods, published, columns),
                 _rows(setting.methods, published, columns),
                 "" if comparable else COMPACT_MARK,
                 _notes(setting.methods, columns, bool(published)),
             )
         )
-    return tuple(found)
+    return tuple(tables)
 
 
 def published_table(evaluation: Evaluation, setting: str) -> Table | None:
@@ -116,11 +115,11 @@ def published_table(evaluation: Evaluation, setting: str) -> Table | None:
     rows = evaluation.published_for(setting)
     if not rows:
         return None
-    known = {column.metric.key: column for column in evaluation.columns}
+    columns = {column.metric.key: column for column in evaluation.columns}
     keys = list(dict.fromkeys(key for row in rows for key in row.values))
     names = _choices((), rows)
     head = [Heading("Method"), *[Heading(name.replace("_", " ")) for name in names]]
-    head += [_heading(known[key], judged=False) if key in known else Heading(key) for key in keys]
+    head += [_heading(columns[key], judged=False) if key in columns else Heading(key) for key in keys]
     cells = [
         tuple([Cell(row.choices.get(name, NOTHING)) for name in names] + [_published(row, key, rows) for key in keys])
         for row in rows
@@ -131,6 +130,35 @@ def published_table(evaluation: Evaluation, setting: str) -> Table | None:
         tuple(head),
         tuple(Row(row.label, "paper", line, row.note) for row, line in zip(rows, cells, strict=True)),
     )
+
+
+def side_and_unit(column: Column) -> str:
+    """``, dB, higher is better``: what a heading says behind the metric's name where it isn't an arrow."""
+    side = {"higher": "higher is better", "lower": "lower is better", "neither": ""}[column.metric.better]
+    return "".join(f", {part}" for part in (column.metric.unit, side) if part)
+
+
+def pair_tables(evaluation: Evaluation, setting: SettingResult) -> list[Table]:
+    """Every pair's own figures, a table for each method and kind of judge."""
+    tables = []
+    for comparable in (True, False):
+        columns = [
+            column
+            for column in evaluation.columns_for(comparable, setting)
+            if any(column.metric.key in pair.values for method in setting.methods for pair in method.pairs)
+        ]
+        head = (Heading("Pair"), *[Heading(f"{column.metric.label}{side_and_unit(column)}") for column in columns])
+        for method in setting.methods:
+            rows = []
+            for pair in method.pairs:
+                values = [pair.values.get(column.metric.key) for column in columns]
+                cells = tuple(Cell(NOTHING if value is None else figure(value)) for value in values)
+                if not pair.error:
+                    rows.append(Row(pair_name(pair), "ours", cells))
+            if rows and columns:
+                mark = "" if comparable else COMPACT_MARK
+                tables.append(Table(f"{method.label}, pair by pair", head, tuple(rows), mark))
+    return tables
 
 
 def timing_table(evaluation: Evaluation) -> Table | None:
@@ -162,15 +190,15 @@ def failures(evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
 
 
 def method_weights(evaluation: Evaluation) -> dict[str, dict[str, str]]:
-    """Weights by method, as far as they are not those of the whole evaluation; methods without any are left out."""
+    """Weights of single methods that aren't those of the whole evaluation; methods without any are left out."""
     common = evaluation.provenance.weights
-    found: dict[str, dict[str, str]] = {}
+    weights: dict[str, dict[str, str]] = {}
     for setting in evaluation.settings:
         for method in setting.methods:
             own = {name: value for name, value in method.weights.items() if common.get(name) != value}
             if own:
-                found.setdefault(method.label, {}).update(own)
-    return found
+                weights.setdefault(method.label, {}).update(own)
+    return weights
 
 
 def _rows(
@@ -178,7 +206,7 @@ def _rows(
 ) -> tuple[Row, ...]:
     best = _best(methods, columns)
     names = _choices(methods, published)
-    waiting = list(published)
+    rest = list(published)
     rows = []
     for method in methods:
         if method.not_run:
@@ -189,10 +217,11 @@ def _rows(
             rows.append(
                 Row(method.label, "truth" if method.key == GROUND_TRUTH else "ours", (*choices, *cells), method.about)
             )
-        for row in [row for row in waiting if row.key == method.key]:
+        # A paper's row of the same method follows ours; the paper's other rows come last.
+        for row in [row for row in rest if row.key == method.key]:
             rows.append(_paper_row(row, names, columns, published))
-            waiting.remove(row)
-    rows += [_paper_row(row, names, columns, published) for row in waiting]
+            rest.remove(row)
+    rows += [_paper_row(row, names, columns, published) for row in rest]
     return tuple(row for row in rows if row.kind != "paper" or any(cell.text != NOTHING for cell in row.cells))
 
 
@@ -202,12 +231,12 @@ def _paper_row(
     cells = [Cell(row.choices.get(name, NOTHING)) for name in names]
     cells += [_published(row, column.metric.key, published) for column in columns]
     if all(cell.text == NOTHING for cell in cells[len(names) :]):
-        cells = [Cell(NOTHING)]  # nothing of this row can stand beside ours: it is left out
+        cells = [Cell(NOTHING)]  # no figure is comparable with ours: the row is left out
     return Row(f"{row.label}, in the {row.paper} paper", "paper", tuple(cells), row.note)
 
 
 def _published(row: PublishedRow, key: str, published: Sequence[PublishedRow]) -> Cell:
-    """A paper's figure with as many digits as its column has there: 0.89 stands as 0.890 beside 0.904."""
+    """A paper's figure with as many digits as its column has there: 0.89 becomes 0.890 beside 0.904."""
     if key not in row.values:
         return Cell(NOTHING)
     digits = max(len(f"{other.values[key]:g}".partition(".")[2]) for other in published if key in other.values)
@@ -215,31 +244,28 @@ def _published(row: PublishedRow, key: str, published: Sequence[PublishedRow]) -
 
 
 def _cell(method: MethodResult, column: Column, best: bool) -> Cell:
-    found = method.figures.get(column.metric.key)
-    if found is None:
+    mean = method.figures.get(column.metric.key)
+    if mean is None:
         return Cell(NOTHING)
-    return Cell(figure(found.value), _detail(found, sum(not pair.error for pair in method.pairs)), best)
-
-
-def _detail(found: Figure, finished: int) -> str:
-    spread = "" if found.deviation is None else f"± {figure(found.deviation)}"
-    few = f"{found.count} of {finished} pairs" if found.count < finished else ""
-    return ", ".join(part for part in (spread, few) if part)
+    finished = sum(not pair.error for pair in method.pairs)
+    spread = "" if mean.deviation is None else f"± {figure(mean.deviation)}"
+    few = f"{mean.count} of {finished} pairs" if mean.count < finished else ""
+    return Cell(figure(mean.value), ", ".join(part for part in (spread, few) if part), best)
 
 
 def _best(methods: Sequence[MethodResult], columns: Sequence[Column]) -> set[tuple[str, str]]:
     """Method and metric of every best figure; the ground truth does not compete, nor does a single method."""
     rivals = [method for method in methods if method.key != GROUND_TRUTH and not method.not_run]
-    found = set()
+    best = set()
     for column in columns:
         key, better = column.metric.key, column.metric.better
         values = {method.key: method.figures[key].value for method in rivals if key in method.figures}
         if better == "neither" or len(values) < 2:
             continue
         top = max(values.values()) if better == "higher" else min(values.values())
-        # what reads the same is equally good
-        found |= {(name, key) for name, value in values.items() if figure(value) == figure(top)}
-    return found
+        # Figures that read the same are equally good.
+        best |= {(name, key) for name, value in values.items() if figure(value) == figure(top)}
+    return best
 
 
 def _head(
@@ -263,7 +289,7 @@ def _choices(methods: Iterable[MethodResult], published: Iterable[PublishedRow])
 
 
 def _notes(methods: Sequence[MethodResult], columns: Sequence[Column], published: bool) -> tuple[str, ...]:
-    """Why figures rest on fewer pairs than there are, reason by reason; and where the paper's were measured."""
+    """Why some figures have fewer pairs than there are, by reason; and where the paper's were measured."""
     counts: dict[tuple[str, str, str], int] = {}
     labels = {column.metric.key: column.metric.label for column in columns}
     for method in methods:

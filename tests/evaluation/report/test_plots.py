@@ -8,7 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from talkswap.evaluation.report.plots import LEFT, NAMED_DOTS, RIGHT, WIDTH, Dots, dot_plot, plain, ticks
+from talkswap.evaluation.report.page import templates
+from talkswap.evaluation.report.plots import LEFT, NAMED_DOTS, RIGHT, WIDTH, Dots, dot_plot, round_numbers
 
 LINES = [
     Dots("Ground Truth", (("pair 1: a → b", 1.0), ("pair 2: a → c", 3.0)), mean=2.0),
@@ -18,14 +19,15 @@ LINES = [
 
 
 def drawn(lines: list[Dots]) -> ElementTree.Element:
-    return ElementTree.fromstring(dot_plot("plot-1", "Self-driven: <LMD>", "LMD, px", lines))
+    plot = dot_plot("plot-1", "Self-driven: <LMD>", "LMD, px", lines)
+    return ElementTree.fromstring(templates().get_template("plot.svg.jinja").render(plot=plot))
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_round_and_hold_all_values(low: float, width: float) -> None:
     assume(width > 1e-4 * abs(low))  # below, the steps drown in rounding, and no metric looks like that
     high = low + width
-    marks = ticks(low, high)
+    marks = round_numbers(low, high)
     margin = (marks[1] - marks[0]) * 1e-6
     assert marks[0] <= low + margin and marks[-1] >= high - margin
     assert 2 <= len(marks) <= 8
@@ -35,8 +37,8 @@ def test_ticks_are_round_and_hold_all_values(low: float, width: float) -> None:
 
 
 def test_equal_values_get_an_axis() -> None:
-    assert ticks(0, 0)[0] < 0 < ticks(0, 0)[-1]
-    assert ticks(7.5, 7.5)[0] < 7.5 < ticks(7.5, 7.5)[-1]
+    assert round_numbers(0, 0)[0] < 0 < round_numbers(0, 0)[-1]
+    assert round_numbers(7.5, 7.5)[0] < 7.5 < round_numbers(7.5, 7.5)[-1]
 
 
 def test_dots_lie_where_their_values_are() -> None:
@@ -78,4 +80,5 @@ def test_a_plot_needs_a_value() -> None:
 
 
 def test_control_characters_are_shown_not_sent() -> None:
-    assert plain("a\x1b[31m\n\x00<'\">") == "a\\x1b[31m\\n\\x00&lt;&#x27;&quot;&gt;"
+    page = templates().from_string("{{ text }}").render(text="a\x1b[31m\n\x00<'\">")
+    assert page == "a\\x1b[31m\\n\\x00&lt;&#39;&#34;&gt;"

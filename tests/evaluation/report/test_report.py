@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from talkswap.errors import OutputUnwritableError
 from talkswap.evaluation.metrics.metric import Judge, Metric
@@ -152,7 +152,7 @@ def test_provenance_is_complete(evaluation_folder: Sample, page: str) -> None:
         "cores",
     ]
     for part in shown:
-        assert html.escape(part) in page, part
+        assert escape(part) in page, part
     for part in (facts.command, facts.commit, "1" * 64, "2.13.0", "dan", "ann → "):
         assert part in build_markdown(evaluation_folder[1]), part
 
@@ -175,7 +175,7 @@ def test_weights_of_a_method_are_named_once_and_only_where_they_are_its_own(eval
 
 def test_names_are_text_and_never_markup(evaluation_folder: Sample, page: str) -> None:
     assert "<script" not in page
-    assert html.escape(HOSTILE) in page
+    assert escape(HOSTILE) in page
     assert "<script" not in build_markdown(evaluation_folder[1]).replace("\\<script", "")
 
 
