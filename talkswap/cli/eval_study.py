@@ -48,9 +48,9 @@ def command(
         _score(paths, key, as_json)
         return
     if len(paths) != 1:
-        raise UsageError(f"a study is made of one report, not of {len(paths)}", "answers are read with --score")
+        raise UsageError(f"a study shows one report, not {len(paths)}", "read answers with --score")
     if out is None:
-        raise UsageError("no folder to write the study to", "name one with --out")
+        raise UsageError("there is no folder to write the study to", "name one with --out")
     # resolved, so that `--out .` has a name too
     _build(
         paths[0], out, key or out.resolve().with_name(f"{out.resolve().name}-key.json"), pairs, seed, overwrite, as_json
@@ -72,7 +72,7 @@ def _build(report: Path, out: Path, key: Path, pairs: int, seed: int, overwrite:
     else:
         pairs_named = "1 pair" if study.pairs == 1 else f"{study.pairs} pairs"
         typer.echo(f"{study.page}: {study.clips} clips, {pairs_named} of {study.methods} methods")
-    note(f"give raters the whole folder {out}, and keep {study.key} to yourself: it tells which clip is whose")
+    note(f"give raters the whole folder {out}, and keep {study.key} to yourself: it says which clip is whose")
     note("some clips are synthetic: tell raters so, and ask the people in them before you show them")
 
 
@@ -99,8 +99,8 @@ def _score(paths: list[Path], key_path: Path, as_json: bool) -> None:
     ]  # fmt: skip
     typer.echo(table(["SETTING", "METHOD", "QUESTION", "MEAN", "95% INTERVAL", "RATINGS", "RATERS", "CLIPS"], rows))
     note("intervals: Student's t, variance clustered by rater and by clip")
-    for said in sorted({one.interval.note for one in scores if one.interval.note}):
-        note(said)
+    for remark in sorted({one.interval.note for one in scores if one.interval.note}):
+        note(remark)
 
 
 def _interval(interval: Interval) -> str:

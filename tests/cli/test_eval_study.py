@@ -90,7 +90,7 @@ def test_from_a_report_to_scores(report: Path, tmp_path: Path, capsys: pytest.Ca
     ("options", "code", "message"),
     [
         (["REPORT"], 2, "no folder to write the study to"),
-        (["REPORT", "REPORT", "--out", "OUT"], 2, "made of one report"),
+        (["REPORT", "REPORT", "--out", "OUT"], 2, "a study shows one report"),
         (["REPORT", "--score"], 2, "--score needs the study's key"),
         (["a.csv", "--score", "--key", "k.json", "--out", "OUT"], 2, "--score reads answers"),
         (["a.csv", "--score", "--key", "missing.json"], 17, "no key at missing.json"),

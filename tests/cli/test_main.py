@@ -103,6 +103,13 @@ def test_no_command_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert re.search(rf"^  {command} ", without, re.MULTILINE)
 
 
+@pytest.mark.parametrize("group", ["data", "eval", "weights"])
+def test_a_group_alone_prints_its_help(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([group]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "" and f"Usage: talkswap {group} [OPTIONS] COMMAND" in printed.out
+
+
 @pytest.mark.parametrize("command", ["render", "faces", "bench", "doctor", "download", "train", "data", "data prepare"])
 def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command.split(), "--help"]) == 0

@@ -182,13 +182,13 @@ def strips(shown: list[tuple[MethodResult, PairResult]], folder: Path) -> tuple[
     return build("face", faces), build("mouth", mouths)
 
 
+def file_inside(folder: Path, name: str) -> Path | None:
+    """A file of the report's folder; None if it is missing, or the report names a place outside."""
+    path = (folder / name).resolve()
+    return path if name and path.is_relative_to(folder.resolve()) and path.is_file() else None
+
+
 def embed(folder: Path, name: str) -> str | None:
     """A JPEG of the report's folder as a data URI; None if it is missing or lies outside."""
-    path = (folder / name).resolve()
-    if not name or not path.is_relative_to(folder.resolve()):
-        return None
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return None
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    path = file_inside(folder, name)
+    return None if path is None else f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,9 +1,9 @@
-"""Answers of raters become mean opinion scores with confidence intervals that know of raters and clips.
+"""From raters' answers to mean opinion scores, with confidence intervals that account for raters and clips.
 
-Ratings are not independent: a strict rater is strict throughout, and a hard clip is hard for all.  The variance of a mean is
-therefore clustered both ways (Cameron, Gelbach and Miller, 2011): between raters plus between clips minus between single
-ratings, never less than the larger of the first two.  The interval is Student's t with one degree of freedom less than the
-smaller number of raters or clips.  With one rater, or one clip, what cannot be known of the other raters or clips is left
+Ratings are not independent: a strict rater is strict throughout, and a hard clip is hard for everybody.  The variance of a
+mean is therefore clustered both ways (Cameron, Gelbach and Miller, 2011): between raters plus between clips minus between
+single ratings, never less than the larger of the first two.  The interval is Student's t with one degree of freedom less
+than the smaller number of raters or clips.  With one rater, or one clip, the spread of raters or clips is unknown and left
 out, and the row says so; with one of each there is no interval.
 """
 
@@ -35,7 +35,7 @@ class Rating:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that does not count."""
+    """A row that doesn't count."""
 
     file: str
     line: int
@@ -44,7 +44,7 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Answers:
-    """What was read."""
+    """All rows of the raters' files."""
 
     ratings: tuple[Rating, ...]
     bad: tuple[BadRow, ...]
@@ -52,7 +52,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and what is known of it."""
+    """A mean with its confidence interval."""
 
     mean: float
     low: float | None  # None: one rater and one clip
@@ -75,31 +75,32 @@ class Score:
 
 
 def read_answers(paths: Iterable[Path], key: StudyKey) -> Answers:
-    """Read the raters' files; rows that cannot count are named, the others do.
+    """Read the raters' files; rows that can't count are named.
 
-    A rating that stands there twice with one value counts once; with two values the later one counts and the earlier one
-    is named, since raters save again after they change their mind.
+    A rating that occurs twice with one value counts once; with two values the later one counts and the earlier one is
+    named.
 
     Raises:
-        TrainingDataError: a file cannot be read or has other columns, or no row counts.
+        TrainingDataError: a file can't be read or has other columns, or no row counts.
     """
-    kept: dict[tuple[str, str, str], tuple[Rating, str, int]] = {}
+    ratings: dict[tuple[str, str, str], tuple[Rating, str, int]] = {}
     bad = []
     for path in paths:
         for line, row in _rows(path):
-            found = _rating(row, key)
-            if isinstance(found, str):
-                bad.append(BadRow(str(path), line, found))
+            rating = _rating(row, key)
+            if isinstance(rating, str):
+                bad.append(BadRow(str(path), line, rating))
                 continue
-            place = (found.rater, found.clip, found.question)
-            if place in kept and kept[place][0] != found:
-                _, earlier, earlier_line = kept[place]
+            place = (rating.rater, rating.clip, rating.question)
+            # Raters save again after they change their mind, so the later answer counts.
+            if place in ratings and ratings[place][0] != rating:
+                _, earlier, earlier_line = ratings[place]
                 bad.append(BadRow(earlier, earlier_line, "the same rater answered this again later"))
-            kept[place] = (found, str(path), line)
-    if not kept:
+            ratings[place] = (rating, str(path), line)
+    if not ratings:
         why = f"; the first of {len(bad)} bad rows: {bad[0].reason}" if bad else ""
         raise TrainingDataError(f"no answer counts{why}", "give the files that raters saved, and their study's key")
-    return Answers(tuple(rating for rating, _, _ in kept.values()), tuple(bad))
+    return Answers(tuple(rating for rating, _, _ in ratings.values()), tuple(bad))
 
 
 def score(answers: Answers, key: StudyKey) -> tuple[Score, ...]:

@@ -1,13 +1,12 @@
 """A user study of an evaluation's clips: a static page with blinded clips for raters, and a key that raters never get.
 
-The raters' folder tells nothing but picture and sound: clips have random names, are encoded alike without tags, are equally
-large and of one date, and the page knows them by their names alone.  Which clip is whose stands in the key, outside of it.
+The raters' folder gives away nothing but picture and sound: clips have random names, are encoded alike without tags, have
+the same size and date, and the page knows only their names.  Which clip is whose is in the key, outside of that folder.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import shutil
@@ -15,31 +14,31 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-from talkswap.errors import OutputExistsError, OutputUnwritableError, TrainingDataError, UsageError
-from talkswap.evaluation.results import Evaluation, MethodResult, PairResult, read_evaluation
-from talkswap.files import write_atomically
+from talkswap.errors import OutputExistsError, TrainingDataError, UsageError
+from talkswap.evaluation.report.page import file_inside, templates
+from talkswap.evaluation.results import Evaluation, MethodResult, read_evaluation
+from talkswap.files import write_atomically, write_error
 from talkswap.media.program import even_sizes, write_plain_copy
+from talkswap.records import RecordError, read_record, to_json
 
 FORMAT = 1
 WORST, BEST = 1, 5
 COMMENT = "A clip of a rating study; face and voice may be synthetic"
-LONG_AGO = 946_684_800  # the files' date, in seconds: 2000-01-01, so that dates tell no order of making
+LONG_AGO = 946_684_800  # the files' date, in seconds: 2000-01-01, so that dates don't show which clip came first
 
 
 @dataclass(frozen=True)
 class Question:
-    """What raters answer for every clip, from 1 (worst) to 5 (best)."""
+    """A question about every clip, answered from 1 (worst) to 5 (best)."""
 
     key: str
     text: str
     low: str
     high: str
-    paper: str  # where the question stands
-    photo: bool = False  # asked only where the source photo can be shown
+    paper: str  # that asks the same
+    photo: bool = False  # only for clips whose source photo can be shown
 
 
 QUESTIONS = (
@@ -73,7 +72,7 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class StudyClip:
-    """What is behind a blinded name."""
+    """The clip behind a blinded name."""
 
     setting: str
     method: str  # the method's key
@@ -86,7 +85,7 @@ class StudyClip:
 
 @dataclass(frozen=True)
 class StudyKey:
-    """What undoes the blinding."""
+    """The record that undoes the blinding."""
 
     study: str  # names the study in answers
     seed: int
@@ -98,7 +97,7 @@ class StudyKey:
 
 @dataclass(frozen=True)
 class Study:
-    """What was written."""
+    """A written study."""
 
     page: Path
     key: Path
@@ -123,7 +122,7 @@ def build_study(
         report: folder of an evaluation.
         out: the raters' folder.
         key: file that undoes the blinding; outside of ``out``.
-        config: what is drawn.
+        config: which clips are drawn.
         progress: called with clips written and clips in all.
 
     Raises:
@@ -131,144 +130,116 @@ def build_study(
         OutputExistsError: ``out`` or ``key`` is there and may not be replaced.
         TrainingDataError: no report, or no pair that every method finished.
         UnreadableMediaError, EncoderError, OutputUnwritableError: a clip cannot be copied.
+        DependencyError: Jinja2 isn't installed.
     """
-    config = config or StudyConfig()
+    config, progress = config or StudyConfig(), progress or (lambda done, total: None)
+    page = templates("talkswap.evaluation.study").get_template("study.html.jinja")
     if key.resolve().is_relative_to(out.resolve()):
         raise UsageError(f"the key {key} would lie in the raters' folder", "name a place outside of it with --key")
-    _check_place(out, key, config.overwrite)
+    check_place(out, key, config.overwrite)
     evaluation = read_evaluation(report)
     folder = report if report.is_dir() else report.parent
     draw = random.Random(config.seed)
-    chosen, left_out = _chosen(evaluation, folder, config.pairs, draw)
+    chosen, left_out = choose_clips(evaluation, folder, config.pairs, draw)
     if not chosen:
         raise TrainingDataError(
             f"{report} has no pair that every method finished", "the report says which pairs failed, and why"
         )
-    names = _names(len(chosen), draw)
-    shuffled = draw.sample(chosen, len(chosen))
-    clips = dict(zip(names, shuffled, strict=True))
+    names: dict[str, None] = {}  # in the order of drawing
+    while len(names) < len(chosen):
+        names[f"{draw.getrandbits(40):010x}"] = None
+    clips = dict(zip(names, draw.sample(chosen, len(chosen)), strict=True))
     identity = hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:12]
-    with _built_beside(out) as part:
+    with built_beside(out) as part:
         (part / "clips").mkdir()
-        for number, (name, (_, pair, clip)) in enumerate(clips.items()):
-            if progress is not None:
-                progress(number, len(clips))
+        shown = []
+        for number, (name, (clip, photo)) in enumerate(clips.items()):
+            progress(number, len(clips))
             write_plain_copy(folder / clip.file, part / "clips" / f"{name}.mp4", COMMENT)
-            photo = _photo(folder, pair)
             if photo is not None:
-                (part / "clips" / f"{name}.jpg").write_bytes(photo)
-        if progress is not None:
-            progress(len(clips), len(clips))
+                shutil.copyfile(photo, part / "clips" / f"{name}.jpg")
+            shown.append({"name": name, "photo": photo is not None})
+        progress(len(clips), len(clips))
         even_sizes(list((part / "clips").glob("*.mp4")))
-        shown = [{"name": name, "photo": (part / "clips" / f"{name}.jpg").is_file()} for name in clips]
-        write_atomically(part / "index.html", _page(identity, shown))
+        questions = [{k: v for k, v in asdict(question).items() if k != "paper"} for question in QUESTIONS]
+        data = {"study": identity, "questions": questions, "clips": shown}
+        write_atomically(part / "index.html", page.render(study=data))
         for path in part.rglob("*"):
             os.utime(path, (LONG_AGO, LONG_AGO))
-        stored = StudyKey(
+        record = StudyKey(
             identity, config.seed, evaluation.title, {question.key: question.text for question in QUESTIONS},
-            {name: clip for name, (_, _, clip) in clips.items()},
+            {name: clip for name, (clip, _) in clips.items()},
         )  # fmt: skip
-        # the key comes first: a page without one would collect answers that nobody can read
-        write_atomically(key, json.dumps(asdict(stored), indent=1, ensure_ascii=False) + "\n")
-    return Study(
-        out / "index.html",
-        key,
-        len(clips),
-        len({(clip.setting, clip.pair) for _, _, clip in chosen}),
-        len({clip.method for _, _, clip in chosen}),
-        left_out,
-    )
+        # The key comes first: a page without one would collect answers that nobody can read.
+        write_atomically(key, to_json(record))
+    pairs = {(clip.setting, clip.pair) for clip, _ in chosen}
+    methods = {clip.method for clip, _ in chosen}
+    return Study(out / "index.html", key, len(clips), len(pairs), len(methods), left_out)
 
 
 def read_key(path: Path) -> StudyKey:
     """Read a key.
 
     Raises:
-        TrainingDataError: it is missing, or is none of this version.
+        TrainingDataError: it is missing, or of another version.
     """
     hint = "name the file that `talkswap eval study REPORT --out DIR` wrote beside the raters' folder"
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        clips = {str(name): StudyClip(**clip) for name, clip in plain["clips"].items()}
-        key = StudyKey(**{**plain, "clips": clips})
+        key = read_record(StudyKey, path)
     except OSError as error:
         raise TrainingDataError(f"no key at {path}: {error.strerror}", hint) from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except RecordError as error:
         raise TrainingDataError(f"{path} is no key of a study", hint) from error
     if key.format != FORMAT:
         raise TrainingDataError(f"{path} is no key of this version", hint)
     return key
 
 
-def _chosen(
-    evaluation: Evaluation, folder: Path, wanted: int, draw: random.Random
-) -> tuple[list[tuple[str, PairResult, StudyClip]], tuple[str, ...]]:
-    """The clips of the study, unshuffled, and the pairs that could not be taken."""
-    chosen: list[tuple[str, PairResult, StudyClip]] = []
+def choose_clips(
+    evaluation: Evaluation, folder: Path, count: int, draw: random.Random
+) -> tuple[list[tuple[StudyClip, Path | None]], tuple[str, ...]]:
+    """The clips of the study with their photos, in the report's order, and the pairs that had to be left out."""
+    chosen: list[tuple[StudyClip, Path | None]] = []
     left_out = []
     for setting in evaluation.settings:
         methods = [method for method in setting.methods if not method.not_run and method.pairs]
         complete = []
         for number in sorted({pair.number for method in methods for pair in method.pairs}):
-            reasons = [reason for method in methods if (reason := _why_not(method, number, folder))]
+            reasons = [reason for method in methods if (reason := why_missing(method, number, folder))]
             if reasons:
                 left_out.append(f"{setting.setting}, pair {number + 1}: {'; '.join(reasons)}")
             else:
                 complete.append(number)
-        if wanted and wanted < len(complete):
-            complete = sorted(draw.sample(complete, wanted))
+        if count and count < len(complete):
+            complete = sorted(draw.sample(complete, count))
         for number in complete:
             for method in methods:
                 pair = next(pair for pair in method.pairs if pair.number == number)
-                clip = StudyClip(
-                    setting.setting, method.key, method.label, number, pair.source, pair.target, pair.video
-                )
-                chosen.append((setting.setting, pair, clip))
+                photo = file_inside(folder, pair.pictures.photo) if pair.pictures is not None else None
+                key, label = method.key, method.label
+                clip = StudyClip(setting.setting, key, label, number, pair.source, pair.target, pair.video)
+                chosen.append((clip, photo))
     return chosen, tuple(left_out)
 
 
-def _why_not(method: MethodResult, number: int, folder: Path) -> str:
-    """Why a method has no clip of a pair; "" where it has."""
+def why_missing(method: MethodResult, number: int, folder: Path) -> str:
+    """Why a method has no clip of a pair; "" if it has."""
     pair = next((pair for pair in method.pairs if pair.number == number), None)
     if pair is None:
         return f"{method.label} has no such pair"
     if pair.error:
         return f"{method.label} failed: {pair.error}"
-    if not pair.video or _inside(folder, pair.video) is None:
+    if file_inside(folder, pair.video) is None:
         return f"{method.label}: its clip {pair.video or ''} is not in the report's folder".replace("  ", " ")
     return ""
 
 
-def _inside(folder: Path, name: str) -> Path | None:
-    """A file of the report's folder; None where it is missing, or a report names a place outside."""
-    path = (folder / name).resolve()
-    return path if path.is_relative_to(folder.resolve()) and path.is_file() else None
+def check_place(out: Path, key: Path, overwrite: bool) -> None:
+    """Check that a study may be written.
 
-
-def _photo(folder: Path, pair: PairResult) -> bytes | None:
-    if pair.pictures is None or not pair.pictures.photo:
-        return None
-    path = _inside(folder, pair.pictures.photo)
-    return None if path is None else path.read_bytes()
-
-
-def _names(count: int, draw: random.Random) -> list[str]:
-    names: dict[str, None] = {}
-    while len(names) < count:
-        names[f"{draw.getrandbits(40):010x}"] = None
-    return list(names)
-
-
-def _page(identity: str, clips: list[dict[str, Any]]) -> str:
-    questions = [
-        {name: getattr(question, name) for name in ("key", "text", "low", "high", "photo")} for question in QUESTIONS
-    ]
-    data = json.dumps({"study": identity, "questions": questions, "clips": clips}).replace("<", "\\u003c")
-    page = files("talkswap.evaluation.study").joinpath("assets/study.html").read_text(encoding="utf-8")
-    return page.replace("@STUDY@", data)
-
-
-def _check_place(out: Path, key: Path, overwrite: bool) -> None:
+    Raises:
+        OutputExistsError: ``key`` or ``out`` is there and may not be replaced.
+    """
     hint = "choose another name, or allow it with --overwrite"
     if key.exists() and (not overwrite or key.is_dir()):
         raise OutputExistsError(f"{key} already exists", hint)
@@ -276,28 +247,26 @@ def _check_place(out: Path, key: Path, overwrite: bool) -> None:
         return
     if not out.is_dir():
         raise OutputExistsError(f"{out} is a file", "name a folder")
-    there = {path.name for path in out.iterdir()}
-    if there and not overwrite:
+    names = {path.name for path in out.iterdir()}
+    if names and not overwrite:
         raise OutputExistsError(f"{out} already exists", hint)
-    if there - {"index.html", "clips"}:
-        raise OutputExistsError(f"{out} holds files that are no study's", "name another folder")
+    if names - {"index.html", "clips"}:
+        raise OutputExistsError(f"{out} holds files that aren't a study's", "name another folder")
 
 
 @contextmanager
-def _built_beside(out: Path) -> Iterator[Path]:
-    """A private folder that takes the place of ``out`` when all in it is written, and vanishes on a failure."""
+def built_beside(out: Path) -> Iterator[Path]:
+    """A private folder that replaces ``out`` when everything in it is written, and is deleted on a failure."""
     try:
         part = Path(tempfile.mkdtemp(prefix=".talkswap-", dir=out.parent))
     except OSError as error:
-        raise OutputUnwritableError(
-            f"nothing can be written in {out.parent} ({error.strerror})", "choose another folder with --out"
-        ) from error
+        raise write_error(out, error) from error
     try:
         yield part
-        part.chmod(0o755)  # mkdtemp's own rights would keep a web server out
+        part.chmod(0o755)  # with mkdtemp's own rights a web server couldn't read it
         shutil.rmtree(out, ignore_errors=True)
         os.replace(part, out)
     except OSError as error:
-        raise OutputUnwritableError(f"cannot write {out}: {error.strerror}", "is the disk full?") from error
+        raise write_error(out, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)

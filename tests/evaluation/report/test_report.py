@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from markupsafe import escape
 
-from talkswap.errors import OutputUnwritableError
+from talkswap.errors import DependencyError, OutputUnwritableError
 from talkswap.evaluation.metrics.metric import Judge, Metric
 from talkswap.evaluation.report.page import build_page, embed
 from talkswap.evaluation.report.report import build_markdown, markdown, write_report
@@ -277,3 +278,12 @@ def _evaluation(columns: tuple[Column, ...], setting: SettingResult, *published:
 
     facts = Provenance("", "", "", 0, 0, 0, (), (), (), "", {}, {}, {}, {})
     return Evaluation("hdtf", "t", "I", columns, (setting,), tuple(published), facts, 1.0)  # type: ignore[arg-type]
+
+
+def test_a_page_without_jinja_names_the_package(
+    evaluation_folder: Sample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(DependencyError, match="package jinja2") as refusal:
+        build_page(evaluation_folder[1], tmp_path)
+    assert "talkswap[eval]" in refusal.value.hint
