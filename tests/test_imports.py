@@ -234,7 +234,7 @@ def tree(folder: Path, files: dict[str, str]) -> Path:
         ("talkswap/voice/a.py", "from talkswap.faces import align", True),
         ("talkswap/types.py", "import talkswap.voice.mel", True),
         ("talkswap/render/render.py", "from talkswap.cli import main", True),
-        ("talkswap/render/render.py", "from talkswap.train import loop", True),
+        ("talkswap/train/a.py", "from talkswap.render import render", True),
         ("talkswap/render/render.py", "from talkswap import systems", False),
         ("talkswap/train/a.py", "from talkswap import systems", True),
         ("talkswap/voice/a.py", "from talkswap.nowhere import x", True),

@@ -1,4 +1,4 @@
-"""The encoders talkswap knows: what each can write, and how quality is asked of it."""
+"""The encoders that talkswap can use: what each can write, and how it is asked for quality."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def check_encoder(
     if output is not None:
         container_of(output)
         if output.suffix.lower() not in codec.containers:
-            fitting = [other for other, known in CODECS.items() if output.suffix.lower() in known.containers]
+            fitting = [other for other in CODECS if output.suffix.lower() in CODECS[other].containers]
             raise EncoderError(
                 f"{output.suffix} files cannot hold what {name} writes",
                 f"use --encoder {fitting[0]}, or an output that ends in {' or '.join(sorted(codec.containers))}",
@@ -229,10 +229,10 @@ def encoder_options(settings: EncoderSettings) -> dict[str, str]:
     name, codec = settings.encoder, codec_named(settings.encoder)
     preset = codec.preset if settings.preset == AUTO else settings.preset
     if preset not in codec.presets:
-        known = [word for word in codec.presets if word != AUTO]
+        presets = [word for word in codec.presets if word != AUTO]
         raise EncoderError(
             f"there is no encoder preset '{preset}' of {name}",
-            f"choose one of {', '.join(known)}" if known else "leave --encoder-preset away",
+            f"choose one of {', '.join(presets)}" if presets else "leave --encoder-preset away",
         )
     if settings.crf is not None and codec.crf is None:
         raise EncoderError(f"{name} has no crf", "leave --crf away")
@@ -258,22 +258,22 @@ def pixel_format_for(settings: EncoderSettings, width: int, height: int, bits: i
         EncoderError: the encoder cannot write the format asked for.
     """
     codec = codec_named(settings.encoder)
-    known = [name for name in codec.formats if codec.formats[name] in _compiled_formats(settings.encoder)]
+    formats = [name for name in codec.formats if codec.formats[name] in compiled_formats(settings.encoder)]
     if settings.pixel_format != AUTO:
-        if settings.pixel_format not in known:
+        if settings.pixel_format not in formats:
             raise EncoderError(
                 f"{settings.encoder} cannot write the pixel format '{settings.pixel_format}' here",
-                f"choose one of {', '.join(known)}",
+                f"choose one of {', '.join(formats)}",
             )
         chosen = settings.pixel_format
     else:
-        chosen = next((name for name in known if (name in TEN_BITS) == (bits > 8)), known[0])
+        chosen = next((name for name in formats if (name in TEN_BITS) == (bits > 8)), formats[0])
         if settings.preset.startswith("4444"):
             chosen = "yuv444p10le"
     odd = bool(width % 2 or height % 2)
     if odd and "444" not in chosen and not codec.odd_sizes:
         whole = chosen.replace("420", "444").replace("422", "444")
-        if whole not in known:
+        if whole not in formats:
             raise EncoderError(
                 f"{settings.encoder} cannot write pictures of {width}x{height}, an odd size",
                 "use --encoder libx264 or libvpx-vp9",
@@ -282,8 +282,9 @@ def pixel_format_for(settings: EncoderSettings, width: int, height: int, bits: i
     return chosen
 
 
-def _compiled_formats(name: str) -> set[str]:
-    return {form.name for form in av.Codec(name, "w").video_formats or ()}
+def compiled_formats(encoder: str) -> set[str]:
+    """The encoder's own names of the pixel formats that it was compiled with."""
+    return {form.name for form in av.Codec(encoder, "w").video_formats or ()}
 
 
 def is_deep(pixel_format: str) -> bool:
@@ -291,27 +292,27 @@ def is_deep(pixel_format: str) -> bool:
     return pixel_format in TEN_BITS
 
 
-# --- Keeps an encoder from making this process a real-time one.
-
-
 THREADS = Path("/proc/self/task")
 
 
 def _policies() -> dict[int, tuple[int, int]]:
     """Scheduling policy and priority by thread of this process; empty where the system does not tell."""
-    found: dict[int, tuple[int, int]] = {}
+    policies: dict[int, tuple[int, int]] = {}
     if not hasattr(os, "sched_getscheduler") or not THREADS.is_dir():
-        return found
+        return policies
     for entry in THREADS.iterdir():
         with contextlib.suppress(OSError):  # the thread has ended meanwhile
             number = int(entry.name)
-            found[number] = (os.sched_getscheduler(number), os.sched_getparam(number).sched_priority)
-    return found
+            policies[number] = (os.sched_getscheduler(number), os.sched_getparam(number).sched_priority)
+    return policies
 
 
 @contextmanager
 def ordinary_priority() -> Iterator[None]:
-    """Give every thread its policy of before the block back, and new threads the calling thread's."""
+    """Undo what an encoder does to scheduling: SVT-AV1 makes the whole process a real-time one.
+
+    After the block every thread has its policy of before, and new threads have the calling thread's.
+    """
     before = _policies()
     own = before.get(threading.get_native_id())
     try:

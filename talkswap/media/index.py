@@ -1,6 +1,6 @@
-"""Where every frame of a clip lies: its time, and where decoding can start, without decoding the clip.
+"""Where every frame of a clip lies: its time, and where decoding can start; and which part of a clip is dubbed.
 
-Packets are read, not decoded; what they claim is compared with the first decoded pictures.  Where the claim
+Packets are read, not decoded; what they claim is compared with the first decoded pictures.  If the claim
 fails, or the codec hides pictures that are never shown, the clip is decoded once instead.
 """
 
@@ -151,7 +151,7 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
 def _index_of_packets(info: ClipInfo) -> FrameIndex | None:
     if info.codec not in _ONE_PICTURE_A_PACKET:
         return None
-    found: list[tuple[int, bool, int]] = []  # pts, decoding can start here, duration in ticks
+    packets: list[tuple[int, bool, int]] = []  # pts, decoding can start here, duration in ticks
     with open_clip(info.path) as container:
         stream = video_stream(container, info.path)
         for packet in packets_of(container, stream):
@@ -159,14 +159,14 @@ def _index_of_packets(info: ClipInfo) -> FrameIndex | None:
                 continue
             if packet.pts is None:
                 return None
-            found.append((packet.pts, packet.is_keyframe, packet.duration or 0))
-    found.sort()
-    stamps = tuple(pts for pts, _, _ in found)
+            packets.append((packet.pts, packet.is_keyframe, packet.duration or 0))
+    packets.sort()
+    stamps = tuple(pts for pts, _, _ in packets)
     if not stamps or len(set(stamps)) != len(stamps) or not _first_pictures_agree(info, stamps):
         return None
     times = tuple((pts - stamps[0]) * info.time_base for pts in stamps)
-    keyframes = tuple(position for position, (_, key, _) in enumerate(found) if key)
-    return FrameIndex(times, _last_duration(info, times, found[-1][2]), stamps, keyframes)
+    keyframes = tuple(position for position, (_, key, _) in enumerate(packets) if key)
+    return FrameIndex(times, _last_duration(info, times, packets[-1][2]), stamps, keyframes)
 
 
 def _first_pictures_agree(info: ClipInfo, stamps: tuple[int, ...]) -> bool:
@@ -203,23 +203,19 @@ def _index_of_pictures(info: ClipInfo) -> FrameIndex:
             ticks = picture.duration
     if not times:
         raise NoVideoError(f"{info.path} has no frame that decodes", "the file may be damaged or empty")
-    found = tuple(times)
-    last_duration = _last_duration(info, found, ticks)
+    last_duration = _last_duration(info, tuple(times), ticks)
     if clock.repaired:
-        return FrameIndex(found, last_duration, None, ())
-    return FrameIndex(found, last_duration, tuple(stamps), tuple(keyframes))
+        return FrameIndex(tuple(times), last_duration, None, ())
+    return FrameIndex(tuple(times), last_duration, tuple(stamps), tuple(keyframes))
 
 
 def _last_duration(info: ClipInfo, times: tuple[Fraction, ...], ticks: int) -> Fraction:
-    """What the container says of the last frame, else the clip's typical frame."""
+    """The last frame's duration in seconds: what the container says, else that of the clip's typical frame."""
     if ticks > 0:
         return ticks * info.time_base
     if len(times) > 1:
         return typical_step(times[:-1], times[-1] - times[-2])
     return nominal_ticks(info) * info.time_base
-
-
-# --- ``--start`` and ``--end``: which of the target's frames are dubbed, as arithmetic on fractions.
 
 
 _TIME = re.compile(r"(?:(?:(\d{1,4}):)?(\d{1,2}):)?(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})")
@@ -236,10 +232,10 @@ def parse_time(text: str, option: str) -> Fraction:
     Raises:
         UsageError: it is no time.
     """
-    found = _TIME.fullmatch(text.strip())
-    if found is None:
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
         raise UsageError(f"{option} {text!r} is no time", _HINT)
-    hours, minutes, seconds = found.groups()
+    hours, minutes, seconds = match.groups()
     rest = Fraction(seconds if not seconds.endswith(".") else seconds[:-1])
     if (minutes is not None and rest >= 60) or (hours is not None and int(minutes) >= 60):
         raise UsageError(f"{option} {text!r} has more than 59 minutes or seconds", _HINT)

@@ -17,11 +17,11 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
-from talkswap.errors import EncoderError, TalkswapError
+from talkswap.errors import EncoderError
 from talkswap.media.codecs import codec_named, container_of
 from talkswap.media.containers import local_url, open_clip, output_error, video_stream
 
-_BROKEN = "start anew with --fresh"
+_BROKEN = "start again with --fresh"
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,25 @@ def join(
     try:
         ranks = [_ranks(piece) for piece in pieces]
         # How many packets a frame may come before its turn: players get each of them that much earlier.
-        delay = max(place - rank for found in ranks for place, rank in enumerate(found))
+        delay = max(place - rank for order in ranks for place, rank in enumerate(order))
         # The first ones come so early that the packets together last as long as the picture.
         last = pieces[-1].first + ranks[-1][-1]
         lead = max(delay, round((duration - (ends[last] - times[last]) - times[len(times) - 1 - delay]) / unit))
         with _open(output, time_base) as container:
             stream: VideoStream | None = None
             kind = None
-            for piece, found in zip(pieces, ranks, strict=True):
+            for piece, order in zip(pieces, ranks, strict=True):
                 with open_clip(piece.path) as source:
-                    given = video_stream(source, piece.path)
+                    segment = video_stream(source, piece.path)
                     if stream is None:
-                        stream = container.add_stream_from_template(given, opaque=True)  # parameters as they are
+                        stream = container.add_stream_from_template(segment, opaque=True)  # parameters as they are
                         stream.time_base = unit
-                        stream.codec_context.sample_aspect_ratio = given.sample_aspect_ratio or Fraction(1)
-                        kind = _kind(given)
-                    elif _kind(given) != kind:
+                        stream.codec_context.sample_aspect_ratio = segment.sample_aspect_ratio or Fraction(1)
+                        kind = _kind(segment)
+                    elif _kind(segment) != kind:
                         raise EncoderError(f"the segment {piece.path.name} is of another kind than the first", _BROKEN)
-                    for place, packet in enumerate(_packets(source, given)):
-                        frame = piece.first + found[place]
+                    for place, packet in enumerate(_packets(source, segment)):
+                        frame = piece.first + order[place]
                         before = piece.first + place - delay
                         packet.stream = stream
                         packet.time_base = unit
@@ -87,7 +87,8 @@ def join(
                         packet.duration = round((ends[frame] - times[frame]) / unit)
                         container.mux(packet)
     except (FFmpegError, OSError, ValueError) as error:
-        raise _named(error, output) from error
+        message = f"the segments could not be joined ({error})"
+        raise output_error(error, output) or EncoderError(message, _BROKEN) from error
 
 
 def _open(output: Path, time_base: Fraction) -> OutputContainer:
@@ -123,8 +124,3 @@ def _ranks(piece: Piece) -> list[int]:
 def _kind(stream: VideoStream) -> tuple[str, int, int, str | None, bytes]:
     context = stream.codec_context
     return context.name, context.width, context.height, context.pix_fmt, bytes(context.extradata or b"")
-
-
-def _named(error: FFmpegError | OSError | ValueError, output: Path) -> TalkswapError:
-    named = None if isinstance(error, ValueError) else output_error(error, output)
-    return named or EncoderError(f"the segments could not be joined ({error})", _BROKEN)

@@ -1,4 +1,20 @@
-"""What a container says of a clip, checked by decoding its first picture."""
+"""What a container says of a clip, checked by decoding its first picture: the first step of every render.
+
+The rest of the room follows in this order, from a clip's file to frames with exact times and back to a file::
+
+    info = probe(target)                                                # ClipInfo, or a named error
+    check_encoder(settings.encoder, output, settings, info.bits)        # before anything costs time
+    index, _ = cut(index_frames(info), start, end)                      # every frame's time, by demuxing
+    plan = plan_timeline(index.times, index.last_duration, voice.seconds, fit)
+    with staging_folder(output, overwrite) as folder, ClipReader(info, index, deep=True) as clip:
+        encoded = folder / f"video{picture_ending(settings.encoder)}"
+        with VideoWriter(encoded, info, settings, plan.duration) as video:
+            for frame in clip.frames_for(plan):                         # exactly len(plan) frames
+                video.write(frame.rgb, frame.time, frame.fine)
+        mux(encoded, audio, target, output, plan.times, plan.duration, index=index, overwrite=overwrite)
+
+Times are seconds as fractions from the clip's first frame, whole ticks of ``info.time_base``.
+"""
 
 from __future__ import annotations
 

@@ -12,11 +12,9 @@ from av.video.frame import VideoFrame
 from talkswap.errors import UnreadableMediaError
 from talkswap.media.colour import PixelConverter
 from talkswap.media.containers import open_clip, video_stream
-from talkswap.media.index import Clock, FrameIndex, decoded, frame_times, index_frames
+from talkswap.media.index import Clock, FrameIndex, decoded, index_frames
 from talkswap.media.timeline import Timeline
 from talkswap.types import ClipInfo, Frame, Int8Image, UInt8Image
-
-__all__ = ["BACKWARD_BYTES", "ClipReader", "FrameIndex", "frame_times", "index_frames"]
 
 BACKWARD_BYTES = 192 * 2**20
 """Most memory that decoded pictures may take while a clip plays backwards."""
@@ -189,12 +187,12 @@ class ClipReader:
             keyframe = self._keyframe_before(first)
             pts = self.index.stamps[keyframe] if keyframe > 0 else self.index.opening
             if pts is not None:
-                sought = self._decode_at(pts, self.index.stamps)
-                start = next(sought, None)
+                placed = self._decode_at(pts, self.index.stamps)
+                start = next(placed, None)
                 if start is not None and start[0] <= first:
-                    yield from _not_before(first, start, sought)
+                    yield from _not_before(first, start, placed)
                     return
-                sought.close()  # the container found a later keyframe; only the file's start is certain
+                placed.close()  # the container found a later keyframe; only the file's start is certain
         placed = self._decode_at(None, self.index.stamps)
         start = next(placed, None)
         if start is not None:

@@ -18,7 +18,6 @@ from av.video.stream import VideoStream
 from talkswap.errors import EncoderError, TalkswapError
 from talkswap.media.codecs import (
     EncoderSettings,
-    check_encoder,
     codec_named,
     container_of,
     encoder_options,
@@ -30,8 +29,6 @@ from talkswap.media.colour import LIMITED_RANGE, PixelConverter, tagged_matrix
 from talkswap.media.containers import local_url, output_error
 from talkswap.media.index import nominal_ticks
 from talkswap.types import ClipInfo, Int8Image, UInt8Image
-
-__all__ = ["EncoderSettings", "VideoWriter", "check_encoder"]
 
 
 class VideoWriter:
@@ -182,5 +179,5 @@ class VideoWriter:
                 self._container.mux(packet)
 
     def _named(self, error: FFmpegError | OSError | ValueError) -> TalkswapError:
-        named = None if isinstance(error, ValueError) else output_error(error, self.path)
-        return named or EncoderError(f"the video could not be encoded ({error})", "try --encoder libx264")
+        message = f"the video could not be encoded ({error})"
+        return output_error(error, self.path) or EncoderError(message, "try --encoder libx264")
