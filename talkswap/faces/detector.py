@@ -1,8 +1,7 @@
 """Faces in a picture: one small convolutional network, one answer per 8 px cell, no anchors.
 
 A face is its centre cell.  There the network also says how large the face's square is and where eyes, nose and mouth
-lie, which is all that the landmark network needs to be given its square
-(:func:`talkswap.faces.landmarks.square_affine`).
+lie, which is all that the landmark network's square depends on (:func:`talkswap.faces.landmarks.square_affine`).
 """
 
 from __future__ import annotations
@@ -86,12 +85,16 @@ class DetectorNetwork(nn.Module, HubNetwork):
             nn.ReLU(),
             *[Residual(fine) for _ in range(counts[0])],
         )
-        self.middle = nn.Sequential(*self._down(fine, middle), *[Residual(middle) for _ in range(counts[1])])
-        self.coarse = nn.Sequential(*self._down(middle, coarse), *[Residual(coarse) for _ in range(counts[2])])
+        self.middle = nn.Sequential(
+            *self._convolve(fine, middle, stride=2), *[Residual(middle) for _ in range(counts[1])]
+        )
+        self.coarse = nn.Sequential(
+            *self._convolve(middle, coarse, stride=2), *[Residual(coarse) for _ in range(counts[2])]
+        )
         self.coarse_to_middle = nn.Conv2d(coarse, middle, 1)
-        self.join_middle = self._joined(middle)
+        self.join_middle = nn.Sequential(*self._convolve(middle, middle))
         self.middle_to_fine = nn.Conv2d(middle, fine, 1)
-        self.join_fine = self._joined(fine)
+        self.join_fine = nn.Sequential(*self._convolve(fine, fine))
         self.head = nn.Conv2d(fine, 4 + 2 * FACE_POINTS, 1)
         assert self.head.bias is not None
         nn.init.zeros_(self.head.bias)
@@ -99,29 +102,25 @@ class DetectorNetwork(nn.Module, HubNetwork):
             self.head.bias[0] = -4.0  # faces are rare
 
     @staticmethod
-    def _down(before: int, after: int) -> list[nn.Module]:
-        return [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-
-    @staticmethod
-    def _joined(width: int) -> nn.Sequential:
-        return nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+    def _convolve(before: int, after: int, stride: int = 1) -> list[nn.Module]:
+        return [nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
 
     def forward(self, picture: Tensor) -> Tensor:
         """B 3 H W to B 12 H/8 W/8."""
-        fine = self.fine(picture)
-        middle = self.middle(fine)
-        coarse = self.coarse(middle)
+        fine = self.fine(picture)  # B C1 H/8 W/8
+        middle = self.middle(fine)  # B C2 H/16 W/16
+        coarse = self.coarse(middle)  # B C3 H/32 W/32
+        # Back up, so that each cell knows its surroundings: large faces are recognised at the coarse levels.
         middle = middle + F.interpolate(self.coarse_to_middle(coarse), scale_factor=2.0, mode="nearest")
         middle = self.join_middle(middle)
         fine = fine + F.interpolate(self.middle_to_fine(middle), scale_factor=2.0, mode="nearest")
         fine = self.join_fine(fine)
-        with torch.autocast(picture.device.type, enabled=False):
+        with torch.autocast(picture.device.type, enabled=False):  # places need float32
             return self.head(fine.to(self.head.weight.dtype))
 
 
 def face_square(points: FloatArray) -> tuple[FloatArray, float]:
-    """Centre (2) and side of a face's square from its four points (4 x 2): the landmark network's square, not
-    turned."""
+    """Centre (2) and side of the landmark network's square, unturned, from a face's four points (4 x 2)."""
     centre, x = landmark_quad(points[0], points[1], points[3])
     return centre, 2 * float(np.hypot(*x))
 
@@ -129,7 +128,7 @@ def face_square(points: FloatArray) -> tuple[FloatArray, float]:
 def decode(answer: FloatArray, threshold: float, largest_overlap: float = 0.35) -> list[Detection]:
     """Faces of one map (12 h w), px of the network's picture, best first.
 
-    A cell counts where its score is at least ``threshold`` and the highest of its 3x3 surroundings; of faces whose
+    A cell counts where its score is at least ``threshold`` and the highest of its 3x3 surroundings.  Of faces whose
     squares share more than ``largest_overlap`` the best stays.
     """
     score = 1 / (1 + np.exp(-np.clip(answer[0], -30, 30)))
@@ -138,22 +137,21 @@ def decode(answer: FloatArray, threshold: float, largest_overlap: float = 0.35) 
     order = np.argsort(-score[rows, columns])
     kept: list[Detection] = []
     for row, column in zip(rows[order], columns[order], strict=True):
-        values = answer[:, row, column]
+        values = answer[:, row, column]  # 12
         middle = np.array([column, row]) * STRIDE + (STRIDE - 1) / 2
         centre = (middle + values[1:3] * STRIDE).astype(np.float32)
         side = float(np.exp(np.clip(values[3], -4, 4)) * SIDE_UNIT)
         points = centre + values[4:].reshape(FACE_POINTS, 2) * side
-        found = Detection(float(score[row, column]), centre, side, points.astype(np.float32))
-        if all(box_overlap(found.box, other.box) <= largest_overlap for other in kept):
-            kept.append(found)
+        face = Detection(float(score[row, column]), centre, side, points.astype(np.float32))
+        if all(box_overlap(face.box, other.box) <= largest_overlap for other in kept):
+            kept.append(face)
     return kept
 
 
 class FaceDetector:
     """A trained detector behind pictures of any size.
 
-    A picture is shrunk to ``side`` px on its long side; where that shows no face, once more with ``second_side`` for
-    small ones.
+    A picture is shrunk to ``side`` px on its long side.  Where that shows no face, ``second_side`` looks for small ones.
     """
 
     def __init__(
@@ -164,18 +162,19 @@ class FaceDetector:
 
     def __call__(self, rgb: UInt8Image) -> list[Detection]:
         """Faces in px of ``rgb`` (H W 3), best first; empty when there is none."""
-        found = self.at(rgb, self.side)
-        if not found and max(rgb.shape[:2]) > self.side:
-            found = self.at(rgb, min(self.second_side, max(rgb.shape[:2])))
-        return found
+        faces = self.at(rgb, self.side)
+        if not faces and max(rgb.shape[:2]) > self.side:
+            faces = self.at(rgb, min(self.second_side, max(rgb.shape[:2])))
+        return faces
 
     @torch.inference_mode()
     def at(self, rgb: UInt8Image, side: int) -> list[Detection]:
-        """Faces found with the long side at ``side`` px."""
+        """Faces with the picture's long side at ``side`` px; places are px of ``rgb``."""
         height, width = rgb.shape[:2]
         scale = side / max(height, width)
         shape = max(1, round(height * scale)), max(1, round(width * scale))
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        # The network halves its picture five times: grey fills up to the next multiple of 32.
         canvas = np.full((*(-(-n // COARSEST) * COARSEST for n in shape), 3), 127, np.uint8)
         canvas[: shape[0], : shape[1]] = cv2.resize(rgb, shape[::-1], interpolation=method)
         parameter = next(self.network.parameters())

@@ -1,8 +1,8 @@
 """Identity: who a face is, as a unit vector.
 
-A small residual network read from the FFHQ crop itself, so that the same weights serve as a differentiable loss while
-the generators train (SwapTalk eq. 3-6, 9-10 with this network in ArcFace's place) and as the measure that a render
-reports. It never judges a published score: those use a network that no training has seen.
+A small residual network looks at the FFHQ crop itself.  So the same weights serve as a differentiable loss while
+generators train (where papers use ArcFace) and as the likeness that a render reports.  It never judges a published
+score: those use a network that no training has seen.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Dense landmarks: 478 points of the face mesh from a square around the face.
 
 The network answers in the face's own terms: coefficients of a measured shape basis, then a turn, a scale and a shift
-of that shape inside the square.  So it can only draw faces, a badly centred square costs little, and the first
-untrained answer is already the mean face.
+of that shape inside the square.  So it can only draw faces, a badly centred square costs little, and an untrained
+network already answers with the mean face.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class LandmarkNetwork(nn.Module, HubNetwork):
         count = self.config.coefficients
         shape = (self.mean + answer[:, :count] @ self.basis.T).view(-1, POINTS, 3)
         a, b, x, y = (answer[:, count + k, None] for k in range(4))
-        a = a + 1
+        a = a + 1  # an answer of zeros leaves the mean shape as it is
         flat_x = a * shape[..., 0] - b * shape[..., 1] + x
         flat_y = b * shape[..., 0] + a * shape[..., 1] + y
         depth = torch.sqrt(a * a + b * b + 1e-8) * shape[..., 2]
@@ -161,7 +161,7 @@ def affine_from_landmarks(landmarks: FloatArray, size: int) -> FloatArray:
 def cut_square(rgb: UInt8Image, affine: FloatArray, size: int) -> UInt8Image:
     """Cut the square that ``affine`` describes; only its surroundings are read, whatever the picture's size.
 
-    A face larger than the square is averaged down first: bilinear sampling alone would alias and make points tremble.
+    A face larger than the square is averaged down first; bilinear sampling alone aliases and makes points tremble.
     """
     inverse = invert_affine(affine)
     corners = np.array([[0, 0], [size, 0], [0, size], [size, size]], np.float32) @ inverse[:, :2].T + inverse[:, 2]
@@ -196,7 +196,7 @@ class LandmarkReader:
         """Landmarks (478 x 3, px of ``rgb``) and presence in [0, 1] of the face in the square of ``affine``."""
         square = cut_square(rgb, affine, self.size)
         parameter = next(self.network.parameters())
-        tensor = torch.from_numpy(square).to(parameter.device).permute(2, 0, 1)[None]
+        tensor = torch.from_numpy(square).to(parameter.device).permute(2, 0, 1)[None]  # 1 3 S S
         points, logit = self.network(tensor.to(parameter.dtype) / 127.5 - 1)
         landmarks = points[0].float().cpu().numpy()
         return transform_points(invert_affine(affine), landmarks), float(torch.sigmoid(logit[0].float()))

@@ -1,13 +1,12 @@
 """The dense face mesh: mean shape, triangles, and a texture warp from one face's mesh onto another's.
 
-The mesh has the 478 points of the dense landmark network: 468 on the skin, 10 on the irises.  Its mean
-shape, mirror pairs, triangles and shape components are measured from our own training portraits by
-``recipes/mean_face.py`` and stored beside this file.
+The mesh has the 478 points of the dense landmark network: 468 on the skin, 10 on the irises.  Its mean shape, mirror
+pairs, triangles and shape components were measured on our own training portraits (``recipes/mean_face.py``) and are
+stored beside this file.
 
-A texture warp answers "what would the source's skin look like in the target's pose and expression": each
-mesh triangle is moved by its own affine map.  It makes training pairs for the face swap, and at render
-time the ``guide = mesh`` option, so it must cost a few milliseconds: triangles are rasterised together,
-row by row, in plain array arithmetic on a coarse grid, and one ``remap`` does the rest.
+A texture warp shows the source's skin in the target's pose and expression: each mesh triangle moves by its own affine
+map.  It makes training pairs and, at render time, the guide, so it must cost a few milliseconds.  Triangles are
+rasterised together, row by row, in plain array arithmetic on a coarse grid, and one ``remap`` does the rest.
 """
 
 from __future__ import annotations
@@ -66,7 +65,11 @@ class WarpConfig:
 
 @lru_cache(maxsize=1)
 def mean_face() -> MeanFace:
-    """Read the stored mean face once; raises WeightsMissingError where the installation lacks it."""
+    """The stored mean face, read once.
+
+    Raises:
+        WeightsMissingError: the installation lacks it.
+    """
     from safetensors.numpy import load_file
 
     if not ASSET.is_file():
@@ -177,8 +180,8 @@ def _facing_points(landmarks: FloatArray, triangles: NDArray[np.int32]) -> Float
 class MeshTexture:
     """A source face's skin, ready to be warped onto many targets.
 
-    A turned source shows one cheek only.  What it hides is taken from the face's other half, mirrored and
-    brought to the brightness that the skin has along the seam; between the two the weights fade.
+    A turned source shows one cheek only.  The hidden one comes from the face's other half, mirrored and brought to
+    the brightness of the skin along the seam; between the two the weights fade.
 
     Args:
         rgb: H W 3 uint8, the picture that holds the source face.
@@ -192,6 +195,7 @@ class MeshTexture:
         self.rgb = rgb
         landmarks = np.asarray(landmarks, np.float32)
         self.other_rgb: UInt8Image | None = None
+        # A point borrows from its mirror image where it is hidden itself and the other half is seen better.
         here = _facing_points(landmarks, self.triangles)
         there = here[mean.mirror]
         low, high = self.config.hidden_cosine
@@ -211,14 +215,14 @@ class MeshTexture:
     ) -> UInt8Image:
         """``rgb`` with the gain per channel that makes mirrored skin continue the seen skin along the seam."""
         seam = np.flatnonzero((borrowed > 0.05) & (borrowed < 0.95))
+        if len(seam) == 0:
+            return rgb
         side = max(1.0, float(np.ptp(landmarks[:, 0])) * 0.02)
         soft = cv2.GaussianBlur(rgb, (0, 0), side)
         places = np.round(landmarks[:, :2]).astype(int)
         x = np.clip(places[:, 0], 0, rgb.shape[1] - 1)
         y = np.clip(places[:, 1], 0, rgb.shape[0] - 1)
         colours = soft[y, x].astype(np.float32)  # 478 3
-        if len(seam) == 0:
-            return rgb
         gain = (colours[seam].mean(0) + 4) / (colours[mirror[seam]].mean(0) + 4)
         return np.clip(np.round(rgb * np.clip(gain, 0.5, 2.0)), 0, 255).astype(np.uint8)
 
@@ -262,9 +266,9 @@ class MeshTexture:
 
 def _look_up(rgb: UInt8Image, where: FloatArray) -> UInt8Image:
     """The picture's bilinear colours at given places (S S 2: x and y, px)."""
-    # OpenCV takes both coordinates in one map, which its type stubs do not know.
-    found = cv2.remap(rgb, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
-    return np.asarray(found, np.uint8)
+    # OpenCV takes both coordinates in one map, which its type stubs don't know.
+    colours = cv2.remap(rgb, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return np.asarray(colours, np.uint8)
 
 
 def ring_mask(landmarks: FloatArray, rings: tuple[tuple[int, ...], ...], size: int, feather: float = 0.0) -> FloatArray:

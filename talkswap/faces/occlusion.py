@@ -1,8 +1,8 @@
 """What is in front of a face: a hand, a microphone, a cup, hair.  A render leaves it as it is.
 
-A small U-Net looks at the aligned crop and gives, on a grid of half its side, how likely each spot of the face is
-covered.  A render multiplies its mask by what is free; only clear answers count, since a hole in a face that nobody
-covers is worse than a missed hair.
+A small U-Net looks at the aligned crop and says, on a grid of half its side, how likely each spot of the face is
+covered.  A render multiplies its mask by the share that is free.  Only clear answers count, since a hole in a bare
+face looks worse than a lost hair.
 """
 
 from __future__ import annotations
@@ -45,33 +45,33 @@ class OcclusionNetwork(nn.Module, HubNetwork):
         super().__init__()
         self.config = config or OcclusionConfig()
         widths = self.config.widths
-        first = nn.Sequential(nn.PixelUnshuffle(4), *self._joined(48, widths[0]), Residual(widths[0]))
+        first = nn.Sequential(nn.PixelUnshuffle(4), *self._convolve(48, widths[0]), Residual(widths[0]))
         lower = [
-            nn.Sequential(*self._joined(before, after, stride=2), Residual(after))
+            nn.Sequential(*self._convolve(before, after, stride=2), Residual(after))
             for before, after in zip(widths, widths[1:], strict=False)
         ]
         self.down = nn.ModuleList([first, *lower])
         self.narrow = nn.ModuleList(
             nn.Conv2d(after, before, 1) for before, after in zip(widths, widths[1:], strict=False)
         )
-        self.up = nn.ModuleList(nn.Sequential(*self._joined(width, width)) for width in widths[:-1])
+        self.up = nn.ModuleList(nn.Sequential(*self._convolve(width, width)) for width in widths[:-1])
         self.head = nn.Sequential(nn.Conv2d(widths[0], 4, 3, padding=1), nn.PixelShuffle(2))
         assert isinstance(self.head[0], nn.Conv2d) and self.head[0].bias is not None
         nn.init.constant_(self.head[0].bias, -2.0)  # most of a face is free
 
     @staticmethod
-    def _joined(before: int, after: int, stride: int = 1) -> list[nn.Module]:
+    def _convolve(before: int, after: int, stride: int = 1) -> list[nn.Module]:
         convolution = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
         return [convolution, nn.BatchNorm2d(after), nn.ReLU()]
 
     def forward(self, crop: Tensor) -> Tensor:
-        """See the class."""
-        kept: list[Tensor] = []
+        """B 3 S S to logits B S/2 S/2."""
+        levels: list[Tensor] = []  # B C S/4 S/4, B C S/8 S/8, ...
         x = crop
         for block in self.down:
             x = block(x)
-            kept.append(x)
-        for narrow, up, beside in zip(reversed(self.narrow), reversed(self.up), kept[-2::-1], strict=True):
+            levels.append(x)
+        for narrow, up, beside in zip(reversed(self.narrow), reversed(self.up), levels[-2::-1], strict=True):
             wide = nn.functional.interpolate(narrow(x), scale_factor=2.0, mode="nearest")
             x = up(wide + beside)
         return self.head(x)[:, 0]
@@ -97,7 +97,7 @@ class OcclusionReader:
 
     Args:
         network: in float32.
-        precision: in which it runs; bfloat16, where it is fast, changes a likelihood by half a percent at most.
+        precision: of the computation; bfloat16, where it is fast, changes a likelihood by half a percent at most.
     """
 
     def __init__(self, network: OcclusionNetwork, precision: torch.dtype = torch.float32) -> None:
@@ -118,13 +118,13 @@ class OcclusionReader:
 class FollowConfig:
     """How answers become a mask."""
 
-    clear: float = 0.5  # likelihood from which a spot is left to what is in front ...
-    certain: float = 0.8  # ... and from which wholly
-    hold: float = 0.04  # seconds in which an answer fades to 37 %: flicker closes, and nothing comes late
+    clear: float = 0.5  # likelihood from which a spot begins to stay the target's ...
+    certain: float = 0.8  # ... and from which it stays wholly
+    hold: float = 0.04  # seconds in which an answer fades to 37 %: long enough to close flicker, too short to lag
 
 
 class CoverFollower:
-    """The answers for one person from frame to frame: what appears counts at once, what goes fades soon."""
+    """One person's answers from frame to frame: what appears counts at once, what goes fades soon."""
 
     def __init__(self, config: FollowConfig | None = None) -> None:
         self.config = config or FollowConfig()
@@ -142,6 +142,7 @@ class CoverFollower:
         Returns:
             G G in [0, 1]: the share of a render's mask that stays.
         """
+        # After a gap or a cut, earlier answers belong to another picture.
         if self._held is None or fresh or not 0 <= time - self._time < 1:
             self._held = covered
         else:

@@ -1,12 +1,12 @@
-"""Follow faces through a clip: detect now and then, follow between, smooth, keep each person's number.
+"""Follow faces through a clip: detect now and then, follow in between, smooth, keep each person's number.
 
-A detector on every frame would be most of a render's time.  So it runs every k-th frame, when a face is lost, while
-there is none, and after a shot cut; between, landmarks are refitted from the frame before.  Numbers stay with a
+A detector on every frame would take most of a render's time.  So it runs every k-th frame, when a face is lost, while
+there is none, and after a shot cut; in between, landmarks are refitted from the frame before.  Numbers stay with a
 person by overlap from frame to frame and, where identity vectors are given, by likeness through cuts and gaps.
 
-One view may be poor, and landmarks may slide to a neighbour or run on through a cut that nobody saw.  So at detector
-runs a followed face is looked at anew: a view that fits is added to the person's mean, one that does not ends the
-following, and whoever is there then appears under a number of their own.
+One view may be poor, and landmarks may slide to a neighbour or run on through a cut that nobody saw.  So detector runs
+also check followed faces: a view that fits joins the person's mean, one that doesn't ends the following, and whoever
+is there then appears under a number of their own.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class TrackConfig:
     detect_every: int = 10  # frames between two runs of the detector
     least_score: float = 0.5  # below this a face is lost
     least_overlap: float = 0.3  # intersection over union at which two boxes are one face
-    follow: bool = True  # False where frames lie far apart: each is searched, and numbers go by likeness
+    follow: bool = True  # False where frames lie far apart: each is searched, and likeness decides numbers
     # Identity cosine of a view to a person's mean, compact network, 18 held-out clips: of 297 views of the same person
     # 1 lies below 0.4 and none below 0.25; of 5276 of somebody else 92 % lie below 0.25 and 0.8 % at 0.4 or above.
     same_person: float = 0.4  # from here a face is theirs
     other_person: float = 0.25  # below this it is somebody else
-    doubts: int = 3  # views in a row between the two that are borne
-    views: int = 3  # followed faces looked at anew in one detector run; in a crowd they take turns
+    doubts: int = 3  # views in a row between the two that a track survives
+    views: int = 3  # followed faces checked in one detector run; in a crowd they take turns
     suspicion: float = 0.9  # correlation of neighbouring thumbnails below which the detector runs early
     soonest: int = 3  # frames between two runs even then, and while faces touch: fast motion looks like a cut
     patience: int = 3  # detector runs in a row that may miss a face which is still followed well
-    gap: Fraction = Fraction(1, 4)  # seconds out of sight after which the filters start anew
-    memory: Fraction = Fraction(2)  # seconds out of sight after which a place no longer tells who it is
+    gap: Fraction = Fraction(1, 4)  # seconds out of sight after which the filters restart
+    memory: Fraction = Fraction(2)  # seconds out of sight after which a place no longer tells who is there
     cut_likeness: float = 0.7  # correlation of neighbouring thumbnails below which the shot has changed
     cut_change: float = 8.0  # and the mean change in levels that it takes besides
     yaw_limit: float = 50.0  # degrees up to which a face is changed fully
@@ -84,14 +84,14 @@ def turned_away(yaw: float, config: TrackConfig) -> float:
 class CutFinder:
     """Tells a shot cut from motion by thumbnails of a few hundred grey px.
 
-    Their correlation ignores brightness, so that a flash or a fade is no cut; a least change in levels keeps
-    noise in a nearly even picture from being one.
+    Their correlation ignores brightness, so that a flash or a fade is no cut; the smallest change in levels keeps
+    noise in a nearly even picture from counting as one.
     """
 
     def __init__(self, config: TrackConfig) -> None:
         self.config = config
         self.last: FloatArray | None = None
-        self.suspect = False  # the last picture differed as a cut between similar shots does, or as fast motion
+        self.suspect = False  # the last picture differs as after a cut between similar shots, or in fast motion
 
     def __call__(self, rgb: UInt8Image) -> bool:
         """Whether this picture (H W 3) begins a shot; False for the very first."""
@@ -111,17 +111,17 @@ class CutFinder:
 
 @dataclass(eq=False)
 class _Track:
-    """What is remembered of one person."""
+    """What the tracker remembers of one person."""
 
     track_id: int
     face: Face
-    time: Fraction  # when last seen
+    time: Fraction  # of the last frame with this face
     landmarks: LandmarkSmoother
     square: SquareSmoother
-    views: FloatArray | None = None  # sum of the identity vectors that were taken as this person's
-    clear: bool = False  # those are of views that show who it is
+    views: FloatArray | None = None  # sum of the identity vectors that count as this person's
+    clear: bool = False  # those vectors come from views that show who it is
     doubts: int = 0  # views in a row that hardly fit
-    looked: Fraction = Fraction(-1)  # when last compared
+    checked: Fraction = Fraction(-1)  # time of the last comparison
     misses: int = 0
     fresh: bool = True
 
@@ -131,7 +131,7 @@ class _Track:
         return None if self.views is None else self.views / max(float(np.linalg.norm(self.views)), 1e-6)
 
     def add(self, view: FloatArray, clear: bool) -> None:
-        """Take a view as this person's; the first clear one takes the place of all that are not."""
+        """Count a view as this person's; the first clear one replaces all that are not."""
         if self.views is None or (clear and not self.clear):
             self.views = view
         elif clear or not self.clear:
@@ -139,7 +139,7 @@ class _Track:
         self.clear = self.clear or clear
 
     def likeness(self, view: FloatArray) -> float:
-        """Cosine of a view (unit length) to the mean; -1 where nothing is known."""
+        """Cosine of a view (unit length) to the mean; -1 without any view."""
         mean = self.embedding
         return -1.0 if mean is None else float(mean @ view)
 
@@ -150,7 +150,7 @@ class FaceTracker:
     Args:
         analyser: finds and follows.
         config: see :class:`TrackConfig`.
-        embed: identity vector of a face, asked for each face that appears and again at detector runs; None uses
+        embed: identity vector of a face, called for each face that appears and again at detector runs; None uses
             those that the detector gives, if any.
     """
 
@@ -163,7 +163,7 @@ class FaceTracker:
         self.gone: list[_Track] = []
         self.people = 0
         self.since_detection = 0
-        self.suspected = False  # something has changed since the detector ran
+        self.suspected = False  # something may have changed since the detector ran
         self.cuts = 0
 
     def update(self, frame: Frame) -> list[TrackedFace]:
@@ -176,7 +176,9 @@ class FaceTracker:
             self._leave(self.active)
         lost = self._follow(frame)
         self.since_detection += 1
-        self.suspected = self.suspected or self.is_cut.suspect or self._some_touch()
+        # Where two faces pass each other, landmarks may slide from one to the other: the detector runs sooner.
+        touch = any(box_overlap(a.face.box, b.face.box) > 0 for a, b in combinations(self.active, 2))
+        self.suspected = self.suspected or self.is_cut.suspect or touch
         pause = min(self.config.soonest, self.config.detect_every) if self.suspected else self.config.detect_every
         if lost or not self.active or self.since_detection >= pause:
             self._detect(frame)
@@ -185,15 +187,12 @@ class FaceTracker:
         return [self._finish(track, frame) for track in sorted(self.active, key=lambda t: t.track_id)]
 
     def _leave(self, tracks: list[_Track]) -> None:
+        """Move tracks from the active to the gone."""
         self.gone.extend(tracks)
         self.active = [t for t in self.active if not any(t is one for one in tracks)]
 
-    def _some_touch(self) -> bool:
-        """Whether two faces pass each other, so that landmarks may slide from one to the other."""
-        return any(box_overlap(a.face.box, b.face.box) > 0 for a, b in combinations(self.active, 2))
-
     def _forget_place(self, tracks: list[_Track], frame: Frame) -> None:
-        """Where these were says no longer who is there."""
+        """Let the places of these tracks no longer tell who is there."""
         for track in tracks:
             track.time = min(track.time, frame.time - self.config.memory)
 
@@ -219,47 +218,47 @@ class FaceTracker:
     def _detect(self, frame: Frame) -> None:
         """Run the detector: confirm the faces that are followed, find those that are new or back."""
         self.since_detection, self.suspected = 0, False
-        found = [f for f in self.analyser.detect(frame.rgb) if f.score >= self.config.least_score]
+        faces = [f for f in self.analyser.detect(frame.rgb) if f.score >= self.config.least_score]
         pairs = sorted(
-            ((box_overlap(t.face.box, f.box), i, j) for i, t in enumerate(self.active) for j, f in enumerate(found)),
+            ((box_overlap(t.face.box, f.box), i, j) for i, t in enumerate(self.active) for j, f in enumerate(faces)),
             reverse=True,
         )
-        seen: dict[int, int] = {}
-        taken: set[int] = set()
+        # Pair tracks with detections, best overlap first.  A paired track keeps its own landmarks, which continue the
+        # last frame's more smoothly than the detection would.
+        detection_of: dict[int, int] = {}
         for share, i, j in pairs:
-            if share >= self.config.least_overlap and i not in seen and j not in taken:
-                seen[i] = j
-                taken.add(j)  # the followed landmarks stay: they continue the last frame's more smoothly
+            if share >= self.config.least_overlap and i not in detection_of and j not in detection_of.values():
+                detection_of[i] = j
         for i, track in enumerate(self.active):
-            track.misses = 0 if i in seen else track.misses + 1
-        wrong = self._look_anew(frame, {self.active[i].track_id: found[j] for i, j in seen.items()})
-        taken -= {seen[i] for i, track in enumerate(self.active) if track in wrong and i in seen}
+            track.misses = 0 if i in detection_of else track.misses + 1
+        wrong = self._check(frame, {self.active[i].track_id: faces[j] for i, j in detection_of.items()})
+        paired = {j for i, j in detection_of.items() if self.active[i] not in wrong}
         self._leave([t for t in self.active if t.misses > self.config.patience])
         self._leave(wrong)
         self._forget_place(wrong, frame)  # somebody else is there
-        for j, face in enumerate(found):
-            if j not in taken:
+        for j, face in enumerate(faces):
+            if j not in paired:
                 self._appear(face, frame)
 
-    def _look_anew(self, frame: Frame, found: dict[int, Face]) -> list[_Track]:
-        """Compare followed faces with who they are taken for; returns the tracks that are on another face.
+    def _check(self, frame: Frame, detections: dict[int, Face]) -> list[_Track]:
+        """Compare followed faces with the people they stand for; returns the tracks that are on another face.
 
         Args:
-            found: the detector's faces by track number, for the identity vectors that some detectors give.
+            detections: the detector's faces by track number, for the identity vectors that some detectors give.
         """
         wrong = []
-        for track in sorted(self.active, key=lambda t: (t.looked, t.track_id))[: self.config.views]:
-            view = found[track.track_id].embedding if track.track_id in found else None
+        for track in sorted(self.active, key=lambda t: (t.checked, t.track_id))[: self.config.views]:
+            view = detections[track.track_id].embedding if track.track_id in detections else None
             view = self._view(frame, track.face) if view is None else view
             if view is None:
                 continue
-            track.looked = frame.time
+            track.checked = frame.time
             if not self._fits(track, view, self._is_clear(track.face)):
                 wrong.append(track)
         return wrong
 
     def _fits(self, track: _Track, view: FloatArray, clear: bool) -> bool:
-        """Whether a view may be of this person; a good one is added to what is known of them."""
+        """Whether a view may be of this person; a good one joins their mean."""
         if not (clear and track.clear):
             track.add(view, clear)  # too little to judge by
             return True
@@ -268,39 +267,42 @@ class FaceTracker:
             track.doubts = 0
             track.add(view, clear)
             return True
-        others = [t.likeness(view) for t in (*self.active, *self.gone) if t is not track]
+        # Between the two thresholds a poor view is as likely as another face: bear a few, unless somebody fits better.
         track.doubts += 1
-        known_other = max(others, default=-1.0) >= self.config.same_person
-        return likeness >= self.config.other_person and track.doubts <= self.config.doubts and not known_other
+        others = [t.likeness(view) for t in (*self.active, *self.gone) if t is not track]
+        is_other = max(others, default=-1.0) >= self.config.same_person
+        return likeness >= self.config.other_person and track.doubts <= self.config.doubts and not is_other
 
     def _appear(self, face: Face, frame: Frame) -> None:
-        """Give a face that nobody followed its number: an old one by place or likeness, else the next."""
+        """Give a new face its number: an old one by place or likeness, else the next."""
         if any(box_overlap(t.face.box, face.box) >= self.config.least_overlap for t in self.active):
             return  # a second box around a face that is followed already
         view = face.embedding if face.embedding is not None else self._view(frame, face)
         clear = self._is_clear(face)
-        old = self._recall(face, view, clear, frame.time)
-        if old is None:
+        track = self._recall(face, view, clear, frame.time)
+        if track is None:
             smooth = self.config.smooth
-            old = _Track(self.people, face, frame.time, LandmarkSmoother(smooth), SquareSmoother(smooth))
+            track = _Track(self.people, face, frame.time, LandmarkSmoother(smooth), SquareSmoother(smooth))
             self.people += 1
         else:
-            self.gone = [t for t in self.gone if t is not old]
-            if frame.time - old.time > self.config.gap:
-                old.landmarks.reset()
-                old.square.reset()
-                old.fresh = True
-            old.face, old.time, old.misses, old.doubts = face, frame.time, 0, 0
+            self.gone = [t for t in self.gone if t is not track]
+            # After a gap the filters would drag the face from where it was: they restart.
+            if frame.time - track.time > self.config.gap:
+                track.landmarks.reset()
+                track.square.reset()
+                track.fresh = True
+            track.face, track.time, track.misses, track.doubts = face, frame.time, 0, 0
         if view is not None:
-            old.add(view, clear)
-            old.looked = frame.time
-        self.active.append(old)
+            track.add(view, clear)
+            track.checked = frame.time
+        self.active.append(track)
 
     def _recall(self, face: Face, view: FloatArray | None, clear: bool, time: Fraction) -> _Track | None:
-        """The person of the past that this face is, if any: by likeness, else by place where likeness allows it."""
-        known = [] if view is None else [(t.likeness(view), -i, t) for i, t in enumerate(self.gone)]
-        if known:
-            likeness, _, track = max(known, key=lambda one: one[:2])
+        """The earlier person that this face is, if any: by likeness, else by place where likeness allows it."""
+        if view is not None and self.gone:
+            likeness, _, track = max(
+                ((t.likeness(view), -i, t) for i, t in enumerate(self.gone)), key=lambda entry: entry[:2]
+            )
             if likeness >= self.config.same_person:
                 return track
         near = [
@@ -309,20 +311,21 @@ class FaceTracker:
             if time - t.time < self.config.memory and self._may_be(t, view, clear)
         ]
         if near:
-            share, _, track = max(near, key=lambda one: one[:2])
+            share, _, track = max(near, key=lambda entry: entry[:2])
             if share >= self.config.least_overlap:
                 return track
         return None
 
     def _may_be(self, track: _Track, view: FloatArray | None, clear: bool) -> bool:
+        """Whether likeness doesn't speak against a view being this person's."""
         if view is None or track.views is None or not (clear and track.clear):
             return True
         return track.likeness(view) >= self.config.other_person
 
     def _drop_doubles(self, frame: Frame) -> None:
-        """Of two tracks that slid onto one face, the one whose person it is stays; where nothing tells, the older.
+        """Of two tracks on one face, keep the one whose person it is; where nothing tells, the older.
 
-        The other is remembered as gone, so that its person keeps the number when found again.
+        The other counts as gone, so that its person gets the same number on return.
         """
         kept: list[_Track] = []
         for track in sorted(self.active, key=lambda t: t.track_id):
@@ -338,6 +341,7 @@ class FaceTracker:
         self._forget_place([t for t in dropped if t.views is not None], frame)
 
     def _finish(self, track: _Track, frame: Frame) -> TrackedFace:
+        """The smoothed face of an active track."""
         if track.views is not None:
             track.face = replace(track.face, embedding=track.embedding)
         landmarks = track.landmarks(track.face.landmarks, frame.time)

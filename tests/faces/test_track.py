@@ -330,7 +330,7 @@ def test_in_a_crowd_faces_take_turns() -> None:
     for k, frame in enumerate(frames([scene(0, *people)] * 6)):
         tracker.update(frame)
         assert analyser.embedded == 5 + 2 * k
-    assert min(t.looked for t in tracker.active) >= Fraction(3, 25)
+    assert min(t.checked for t in tracker.active) >= Fraction(3, 25)
 
 
 def test_light_is_no_cut_and_a_new_scene_is() -> None:
