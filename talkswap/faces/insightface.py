@@ -1,9 +1,9 @@
 """The insightface analyser: buffalo_l's detector, 68 three-dimensional landmarks and recognition network.
 
-buffalo_l knows 68 points and talkswap works with 478, so our own shape statistics fill in: the mean face and its
-components, measured by ``recipes/mean_face.py``, are laid through the 68 points as a Gaussian model is
-conditioned on what was seen, and what still differs at eyes, brows, nose and lips is spread over their
-neighbours.  Following looks for the face with the detector at a small size in its own neighbourhood only.
+buffalo_l knows 68 points and talkswap works with 478, so our own shape statistics fill in.  The mean face and its
+components (``recipes/mean_face.py``) are fitted through the 68 points as a Gaussian model is conditioned on an
+observation, and what still differs at eyes, brows, nose and lips is spread over their neighbours.  Following runs the
+detector at a small size in the face's own neighbourhood only.
 """
 
 from __future__ import annotations
@@ -46,13 +46,12 @@ NOSE_TIP = 30
 @lru_cache(maxsize=1)
 def _observation() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """(mean 68 3, components 68*3 K, trust 68 3 = 1 / variance in squared eye distances)."""
-    mean = mean_face()
-    seen = list(MESH_OF_68)
-    basis = mean.components[:, seen].reshape(len(mean.components), -1).T.astype(np.float64)
+    mean, observed = mean_face(), list(MESH_OF_68)
+    basis = mean.components[:, observed].reshape(len(mean.components), -1).T.astype(np.float64)
     deviation = np.full((68, 3), 0.02)
     deviation[:JAW] = 0.08
     deviation[:, 2] = 0.12  # depth is each network's own guess
-    return mean.points[seen].astype(np.float64), basis, deviation**-2.0
+    return mean.points[observed].astype(np.float64), basis, deviation**-2.0
 
 
 @lru_cache(maxsize=1)
@@ -74,10 +73,10 @@ def dense_landmarks(points: FloatArray) -> FloatArray:
     Returns:
         478 3 in px, depth toward the viewer negative.
     """
-    seen = np.asarray(points, np.float64).copy()
-    if seen[[0, 16], 2].mean() < seen[NOSE_TIP, 2]:
-        seen[:, 2] *= -1  # the nose is nearer than the ears
-    seen[:, 2] -= seen[:, 2].mean()
+    observed = np.asarray(points, np.float64).copy()
+    if observed[[0, 16], 2].mean() < observed[NOSE_TIP, 2]:
+        observed[:, 2] *= -1  # the nose is nearer than the ears
+    observed[:, 2] -= observed[:, 2].mean()
     mean = mean_face()
     middle, basis, trust = _observation()
     flat_trust = trust.reshape(-1)
@@ -85,11 +84,12 @@ def dense_landmarks(points: FloatArray) -> FloatArray:
     gain = np.linalg.solve(basis.T @ (flat_trust[:, None] * basis) + prior, basis.T * flat_trust)  # K 68*3
     shape, coefficients = middle, np.zeros(len(mean.deviations))
     for _ in range(4):  # pose given shape, shape given pose
-        scale, rotation, shift = spatial_similarity(shape, seen, trust[:, 0])
-        upright = (seen - shift) @ rotation / scale
+        scale, rotation, shift = spatial_similarity(shape, observed, trust[:, 0])
+        upright = (observed - shift) @ rotation / scale
         coefficients = gain @ (upright - middle).reshape(-1)
         shape = middle + (basis @ coefficients).reshape(-1, 3)
     dense = mean.points.astype(np.float64) + np.tensordot(coefficients, mean.components.astype(np.float64), 1)
+    # The shape space is smoother than real lips and lids: hand what it can't express to the points around.
     rest = (upright - shape)[JAW:]
     rest[:, 2] = 0
     dense += _spread() @ rest
@@ -138,7 +138,7 @@ class InsightFaceAnalyser:
         if device.startswith("cuda"):
             if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
                 raise DeviceError(
-                    "onnxruntime has no CUDA here",
+                    "onnxruntime has no CUDA on this machine",
                     "install onnxruntime-gpu in place of onnxruntime, or use --device cpu",
                 )
             providers.insert(0, "CUDAExecutionProvider")
@@ -161,13 +161,13 @@ class InsightFaceAnalyser:
         return sorted(faces, key=lambda face: -face.score)
 
     def _read(self, bgr: UInt8Image, box: FloatArray) -> Face:
-        from insightface.app.common import Face as Found
+        from insightface.app.common import Face as InsightFace
 
-        points = self._landmarks.get(bgr, Found(bbox=np.asarray(box[:4], np.float32)))
+        points = self._landmarks.get(bgr, InsightFace(bbox=np.asarray(box[:4], np.float32)))
         return Face(np.asarray(box[:4], np.float32), float(box[4]), dense_landmarks(points))
 
     def follow(self, rgb: UInt8Image, landmarks: FloatArray) -> Face | None:
-        """The same face in the next frame, looked for within one face's size around its last place.
+        """The same face in the next frame, searched within one face's size around its last place.
 
         Args:
             rgb: H W 3.
@@ -187,6 +187,7 @@ class InsightFaceAnalyser:
         small = (min(self._side, 192),) * 2
         boxes, _ = self._detector.detect(cut, input_size=small)
         start = np.array([x0, y0], np.float32)
+        # Another face may be in the cut: only one whose middle stays close is the same.
         near = [
             b for b in boxes if b[4] >= self._threshold and np.hypot(*(b[:2] + b[2:4]) / 2 + start - middle) < reach / 2
         ]

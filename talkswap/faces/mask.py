@@ -1,13 +1,14 @@
 """Soft masks from dense landmarks: which part of a crop a result may change.
 
-A ring of landmarks is filled, blurred, and the blur's inner flank becomes the ramp: the mask is 0 on the ring
-itself and reaches 1 a little further in, so that hairline and jaw border stay the target's.  It is drawn
-anti-aliased on a coarse grid, in sixteenths of a cell: landmarks that move smoothly give a mask that does.
+A ring of landmarks is filled and blurred, and the blur's inner flank becomes the ramp.  The mask is 0 on the ring
+itself and reaches 1 a little further in, so that hairline and jaw border stay the target's.  It is drawn anti-aliased
+on a coarse grid, in sixteenths of a cell, so that it moves as smoothly as the landmarks do.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import cv2
 import numpy as np
@@ -18,35 +19,8 @@ from talkswap.types import FloatArray
 
 # From the top of the forehead over the nose to the chin; with half the oval it bounds half the face.
 MIDLINE = (
-    10,
-    151,
-    9,
-    8,
-    168,
-    6,
-    197,
-    195,
-    5,
-    4,
-    1,
-    19,
-    94,
-    2,
-    164,
-    0,
-    11,
-    12,
-    13,
-    14,
-    15,
-    16,
-    17,
-    18,
-    200,
-    199,
-    175,
-    152,
-)
+    10, 151, 9, 8, 168, 6, 197, 195, 5, 4, 1, 19, 94, 2, 164, 0, 11, 12, 13, 14, 15, 16, 17, 18, 200, 199, 175, 152,
+)  # fmt: skip
 _CHIN = FACE_OVAL.index(152)
 RIGHT_HALF = FACE_OVAL[: _CHIN + 1] + MIDLINE[-2:0:-1]  # right in the picture
 LEFT_HALF = FACE_OVAL[_CHIN:] + MIDLINE[:-1]
@@ -54,25 +28,8 @@ LEFT_HALF = FACE_OVAL[_CHIN:] + MIDLINE[:-1]
 # Under the nose and across the cheeks, then down and around the jaw; in halves too.
 _LOWER_MIDLINE = MIDLINE[MIDLINE.index(2) : -1]
 LOWER_RIGHT = (
-    2,
-    326,
-    327,
-    423,
-    425,
-    411,
-    376,
-    323,
-    361,
-    288,
-    397,
-    365,
-    379,
-    378,
-    400,
-    377,
-    152,
-    *_LOWER_MIDLINE[:0:-1],
-)
+    2, 326, 327, 423, 425, 411, 376, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, *_LOWER_MIDLINE[:0:-1],
+)  # fmt: skip
 LOWER_LEFT = (152, 148, 176, 149, 150, 136, 172, 58, 132, 93, 147, 187, 205, 203, 98, 97, *_LOWER_MIDLINE)
 MOUTH = (57, 186, 92, 165, 167, 164, 393, 391, 322, 410, 287, 273, 335, 406, 313, 18, 83, 182, 106, 43)
 
@@ -122,19 +79,11 @@ def soft_ring(
     sigma = max((feather + abs(2 * shift)) / 2.4, 0.6)
     picture = np.asarray(cv2.resize(picture, (grid, grid), interpolation=cv2.INTER_AREA), np.uint8)
     flank = np.asarray(cv2.GaussianBlur(picture.astype(np.float32) / np.float32(255), (0, 0), sigma), np.float32)
-    low = _normal_share(-shift / sigma)
-    high = _normal_share((feather - shift) / sigma)
+    low, high = (NormalDist().cdf(place / sigma) for place in (-shift, feather - shift))
     mask = np.asarray(smooth_step(flank, low, high), np.float32)
     if grid != size:
         mask = np.clip(cv2.resize(mask, (size, size), interpolation=cv2.INTER_LINEAR), 0, 1)
     return np.asarray(mask, np.float32)
-
-
-def _normal_share(x: float) -> float:
-    """Share of the normal distribution below ``x`` standard deviations."""
-    from math import erf, sqrt
-
-    return 0.5 * (1 + erf(x / sqrt(2)))
 
 
 def face_mask(landmarks: FloatArray, size: int, config: MaskConfig | None = None) -> FloatArray:

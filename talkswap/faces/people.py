@@ -1,8 +1,8 @@
-"""Who is in a clip, and which one a render is to change.
+"""Who is in a clip, and which of them a render changes.
 
-Three ways to name a person: nothing (whoever is on screen most, largest and most central), the number that
-``talkswap faces`` prints, or the identity vector of a photo.  A render never takes another face instead:
-below the likeness threshold a frame is left alone.
+There are three ways to name a person: nothing (whoever is on screen most, largest and most central), the number that
+``talkswap faces`` prints, or the identity vector of a photo.  A render never takes another face instead: below the
+likeness threshold it leaves a frame alone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from talkswap.faces.geometry import transform_points, warp_crop
+from talkswap.faces.geometry import warp_crop
 from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.types import AlignedFace, FloatArray, Frame, UInt8Image
 
@@ -22,10 +22,10 @@ PICTURE = 192  # px, side of the aligned crop that is kept of a person
 
 @dataclass(frozen=True)
 class SelectConfig:
-    """When a face counts as the person asked for."""
+    """When a face counts as the person that a render changes."""
 
-    least_likeness: float = 0.35  # identity cosine to the photo, or to the person surveyed
-    release: float = 0.25  # below this somebody who was taken for the person no longer is
+    least_likeness: float = 0.35  # identity cosine to the photo, or to the person of the survey
+    release: float = 0.25  # below this a face that counted as the person no longer does
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,11 @@ def prominence(face: TrackedFace, height: int, width: int) -> float:
 
 @dataclass
 class _Sighting:
-    """Sums over the frames in which a person was seen; of the frames themselves only the best and the first face stay."""
+    """Sums over a person's frames; of the frames themselves only the best and the first face stay."""
 
     first: AlignedFace
     first_fade: float
-    seen: set[int] = field(default_factory=set)  # which of the surveyed frames
+    frames: set[int] = field(default_factory=set)  # which of the surveyed ones show the person
     claims: float = 0.0
     sizes: float = 0.0
     best: float = -1.0
@@ -66,13 +66,13 @@ class _Sighting:
     width: float = 0.0
     embedding: FloatArray | None = None
 
-    def look(self, number: int, frame: Frame, face: TrackedFace) -> None:
-        """Add one more view."""
+    def add(self, number: int, frame: Frame, face: TrackedFace) -> None:
+        """Add one more view, of the surveyed frame ``number``."""
         if not self.first_fade and face.fade:
-            self.first, self.first_fade = aligned_face(frame, face, self.first.crop.shape[0]), face.fade
+            self.first, self.first_fade = face.align(frame, self.first.crop.shape[0]), face.fade
         height, width = frame.rgb.shape[:2]
         claim = prominence(face, height, width)
-        self.seen.add(number)
+        self.frames.add(number)
         self.claims += claim
         self.sizes += float(np.hypot(*face.x)) * 2 / height
         if claim * face.fade > self.best:
@@ -83,29 +83,22 @@ class _Sighting:
             self.embedding = face.face.embedding  # the tracker's mean, which grows
 
     def join(self, other: _Sighting) -> None:
-        """Add somebody who turned out to be the same person; the more prominent one's best view stays."""
+        """Add another track of the same person; the more prominent one's best view stays."""
         if self.embedding is not None and other.embedding is not None:
-            mean = self.embedding * len(self.seen) + other.embedding * len(other.seen)
+            mean = self.embedding * len(self.frames) + other.embedding * len(other.frames)
             self.embedding = (mean / np.linalg.norm(mean)).astype(np.float32)
         if (not self.first_fade, self.first.index) > (not other.first_fade, other.first.index):
             self.first, self.first_fade = other.first, other.first_fade
-        self.seen |= other.seen
+        self.frames |= other.frames
         self.claims += other.claims
         self.sizes += other.sizes
 
 
 def _same(one: _Sighting, other: _Sighting, least: float) -> bool:
     """Whether two numbers are one person: alike, and never in a frame together."""
-    if one.embedding is None or other.embedding is None or one.seen & other.seen:
+    if one.embedding is None or other.embedding is None or one.frames & other.frames:
         return False
     return float(one.embedding @ other.embedding) >= least
-
-
-def aligned_face(frame: Frame, face: TrackedFace, size: int) -> AlignedFace:
-    """A tracked face cut out of its frame, ``size`` px wide."""
-    affine = face.affine(size)
-    points = transform_points(affine, face.landmarks)
-    return AlignedFace(warp_crop(frame.rgb, affine, size), affine, points, frame.index)
 
 
 def survey(
@@ -116,7 +109,7 @@ def survey(
     Args:
         frames: some frames of the clip in order, for example two a second.
         tracker: a fresh tracker; with ``detect_every=1, follow=False`` where the frames lie far apart.
-        enough: frames with a face after which no more are looked at; None for all.
+        enough: frames with a face after which the survey ends; None for all frames.
         size: px of each person's first face.
     """
     sightings: dict[int, _Sighting] = {}
@@ -125,24 +118,24 @@ def survey(
         faces = tracker.update(frame)
         for face in faces:
             if face.track_id not in sightings:
-                sightings[face.track_id] = _Sighting(aligned_face(frame, face, size), face.fade)
-            sightings[face.track_id].look(total, frame, face)
+                sightings[face.track_id] = _Sighting(face.align(frame, size), face.fade)
+            sightings[face.track_id].add(total, frame, face)
         total += 1
         with_face += bool(faces)
         if enough is not None and with_face >= enough:
             break
+    # One person may have two numbers, given when the tracker had too few views of either.
     people: list[_Sighting] = []
-    for sighting in sorted(sightings.values(), key=lambda one: -one.claims):
-        # one person may have two numbers, given when too few views of either were known
-        known = next((p for p in people if _same(p, sighting, tracker.config.same_person)), None)
-        if known is None:
+    for sighting in sorted(sightings.values(), key=lambda s: -s.claims):
+        person = next((p for p in people if _same(p, sighting, tracker.config.same_person)), None)
+        if person is None:
             people.append(sighting)
         else:
-            known.join(sighting)
-    order = sorted(people, key=lambda one: -one.claims)
+            person.join(sighting)
+    order = sorted(people, key=lambda s: -s.claims)
     return [
         Person(
-            i, len(s.seen), len(s.seen) / total, s.sizes / len(s.seen), s.claims, s.picture, s.time, s.width,
+            i, len(s.frames), len(s.frames) / total, s.sizes / len(s.frames), s.claims, s.picture, s.time, s.width,
             s.first, s.embedding,
         )
         for i, s in enumerate(order)
@@ -154,14 +147,14 @@ class FaceChooser:
     """Picks, frame by frame, the one face that a render changes.
 
     Args:
-        reference: unit identity vector of the person wanted (a photo's, or a surveyed person's); None means whoever
-            is most prominent when a first face appears, and that person from then on.
-        config: the likeness that it takes.
+        reference: unit identity vector of the person (a photo's, or a surveyed person's); None means whoever is most
+            prominent when a first face appears, and that person from then on.
+        config: the likeness that a face needs.
     """
 
     def __init__(self, reference: FloatArray | None = None, config: SelectConfig | None = None) -> None:
         self.reference = reference
-        self.given = reference is not None
+        self.fixed = reference is not None  # else the tracker's own mean is the reference, and grows
         self.config = config or SelectConfig()
         self.chosen: int | None = None
 
@@ -175,28 +168,31 @@ class FaceChooser:
         if not faces:
             return None
         if self.reference is not None:
-            known = [(float(f.face.embedding @ self.reference), f) for f in faces if f.face.embedding is not None]
-            likeness, face = max(known, key=lambda one: one[0], default=(-1.0, faces[0]))
+            likeness, face = max(
+                ((float(f.face.embedding @ self.reference), f) for f in faces if f.face.embedding is not None),
+                key=lambda entry: entry[0],
+                default=(-1.0, faces[0]),
+            )
             if likeness < self.config.least_likeness:
                 return None
         else:
-            face = max(faces, key=lambda one: prominence(one, height, width))
+            face = max(faces, key=lambda f: prominence(f, height, width))
             self.reference = face.face.embedding  # from now on nobody else; without identity vectors, whoever leads
         self.chosen = face.track_id
         return face
 
     def likeness(self, face: TrackedFace) -> float:
-        """Identity cosine of a face to the person; 0 where nothing tells."""
+        """Identity cosine of a face to the person; 0 without identity vectors."""
         if face.face.embedding is None or self.reference is None:
             return 0.0
         return float(face.face.embedding @ self.reference)
 
     def _still(self, face: TrackedFace) -> bool:
-        """Whether the face chosen before may still be the person, now that the tracker has seen more of it."""
+        """Whether the face of the frame before may still be the person, now that the tracker has more views of it."""
         view = face.face.embedding
         if view is None or self.reference is None:
             return True
-        if not self.given:
+        if not self.fixed:
             self.reference = view  # the mean of more views than at first
             return True
         return float(view @ self.reference) >= self.config.release
@@ -208,7 +204,7 @@ class PeopleChooser:
     Args:
         references: unit identity vector of each person; of several people each must have one, a single None is
             whoever is most prominent.
-        config: the likeness that it takes.
+        config: the likeness that a face needs.
     """
 
     def __init__(self, references: Sequence[FloatArray | None], config: SelectConfig | None = None) -> None:
@@ -219,8 +215,10 @@ class PeopleChooser:
         if len(self.choosers) == 1:
             return [self.choosers[0](faces, height, width)]
         free = list(faces)
-        found: list[TrackedFace | None] = [None] * len(self.choosers)
+        choices: list[TrackedFace | None] = [None] * len(self.choosers)
         waiting = set(range(len(self.choosers)))
+        # Rounds: everybody picks among the free faces; where several pick one, whoever it resembles most keeps it, and
+        # the others pick again.
         while waiting and free:
             claims: dict[int, list[tuple[float, int, TrackedFace]]] = {}  # by number of the track
             for place in sorted(waiting):
@@ -231,11 +229,11 @@ class PeopleChooser:
                     continue
                 claims.setdefault(face.track_id, []).append((chooser.likeness(face), -place, face))
             for rivals in claims.values():
-                _, place, face = max(rivals, key=lambda one: one[:2])
-                found[-place] = face
+                _, place, face = max(rivals, key=lambda rival: rival[:2])
+                choices[-place] = face
                 waiting.discard(-place)
                 free = [other for other in free if other.track_id != face.track_id]
                 for _, other, _ in rivals:
                     if other != place:
-                        self.choosers[-other].chosen = None  # they look among those that are left
-        return found
+                        self.choosers[-other].chosen = None
+        return choices

@@ -1,10 +1,10 @@
 """One-Euro smoothing of landmarks and of the alignment square, in real time stamps.
 
 The One-Euro filter (Casiez, Roussel and Vogel, CHI 2012) is a low-pass filter whose cutoff rises with speed: a still
-face stops trembling, a fast mouth does not lag.  Three things make it fit a face: the head's own motion is taken out
-first, so that a nod does not open the filter for the lips; speeds are measured in eye distances per second, so
-that one setting serves every face size; and a point's speed is averaged with its neighbours', so that noise, which
-differs from point to point, does not pass for motion.
+face stops trembling, a fast mouth doesn't lag.  Three things make it fit a face.  The head's own motion is taken out
+first, so that a nod doesn't open the filter for the lips.  Speeds are in eye distances per second, so that one
+setting serves every face size.  A point's speed is averaged with its neighbours', so that noise, which differs from
+point to point, doesn't pass for motion.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from talkswap.types import FloatArray
 
 @dataclass(frozen=True)
 class OneEuroConfig:
-    """The paper's rule, cutoff = ``cutoff`` + ``beta`` x speed, with a floor under the speed that noise alone makes."""
+    """The paper's rule, cutoff = ``cutoff`` + ``beta`` x speed, without the speed that noise alone makes."""
 
     cutoff: float  # Hz, at rest
     beta: float  # Hz per unit of speed
     speed_cutoff: float = 4.0  # Hz, of the filter on the speed itself
-    floor: float = 0.0  # speed below which nothing is taken for motion
+    floor: float = 0.0  # speed below which nothing counts as motion
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ class OneEuro:
 
         Args:
             values: N D, the D components of each of N motions.
-            time: seconds; a time that does not run forward starts the filter anew.
-            unit: what counts as one when speed is measured, in the unit of ``values``.
+            time: seconds; a time that doesn't run forward restarts the filter.
+            unit: length, in the unit of ``values``, in which speed is measured.
 
         Returns:
             N D.
@@ -94,7 +94,7 @@ def _share(cutoff: float | NDArray[np.float64], step: float) -> float | NDArray[
     return 1 / (1 + 1 / (2 * np.pi * cutoff * step))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # all tracks share the one matrix of 2 MB
 def _neighbours() -> NDArray[np.float64]:
     """478 478, rows sum to one: a Gaussian of 0.1 eye distances on the mean face."""
     return np.asarray(neighbour_weights(mean_face().points, 0.1), np.float64)
@@ -125,6 +125,7 @@ class LandmarkSmoother:
 
     def __call__(self, landmarks: FloatArray, time: Fraction | float) -> FloatArray:
         """Smooth 478 3 landmarks (px) taken at ``time`` (s)."""
+        # Filter the shape free of the head's motion, the motion by itself, and put both together again.
         a, b = head_motion(landmarks)
         points = np.asarray(landmarks, np.float64)
         local = ((points[:, 0] + 1j * points[:, 1]) - b) / a  # eye distances, upright, origin between the eyes
@@ -141,8 +142,8 @@ class LandmarkSmoother:
 class SquareSmoother:
     """Smooths the alignment square, slower than the landmarks.
 
-    A crop that lags a little costs nothing, since landmarks and paste-back go through the same affine; a crop
-    that trembles makes the network's output boil.
+    A crop that lags a little costs nothing, since landmarks and paste-back go through the same affine.  A crop that
+    trembles makes the network's output boil.
     """
 
     def __init__(self, config: SmoothConfig | None = None) -> None:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from talkswap.faces.geometry import box_overlap, quad_affine, smooth_step
+from talkswap.faces.geometry import box_overlap, quad_affine, smooth_step, transform_points, warp_crop
 from talkswap.faces.measures import pearson, yaw_degrees
 from talkswap.faces.smooth import LandmarkSmoother, SmoothConfig, SquareSmoother
-from talkswap.types import Face, FloatArray, Frame, UInt8Image
+from talkswap.types import AlignedFace, Face, FloatArray, Frame, UInt8Image
 
 if TYPE_CHECKING:
     from talkswap.faces.analyse import FaceAnalyser  # imports torch
@@ -74,6 +74,12 @@ class TrackedFace:
     def affine(self, size: int) -> FloatArray:
         """2 3, picture px -> px of the aligned crop of ``size``."""
         return quad_affine(self.centre, self.x, size)
+
+    def align(self, frame: Frame, size: int) -> AlignedFace:
+        """The face cut out of its frame, ``size`` px wide, along the smoothed square."""
+        affine = self.affine(size)
+        points = transform_points(affine, self.landmarks)
+        return AlignedFace(warp_crop(frame.rgb, affine, size), affine, points, frame.index)
 
 
 def turned_away(yaw: float, config: TrackConfig) -> float:

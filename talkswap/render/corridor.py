@@ -22,7 +22,7 @@ from talkswap.device import Device, network_threads, peak_memory_mb, versions
 from talkswap.errors import DeviceError, NoTargetFaceError
 from talkswap.faces.occlusion import CoverFollower
 from talkswap.faces.paste import paste
-from talkswap.faces.people import PeopleChooser, aligned_face
+from talkswap.faces.people import PeopleChooser
 from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.media.codecs import pixel_format_for
 from talkswap.media.reader import ClipReader
@@ -129,7 +129,7 @@ class Corridor:
 
     def _cut(self, number: int, tracked: TrackedFace, frame: Frame) -> Cut:
         """One face as the system takes it, and what of it is free."""
-        face = aligned_face(frame, tracked, self.prepared.networks.system.crop.size)
+        face = tracked.align(frame, self.prepared.networks.system.crop.size)
         occlusion, free = self.prepared.networks.occlusion, None
         if occlusion is not None:
             free = self._followers[number](occlusion(face.crop), frame.time, tracked.fresh)
