@@ -115,7 +115,7 @@ def prepare(
     and in the JSON on stdout.
     """
     from talkswap.data.cutting import Source, find_videos
-    from talkswap.data.hdtf import read_speakers, speaker_of
+    from talkswap.data.prepare import read_speakers, speaker_of
 
     listed = read_speakers(speakers) if speakers is not None else {}
     sources = [Source(video, speaker_of(video, listed)) for video in find_videos(videos)]

@@ -32,6 +32,7 @@ import numpy as np
 from talkswap.data.cutting import Box, Piece, opened, read_piece
 from talkswap.data.lips import LipCheckConfig, check_lips
 from talkswap.data.portraits import label_clip
+from talkswap.data.stills import paths_of
 from talkswap.data.talking import smoothed_quads
 from talkswap.errors import NoAudioError, NoVideoError, UnreadableMediaError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
@@ -252,16 +253,6 @@ def _wav(samples: FloatArray) -> bytes:
         file.setframerate(HZ)
         file.writeframes((samples.clip(-1, 1) * 32767).round().astype("<i2").tobytes())
     return buffer.getvalue()
-
-
-def paths_of(name: str, split: str) -> dict[str, str]:
-    """The files of a clip below the data set's folder."""
-    return {
-        "video": f"videos/{name}.mp4",
-        "labels": f"clips-{split}/{name}.npz",
-        "voice": f"voices/{name}.wav",
-        "mel": f"features/mel/{name}.npy",
-    }
 
 
 def _make(job: ClipJob) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from talkswap.faces.detector import STRIDE, face_square
 from talkswap.faces.geometry import NOSE_TIP, eyes_and_mouth
 from talkswap.types import FloatArray, UInt8Image
 
+HELD_SCENES = 46  # the last of scenes.tar, kept for scores
 DETECTOR_TEACHER_FILE = "face_detector_yunet.onnx"
 SURE = 0.6  # score at which the teacher's face is a label
 DOUBTFUL = 0.25  # score from which it is at least not background

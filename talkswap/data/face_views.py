@@ -17,6 +17,7 @@ from talkswap.faces.geometry import outer_eye_distance, transform_points
 from talkswap.faces.landmarks import POINTS, affine_from_landmarks
 from talkswap.types import FloatArray, UInt8Image
 
+HELD_BACKGROUNDS = 50  # the first of backgrounds.tar, kept for scores
 STORED = 160  # px: side at which crops are kept before augmentation
 
 
@@ -31,6 +32,14 @@ class ViewConfig:
     aspect: float = 0.06
     careful: float = 0.45  # share of views as good as when a face is followed: a third of the above
     negatives: float = 0.1  # share of views without a face
+
+
+def check_enough(count: int, held: int, what: str, folder: Path) -> None:
+    """Raise TrainingDataError where nothing would be left to train on beside what is held out for scores."""
+    if count <= held:
+        raise TrainingDataError(
+            f"{folder} has {count} {what}, of which {held} are held out for scores", f"give it more than {held}"
+        )
 
 
 def read_backgrounds(scenes: Path, count: int = 0, skip: int = 0) -> list[UInt8Image]:

@@ -16,11 +16,9 @@ without a crop is left out too, as the authors left out the noisy ones.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from talkswap.data.cutting import VIDEO_ENDINGS, Box, Range, Source
-from talkswap.errors import InputMissingError, TrainingDataError
+from talkswap.errors import TrainingDataError
 from talkswap.files import write_atomically
 
 SUBSETS = ("RD", "WDA", "WRA")
@@ -244,62 +242,6 @@ def write_protocol(
     }  # fmt: skip
     write_atomically(out / "protocol.json", json.dumps(protocol, indent=1, ensure_ascii=False) + "\n")
     return {"file": out / "protocol.json", "pairs": len(pairs), "wanted": count}
-
-
-# --- Who trains and who is held out: no speaker on both sides, nine to one, the same on every machine.
-
-
-SPLITS = ("val", "train")
-
-
-def split_speakers(
-    speakers: Iterable[str], seed: int, share: float = 0.1, already: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """The split of each speaker.
-
-    The order in which speakers are held out is that of a hash of seed and name, so it depends on nothing else.  Of
-    four or more speakers at least two are held out, since a face swap is measured between two people; of two or three
-    it is one, and one alone trains.
-
-    Args:
-        share: of the speakers that is held out.
-        already: splits of an earlier run, kept.
-    """
-    kept = dict(already or {})
-    everybody = sorted(set(speakers) | set(kept))
-    least = 2 if len(everybody) >= 4 else len(everybody) // 2
-    wanted = max(least, round(share * len(everybody)))
-    missing = wanted - sum(split == "val" for split in kept.values())
-    fresh = sorted(
-        (s for s in everybody if s not in kept), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest()
-    )
-    return kept | {name: "val" if number < missing else "train" for number, name in enumerate(fresh)}
-
-
-def read_speakers(path: Path) -> dict[str, str]:
-    """``file,speaker`` rows; files are named by path, by name, or by name without ending.
-
-    Raises:
-        InputMissingError: there is no such file.
-        TrainingDataError: a column is missing, or a row is empty.
-    """
-    if not path.is_file():
-        raise InputMissingError(f"no speaker list at {path}", "check the path given with --speakers")
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if not {"file", "speaker"} <= set(reader.fieldnames or ()):
-            raise TrainingDataError(f"{path} lacks the columns file and speaker", "begin it with the line file,speaker")
-        found = {}
-        for number, row in enumerate(reader, 2):
-            if not row["file"] or not row["speaker"]:
-                raise TrainingDataError(f"{path}, line {number}: a file or a speaker is missing", "write file,speaker")
-            found[row["file"]] = row["speaker"]
-    return found
-
-
-def speaker_of(video: Path, listed: Mapping[str, str]) -> str:
-    """Who a list says speaks in a video; "" where it says nothing."""
-    return next((listed[key] for key in (str(video), video.name, video.stem) if key in listed), "")
 
 
 def draw_pairs(clips: Sequence[tuple[str, str]], count: int, seed: int) -> list[tuple[str, str]]:

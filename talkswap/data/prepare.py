@@ -15,11 +15,12 @@ clips that it had not finished, and ends with the same bytes as a run that was l
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -28,10 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from talkswap.data.clip import ClipConfig, ClipJob, finished, paths_of, prepare_clip, settings_of
+from talkswap.data.clip import ClipConfig, ClipJob, finished, prepare_clip, settings_of
 from talkswap.data.cutting import Source, cut, opened, slug
-from talkswap.data.gather import KINDS, finish_stills, plan_stills, write_stills
-from talkswap.data.hdtf import SPLITS, split_speakers
+from talkswap.data.stills import KINDS, finish_stills, paths_of, plan_stills, write_stills
 from talkswap.data.workers import locked, spread
 from talkswap.device import versions
 from talkswap.errors import InputMissingError, NoVideoError, TrainingDataError, UnreadableMediaError
@@ -39,6 +39,7 @@ from talkswap.files import file_sha256, write_atomically
 from talkswap.types import ProgressEvent
 
 FORMAT = 1
+SPLITS = ("val", "train")
 Report = Callable[[ProgressEvent], None]
 
 
@@ -59,7 +60,54 @@ class PrepareConfig:
     clip: ClipConfig = ClipConfig()
 
 
-# --- sources
+def split_speakers(
+    speakers: Iterable[str], seed: int, share: float = 0.1, already: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The split of each speaker.
+
+    The order in which speakers are held out is that of a hash of seed and name, so it depends on nothing else.  Of
+    four or more speakers at least two are held out, since a face swap is measured between two people; of two or three
+    it is one, and one alone trains.
+
+    Args:
+        share: of the speakers that is held out.
+        already: splits of an earlier run, kept.
+    """
+    kept = dict(already or {})
+    everybody = sorted(set(speakers) | set(kept))
+    least = 2 if len(everybody) >= 4 else len(everybody) // 2
+    wanted = max(least, round(share * len(everybody)))
+    missing = wanted - sum(split == "val" for split in kept.values())
+    fresh = sorted(
+        (s for s in everybody if s not in kept), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest()
+    )
+    return kept | {name: "val" if number < missing else "train" for number, name in enumerate(fresh)}
+
+
+def read_speakers(path: Path) -> dict[str, str]:
+    """``file,speaker`` rows; files are named by path, by name, or by name without ending.
+
+    Raises:
+        InputMissingError: there is no such file.
+        TrainingDataError: a column is missing, or a row is empty.
+    """
+    if not path.is_file():
+        raise InputMissingError(f"no speaker list at {path}", "check the path given with --speakers")
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if not {"file", "speaker"} <= set(reader.fieldnames or ()):
+            raise TrainingDataError(f"{path} lacks the columns file and speaker", "begin it with the line file,speaker")
+        found = {}
+        for number, row in enumerate(reader, 2):
+            if not row["file"] or not row["speaker"]:
+                raise TrainingDataError(f"{path}, line {number}: a file or a speaker is missing", "write file,speaker")
+            found[row["file"]] = row["speaker"]
+    return found
+
+
+def speaker_of(video: Path, listed: Mapping[str, str]) -> str:
+    """Who a list says speaks in a video; "" where it says nothing."""
+    return next((listed[key] for key in (str(video), video.name, video.stem) if key in listed), "")
 
 
 @dataclass(frozen=True)
@@ -126,9 +174,6 @@ def speaker_name(source: Source, looked: Looked) -> str:
     return source.speaker or f"{slug(source.path.stem)}-{looked.sha256[:8]}"
 
 
-# --- speech features
-
-
 @lru_cache(maxsize=1)
 def _hubert(folder: Path) -> Any:
     from talkswap.voice.hubert import HubertFeatures
@@ -143,9 +188,6 @@ def hear(job: tuple[Path, Path, Path]) -> None:
         voice = stored["voice"]
     features = _hubert(model)(voice).astype(np.float16)
     write_atomically(target, lambda part: np.save(part, features), parents=True)
-
-
-# --- the whole
 
 
 def _same_settings(config: PrepareConfig) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +14,10 @@ from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TypeVar
 
+from filelock import FileLock, Timeout
+
 from talkswap.errors import OutputUnwritableError, TrainingError
-from talkswap.files import Lock, write_error
+from talkswap.files import write_error
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -90,13 +91,12 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         OutputUnwritableError: it cannot be written, or another run is at work there.
     """
+    lock = FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = Lock(folder, lambda line: print(line, file=sys.stderr), ".lock")
-    except BlockingIOError as error:
-        raise OutputUnwritableError(
-            f"another run prepares {folder} ({error.strerror})", "wait until it ends"
-        ) from error
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise OutputUnwritableError(f"another run prepares {folder}", "wait until it ends") from error
     except OSError as error:
         raise write_error(folder, error) from error
     try:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from talkswap.data.hdtf import draw_pairs, read_speakers, speaker_of, split_speakers
+from talkswap.data.hdtf import draw_pairs
+from talkswap.data.prepare import read_speakers, speaker_of, split_speakers
 from talkswap.errors import InputMissingError, TrainingDataError
 
 NAMES = [f"speaker-{k}" for k in range(40)]

@@ -16,8 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from talkswap.data.clip import paths_of
 from talkswap.data.hdtf import draw_pairs
+from talkswap.data.stills import paths_of
 from talkswap.errors import InputMissingError, TrainingDataError, UnreadableMediaError
 from talkswap.evaluation.results import ClipRefused
 from talkswap.files import file_sha256, write_atomically

@@ -6,7 +6,9 @@ Loss: the penalty-reduced focal loss of centre-point detectors on the score map 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,17 +19,28 @@ from torch import Tensor
 from talkswap.data.detection import (
     DETECTOR_TEACHER_FILE,
     DOUBTFUL,
+    HELD_SCENES,
     DetectorTeacher,
     SceneConfig,
     ScenePainter,
     read_scenes,
     targets,
 )
-from talkswap.data.face_views import StoredFaces, read_backgrounds
-from talkswap.faces.detector import DetectorNetwork, FaceDetector, face_square, save_detector
-from talkswap.train.shared.faces import HELD_BACKGROUNDS, HELD_SCENES, FacesStageConfig, check_enough
+from talkswap.data.face_views import HELD_BACKGROUNDS, StoredFaces, check_enough, read_backgrounds
+from talkswap.faces.detector import DetectorConfig, DetectorNetwork, FaceDetector, face_square, save_detector
 from talkswap.train.stage import Batch, Stage
 from talkswap.types import UInt8Image
+
+
+@dataclass(frozen=True)
+class DetectorSettings:
+    """The detector, its pictures and its loss."""
+
+    network: DetectorConfig = DetectorConfig()
+    pictures: SceneConfig = SceneConfig()
+    centre: float = 0.3  # weights of the L1 terms: centre in cells, log side, points in sides
+    side: float = 1.0
+    points: float = 4.0
 
 
 def focal(logit: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
@@ -43,15 +56,19 @@ def focal(logit: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
 
 
 class DetectorStage(Stage):
-    """Trains :class:`~talkswap.faces.detector.DetectorNetwork`."""
+    """Trains :class:`~talkswap.faces.detector.DetectorNetwork`.
+
+    Args:
+        config: of the stage ``faces``, whose ``data``, ``scenes``, ``teachers``, ``loop`` and ``detector`` count.
+    """
 
     name = "faces"
 
-    def __init__(self, config: FacesStageConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.config: FacesStageConfig = config
         torch.manual_seed(config.loop.seed)
-        settings = self._settings = config.detector
+        settings: DetectorSettings = config.detector
+        self._settings = settings
         self.network: DetectorNetwork = DetectorNetwork(settings.network)
         faces = StoredFaces(config.data, ("portraits-train", "frames-train"))
         backgrounds = read_backgrounds(config.scenes)

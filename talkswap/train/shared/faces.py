@@ -13,46 +13,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from talkswap.data.detection import SceneConfig
 from talkswap.data.face_views import ViewConfig
-from talkswap.errors import TrainingDataError, UsageError
+from talkswap.errors import UsageError
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
+from talkswap.train.shared.detector import DetectorSettings, DetectorStage
+from talkswap.train.shared.landmarks import LandmarkSettings, LandmarkStage
 from talkswap.train.stage import Batch, LoopConfig, Stage
 
 PARTS = ("landmarks", "detector")
-HELD_BACKGROUNDS = 50  # the first of backgrounds.tar, kept for scores
-HELD_SCENES = 46  # the last of scenes.tar, kept for scores
-
-
-@dataclass(frozen=True)
-class LandmarkSettings:
-    """The landmark network, its views and its loss."""
-
-    network: LandmarkConfig = LandmarkConfig()
-    views: ViewConfig = ViewConfig()
-    lips: float = 3.0  # weight of a point, where the skin has 1
-    eyes: float = 2.5
-    oval: float = 1.5
-    depth: float = 0.3  # of z beside x and y
-    parts: float = 1.0  # weight of the shape of lips and eyes
-    lids: float = 4.0  # weight of how far lids lie apart
-    presence: float = 0.05
-    knee: float = 0.02  # of the eye distance: where smooth L1 turns from square to straight
-    blinks: float = 0.3  # share of faces from the folder blinks-train, where there is one (recipes/blinks.py)
-    start: Path | None = None  # weights folder of an earlier run, whose shape basis stays
-
-
-@dataclass(frozen=True)
-class DetectorSettings:
-    """The detector, its pictures and its loss."""
-
-    network: DetectorConfig = DetectorConfig()
-    pictures: SceneConfig = SceneConfig()
-    centre: float = 0.3  # weights of the L1 terms: centre in cells, log side, points in sides
-    side: float = 1.0
-    points: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -75,14 +45,6 @@ PRESETS = {
         detector=DetectorSettings(network=DetectorConfig.named("large")),
     ),
 }
-
-
-def check_enough(count: int, held: int, what: str, folder: Path) -> None:
-    """Raise TrainingDataError where nothing would be left to train on beside what is held out for scores."""
-    if count <= held:
-        raise TrainingDataError(
-            f"{folder} has {count} {what}, of which {held} are held out for scores", f"give it more than {held}"
-        )
 
 
 def networks(config: FacesStageConfig) -> Mapping[str, nn.Module]:
@@ -110,9 +72,6 @@ class FacesStage(Stage):
 
     def __init__(self, config: FacesStageConfig) -> None:
         super().__init__(config)
-        from talkswap.train.shared.detector import DetectorStage
-        from talkswap.train.shared.landmarks import LandmarkStage
-
         if config.part not in PARTS:
             raise UsageError(f"stage faces has no part {config.part!r}", f"parts are {', '.join(PARTS)}")
         self._part: Stage = LandmarkStage(config) if config.part == "landmarks" else DetectorStage(config)

@@ -9,7 +9,9 @@ among all others; cross-entropy for the presence of a face.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,12 +19,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkswap.data.face_views import FaceViews, StoredFaces, ViewConfig, read_backgrounds, shape_space
+from talkswap.data.face_views import (
+    HELD_BACKGROUNDS,
+    FaceViews,
+    StoredFaces,
+    ViewConfig,
+    check_enough,
+    read_backgrounds,
+    shape_space,
+)
 from talkswap.faces.geometry import outer_eye_distance
-from talkswap.faces.landmarks import POINTS, LandmarkNetwork, load_landmarks, save_landmarks
+from talkswap.faces.landmarks import POINTS, LandmarkConfig, LandmarkNetwork, load_landmarks, save_landmarks
 from talkswap.faces.measures import eye_openings, mouth_opening, pearson
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, LEFT_EYE_RING, OUTER_LIPS, RIGHT_EYE_RING, mean_face
-from talkswap.train.shared.faces import HELD_BACKGROUNDS, FacesStageConfig, check_enough
 from talkswap.train.stage import Batch, Stage
 from talkswap.types import FloatArray
 
@@ -37,6 +46,24 @@ BLINKS = "blinks-train"  # folder beside the others
 LID_KNEE = 0.25  # of the knee of all points: lids are never far from where they belong
 
 
+@dataclass(frozen=True)
+class LandmarkSettings:
+    """The landmark network, its views and its loss."""
+
+    network: LandmarkConfig = LandmarkConfig()
+    views: ViewConfig = ViewConfig()
+    lips: float = 3.0  # weight of a point, where the skin has 1
+    eyes: float = 2.5
+    oval: float = 1.5
+    depth: float = 0.3  # of z beside x and y
+    parts: float = 1.0  # weight of the shape of lips and eyes
+    lids: float = 4.0  # weight of how far lids lie apart
+    presence: float = 0.05
+    knee: float = 0.02  # of the eye distance: where smooth L1 turns from square to straight
+    blinks: float = 0.3  # share of faces from the folder blinks-train, where there is one (recipes/blinks.py)
+    start: Path | None = None  # weights folder of an earlier run, whose shape basis stays
+
+
 def eye_distance(points: Tensor) -> Tensor:
     """Size of faces (B) in px from B 478 3 points: between the pupils, or for a turned head what eyes to mouth
     suggest."""
@@ -47,15 +74,19 @@ def eye_distance(points: Tensor) -> Tensor:
 
 
 class LandmarkStage(Stage):
-    """Trains :class:`~talkswap.faces.landmarks.LandmarkNetwork`."""
+    """Trains :class:`~talkswap.faces.landmarks.LandmarkNetwork`.
+
+    Args:
+        config: of the stage ``faces``, whose ``data``, ``scenes``, ``loop`` and ``landmarks`` count.
+    """
 
     name = "faces"
 
-    def __init__(self, config: FacesStageConfig) -> None:
+    def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.config: FacesStageConfig = config
         torch.manual_seed(config.loop.seed)
-        settings = self._settings = config.landmarks
+        settings: LandmarkSettings = config.landmarks
+        self._settings = settings
         names: tuple[str, ...] = ("portraits-train", "frames-train")
         shares: dict[str, float] = {}
         if settings.blinks > 0 and (config.data / BLINKS / "landmarks.npy").is_file():

@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from talkswap.data.covered_faces import CoverConfig, CoveredFaces, CoveredView, held_views
-from talkswap.data.face_views import StoredFaces, read_backgrounds
+from talkswap.data.face_views import HELD_BACKGROUNDS, StoredFaces, check_enough, read_backgrounds
 from talkswap.data.occluders import HELD, TRAINED, Materials
 from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.mesh import mean_face
 from talkswap.faces.occlusion import OcclusionConfig, OcclusionNetwork, save_occlusion
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.shared.faces import HELD_BACKGROUNDS, check_enough
 from talkswap.train.stage import Batch, LoopConfig, Stage
 from talkswap.types import FloatArray
 
