@@ -242,6 +242,27 @@ def ablation(
     print_outcome(evaluation, out)
 
 
+def faces(
+    clips: Annotated[Path, typer.Argument(help="Folder of clips: `videos` of a data set.", readable=False)],
+    labels: Annotated[Path, typer.Argument(help="Folder of their landmarks: `clips-val`.", readable=False)],
+    preset: Preset = "auto",
+    weights: Weights = None,
+    device: Device = "auto",
+) -> None:
+    """Score the networks that find and follow faces against stored landmarks, as JSON.
+
+    Distances are in parts of the distance between the outer eye corners.
+    """
+    from talkswap.checkpoints.presets import find_preset
+    from talkswap.device import choose_device
+    from talkswap.evaluation.protocol.faces import score_faces
+    from talkswap.faces.analyse import load_analyser
+
+    folder = find_preset(preset, weights)
+    analyser = load_analyser(folder.analyser, folder, choose_device(device).name)
+    typer.echo(to_json(score_faces(analyser, clips, labels)))
+
+
 def publish(
     report: Annotated[Path, typer.Argument(help="Folder of a report.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Folder for the copy.", show_default=False)],
@@ -262,6 +283,7 @@ def build_application(markup: Literal["rich"] | None) -> typer.Typer:
     application.command("hdtf", short_help="Compare methods on a prepared data set, as the papers do.")(hdtf)
     application.command("clip", short_help="Score one finished clip, as JSON.")(clip)
     application.command("ablation", short_help="Fill a table of the paper's ablations with your runs.")(ablation)
+    application.command("faces", short_help="Score the networks that find and follow faces, as JSON.")(faces)
     application.command("publish", short_help="Copy a report without faces and paths.")(publish)
     application.command("study", short_help="Write a blinded page for raters, or score their answers.")(
         eval_study.command

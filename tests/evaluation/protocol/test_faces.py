@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from talkswap.errors import TrainingDataError
-from talkswap.evaluation.judges.analyser import FaceScorer, score_faces
+from talkswap.errors import InputMissingError, TrainingDataError
+from talkswap.evaluation.protocol.faces import FaceScorer, score_faces
 from talkswap.faces.analyse import CompactAnalyser
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.types import FloatArray, UInt8Image
+
+from ..small_set import command
 
 ROOT = Path(__file__).parents[3]
 
@@ -78,3 +80,13 @@ def test_a_folder_is_read_by_name(analyser: CompactAnalyser, labels: FloatArray,
     np.savez(tmp_path / "absent.npz", landmarks=labels)
     scores = score_faces(analyser, ROOT / "examples", tmp_path)
     assert scores.frames == 12 and scores.found == 1
+    with pytest.raises(InputMissingError):
+        score_faces(analyser, ROOT / "nowhere", tmp_path)
+
+
+def test_the_command_prints_the_scores(labels: FloatArray, tmp_path: Path) -> None:
+    np.savez(tmp_path / "target.npz", landmarks=labels)
+    said = command("eval", "faces", ROOT / "examples", tmp_path, "--preset", "compact", "--device", "cpu")
+    assert said.code == 0, said.err
+    assert said.data["frames"] == 12 and said.data["found"] == 1 and said.data["error"] < 1e-5
+    assert command("eval", "faces", ROOT / "examples", tmp_path / "nowhere", "--preset", "compact").code == 3

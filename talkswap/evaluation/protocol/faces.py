@@ -1,23 +1,23 @@
 """How well an analyser finds and follows faces: measured along real clips against stored landmarks of a teacher.
 
-The chain is the one that renders: search, follow from frame to frame, search anew only where the face is lost.
+The chain is the one that renders: detect, follow from frame to frame, detect again only where the face is lost.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from talkswap.errors import TrainingDataError
-from talkswap.faces.analyse import FaceAnalyser, load_analyser
+from talkswap.errors import InputMissingError, TrainingDataError
+from talkswap.faces.analyse import FaceAnalyser
 from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.measures import mouth_opening, pearson
 from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS
+from talkswap.media.probe import probe
+from talkswap.media.reader import ClipReader
 from talkswap.types import FloatArray, UInt8Image
 
 LIPS = (*OUTER_LIPS, *INNER_LIPS)
@@ -25,7 +25,7 @@ LIPS = (*OUTER_LIPS, *INNER_LIPS)
 
 @dataclass(frozen=True)
 class FaceScores:
-    """Figures of one or many clips; distances in parts of the distance between the outer eye corners."""
+    """Figures of one or many clips; distances are in parts of the distance between the outer eye corners."""
 
     frames: int  # in which the teacher sees a face
     found: float  # share of them in which the analyser has one
@@ -33,21 +33,21 @@ class FaceScores:
     error: float  # mean distance of the 478 points, x and y
     error_lips: float
     error_worst: float  # 95th percentile of the frames' errors
-    opening: float  # Pearson correlation of the mouth opening, averaged over clips
+    opening: float | None  # Pearson correlation of the mouth opening, averaged over clips; None: no mouth moves
 
 
 class FaceScorer:
-    """Collects frames of many clips.
+    """Collects the frames of many clips.
 
     Args:
-        analyser: what is measured.
+        analyser: the one to measure.
     """
 
     def __init__(self, analyser: FaceAnalyser) -> None:
         self._analyser = analyser
-        self._labelled = self._found = self._searches = 0
-        self._errors: list[tuple[float, float]] = []
-        self._openings: list[float] = []
+        self._labelled = self._searches = 0
+        self._errors: list[tuple[float, float]] = []  # of each frame: all points, lips
+        self._openings: list[float] = []  # of each clip
 
     def add(self, frames: Iterable[UInt8Image], labels: FloatArray) -> None:
         """Measure one clip.
@@ -57,44 +57,42 @@ class FaceScorer:
             labels: T 478 3 in px of the frames, nan where the teacher sees no face.
         """
         landmarks: FloatArray | None = None
-        pairs: list[tuple[float, float]] = []
-        for rgb, wanted in zip(frames, labels, strict=False):
+        openings: list[tuple[float, float]] = []
+        for rgb, label in zip(frames, labels, strict=False):
             face = None if landmarks is None else self._analyser.follow(rgb, landmarks)
             if face is None:
                 self._searches += 1
                 face = next(iter(self._analyser.detect(rgb)), None)
             landmarks = None if face is None else face.landmarks
-            if not np.isfinite(wanted[0, 0]):
+            if not np.isfinite(label[0, 0]):
                 continue
             self._labelled += 1
             if face is None:
                 continue
-            self._found += 1
-            eyes = outer_eye_distance(wanted[:, :2])
-            distance = np.linalg.norm(face.landmarks[:, :2] - wanted[:, :2], axis=1) / eyes
+            distance = np.linalg.norm(face.landmarks[:, :2] - label[:, :2], axis=1) / outer_eye_distance(label[:, :2])
             self._errors.append((float(distance.mean()), float(distance[list(LIPS)].mean())))
-            pairs.append((float(mouth_opening(face.landmarks)), float(mouth_opening(wanted))))
-        given = np.array(pairs)
-        if len(given) > 2 and given.std(0).min() > 1e-6:
-            self._openings.append(pearson(*given.T))
+            openings.append((float(mouth_opening(face.landmarks)), float(mouth_opening(label))))
+        curves = np.array(openings)
+        if len(curves) > 2 and curves.std(0).min() > 1e-6:
+            self._openings.append(pearson(*curves.T))
 
     def scores(self) -> FaceScores:
-        """What was measured so far.
+        """The figures of all clips so far.
 
         Raises:
-            TrainingDataError: no labelled frame was given, or no face was found in any.
+            TrainingDataError: there is no labelled frame in which the analyser sees a face.
         """
         if not self._errors:
             raise TrainingDataError("no labelled frame in which a face was found", "check the clips and their labels")
         errors = np.array(self._errors)
         return FaceScores(
             self._labelled,
-            self._found / self._labelled,
+            len(errors) / self._labelled,
             self._searches,
             float(errors[:, 0].mean()),
             float(errors[:, 1].mean()),
             float(np.percentile(errors[:, 0], 95)),
-            float(np.mean(self._openings)) if self._openings else float("nan"),
+            float(np.mean(self._openings)) if self._openings else None,
         )
 
 
@@ -102,26 +100,16 @@ def score_faces(analyser: FaceAnalyser, clips: Path, labels: Path) -> FaceScores
     """Measure all clips of a folder that have labels (``NAME.npz`` with ``landmarks``, as `talkswap data prepare` writes).
 
     Raises:
+        InputMissingError: a folder isn't there.
         TrainingDataError: there is no labelled clip.
     """
-    from talkswap.media.probe import probe
-    from talkswap.media.reader import ClipReader
-
+    for folder in (clips, labels):
+        if not folder.is_dir():
+            raise InputMissingError(f"{folder} is no folder", "name the folders `videos` and `clips-val` of a data set")
     scorer = FaceScorer(analyser)
     for path in sorted(labels.glob("*.npz")):
         clip = clips / f"{path.stem}.mp4"
-        if not clip.is_file():
-            continue
-        with np.load(path) as stored, ClipReader(probe(clip)) as reader:
-            scorer.add((frame.rgb for frame in reader.frames()), stored["landmarks"])
+        if clip.is_file():
+            with np.load(path) as stored, ClipReader(probe(clip)) as reader:
+                scorer.add((frame.rgb for frame in reader.frames()), stored["landmarks"])
     return scorer.scores()
-
-
-def main() -> None:
-    """Arguments: weights folder, folder of clips, folder of labels; prints JSON."""
-    weights, clips, labels = (Path(name) for name in sys.argv[1:4])
-    print(json.dumps(asdict(score_faces(load_analyser("compact", weights), clips, labels)), indent=1))
-
-
-if __name__ == "__main__":
-    main()
