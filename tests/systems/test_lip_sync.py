@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from talkswap.errors import UsageError
+from talkswap.systems.swaptalk.backbones import padded
 from talkswap.systems.swaptalk.lip_sync import COMPACT, PAPER, FaceWarping, LipSync, LipSyncConfig
-from talkswap.systems.swaptalk.lip_sync_backbones import padded
 
 SMALL = LipSyncConfig(
     code_width=16,

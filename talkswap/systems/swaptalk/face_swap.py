@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.errors import UsageError
+from talkswap.systems.swaptalk.backbones import SwapUNet
 
 # Rows 4 to 19 of the 20 x 20 latent: first and last column that the face's mask reaches in more than 2% of our training
 # pictures, both halves taken together so that a mirrored face is covered too.
@@ -77,10 +77,11 @@ def covered_cells(grid: int) -> Tensor:
     return (mask.flatten() > 0).nonzero()[:, 0]
 
 
-class SourceMemory(NamedTuple):
-    """What the module keeps of a source for all frames of a clip."""
+SourceMemory = tuple[Tensor, ...]
+"""What the module keeps of a source for all frames of a clip.
 
-    parts: tuple[Tensor, ...]  # transformer: keys and values, B heads N C/heads, of each block; UNet: the latent
+Transformer: keys and values, B heads N C/heads, of each block; UNet: the latent and the identity.
+"""
 
 
 class RelativeBias(nn.Module):
@@ -223,7 +224,7 @@ class SwapTransformer(nn.Module):
         parts: list[Tensor] = []
         for block in self.blocks:
             parts.extend(block.keys_values(tokens))  # type: ignore[operator]
-        return SourceMemory(tuple(parts))
+        return tuple(parts)
 
     def swap(self, memory: SourceMemory, target: Tensor, guide: Tensor | None) -> Tensor:
         own = self._covered(target)
@@ -236,7 +237,7 @@ class SwapTransformer(nn.Module):
             if self.config.guide_keys:
                 guide_tokens = self.memory_norm(self._tokens(led, GUIDE))
         for number, block in enumerate(self.blocks):
-            x = block(x, memory.parts[2 * number], memory.parts[2 * number + 1], guide_tokens)
+            x = block(x, memory[2 * number], memory[2 * number + 1], guide_tokens)
         x = self.norm(x)
         made = self.last(x).float()
         if self.guided:
@@ -264,9 +265,10 @@ class FaceSwap(nn.Module, HubNetwork):
         if config.backbone == "transformer":
             self.backbone = SwapTransformer(config)
         elif config.backbone in ("unet", "ldm-unet"):
-            from talkswap.systems.swaptalk.face_swap_unet import SwapUNet
-
-            self.backbone = SwapUNet(config)
+            self.backbone = SwapUNet(
+                config.code_width, config.grid, config.width, config.blocks, config.heads, config.identity,
+                crossing=config.backbone == "ldm-unet", guided=config.guide != "none", unit_length=config.unit_length,
+            )  # fmt: skip
         else:
             raise UsageError(
                 f"no face swap backbone named {config.backbone!r}", "backbones are transformer, unet and ldm-unet"
@@ -286,10 +288,10 @@ class FaceSwap(nn.Module, HubNetwork):
         """Latents (B C G G) of ``target`` (B C G G) with the remembered face; ``guide`` B C G G where the config asks
         for it.
         """
-        if len(memory.parts[0]) != len(target):
-            memory = SourceMemory(tuple(part.expand(len(target), *part.shape[1:]) for part in memory.parts))
-        made: Tensor = self.backbone.swap(memory, target, guide)  # type: ignore[operator]
-        return made
+        if len(memory[0]) != len(target):  # one source for a batch of frames
+            memory = tuple(part.expand(len(target), *part.shape[1:]) for part in memory)
+        latent: Tensor = self.backbone.swap(memory, target, guide)  # type: ignore[operator]
+        return latent
 
     def forward(
         self, source: Tensor, target: Tensor, guide: Tensor | None = None, identity: Tensor | None = None

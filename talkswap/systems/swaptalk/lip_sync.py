@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.errors import UsageError
-from talkswap.systems.swaptalk.lip_sync_backbones import DiffusersUNet, LipTransformer, PlainUNet, SpeechAttention
+from talkswap.systems.swaptalk.backbones import ContextAttention, DiffusersUNet, LipTransformer, PlainUNet
 from talkswap.voice.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
 
@@ -151,7 +151,7 @@ class CompactUNet(nn.Module):
             self.up.append(nn.ModuleList([ModulatedBlock(width, condition) for _ in range(config.blocks[level])]))
             heard = level >= len(widths) - 2
             self.attention.append(
-                SpeechAttention(width, config.encoder_width, config.heads) if heard else nn.Identity()
+                ContextAttention(width, config.encoder_width, config.heads) if heard else nn.Identity()
             )
             if level + 1 < len(widths):
                 self.shrink.append(nn.Conv2d(width, widths[level + 1], 3, stride=2, padding=1))
@@ -199,10 +199,15 @@ class LipTransform(nn.Module):
             self.speech = SpeechEncoder(config.encoder)
             self.unet = CompactUNet(config)
             return
-        kinds = {"ldm-unet": DiffusersUNet, "unet": PlainUNet, "dit": LipTransformer}
-        if config.backbone not in kinds:
+        code, speech, widths, blocks = config.code_width, config.speech_width, config.widths, config.blocks
+        if config.backbone == "ldm-unet":
+            self.backbone: nn.Module = DiffusersUNet(code, speech, widths, blocks[0], config.heads)
+        elif config.backbone == "unet":
+            self.backbone = PlainUNet(code, speech, widths, blocks)
+        elif config.backbone == "dit":
+            self.backbone = LipTransformer(code, speech, widths[-1], config.grid, config.heads, config.depth)
+        else:
             raise UsageError(f"there is no lip-sync backbone {config.backbone}", "take compact, ldm-unet, unet or dit")
-        self.backbone = kinds[config.backbone](config)
 
     def forward(self, lower: Tensor, speech: Tensor, shape: Tensor | None = None) -> Tensor:
         """``shape`` (B M) overrides the shape that the compact encoder wants; the other backbones take none."""
