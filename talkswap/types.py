@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,43 +99,112 @@ class Voice:
         return Fraction(len(self.samples), self.hz)
 
 
+def option(default: Any = MISSING, help: str = "", **spelling: Any) -> Any:
+    """A field of a dataclass that the command line offers.
+
+    The field's type gives the choices (``Literal``), ``help`` the text of ``--help``.
+
+    Args:
+        default: of the field; without one, whoever makes the record has to give a value.
+        help: one or two sentences for ``--help``; empty keeps the field away from the command line.
+        spelling: what :mod:`talkswap.cli.options` can't tell from name and type: ``flag``, ``metavar``, ``minimum``,
+            ``without`` (shown as the default where that is chosen later), ``rest`` (the field that takes further values).
+    """
+    return field(default=default, metadata={"help": help, **spelling})
+
+
 @dataclass(frozen=True)
 class RenderPlan:
-    """All that decides a render's result; equal plans give equal frames."""
+    """All that decides a render's result; equal plans give equal frames.
 
-    source: Path | None  # a photo; None where nothing is swapped
-    target: Path
-    audio: Path | None  # None: the sound of the target itself
-    output: Path
-    system: str = DEFAULT_SYSTEM  # a name in talkswap.systems.registry
-    preset: str = "auto"  # auto | compact | paper
-    weights: Path | None = None  # a preset folder to take instead of looking for one
-    device: str = "auto"  # auto | cpu | cuda | mps
-    swap: bool = True
-    sync: bool = True
-    face: str | None = None  # index from `talkswap faces`, or a photo of the person
-    more_sources: tuple[Path, ...] = ()  # further photos of the person of `source`
-    map: tuple[tuple[str, Path], ...] = ()  # people as in `face`, each with a photo of their own; again for one more
-    voices: tuple[tuple[str, Path], ...] = ()  # people as in `face`, each with a voice of their own
-    silence: str = "neutral"  # neutral | original: what the mouth does where nobody speaks
-    occlusion: bool = True  # leave what is in front of a face as it is
-    fit: str = "clip"  # clip | voice | loop | bounce | freeze
-    start: Fraction = Fraction(0)  # seconds from the target's first frame; the voice starts with the first one shown
-    end: Fraction | None = None  # seconds from the target's first frame; None = its end
-    audio_mix: str = "replace"  # replace | keep | duck: what becomes of the target's own sound beside a voice
-    crf: int | None = None  # None = the encoder's own default
-    encoder: str = "auto"  # auto | a name in talkswap.media.codecs.CODECS
-    encoder_preset: str = "auto"
-    pixel_format: str = "auto"  # auto = as deep as the target, where the encoder can
-    batch_size: int = 0  # 0 = chosen from the device's memory
-    overwrite: bool = False
-    segment_seconds: float = 10.0  # most output in one closed piece: what a kill or a power cut can cost
-    fresh: bool = False  # do not go on where an interrupted render of this output stopped
-    provenance: bool = True  # mark the result as synthetic (talkswap.provenance)
-    sign_cert: Path | None = None  # PEM chain and key that sign the C2PA manifest; a local certificate without them
-    sign_key: Path | None = None
-    timestamp_url: str | None = None  # RFC 3161 authority to ask for the time of the signature
-    options: dict[str, Any] = field(default_factory=dict)  # the system's own, by name
+    This is the one list of a render's options: command line, plan files, tables of jobs and checks derive from it.
+    """
+
+    source: Path | None = option(
+        help="Photo of the face to put in; needed unless --no-swap. Again for more photos of the same person: "
+        "the identity is their mean, the skin that of the best.",
+        metavar="PHOTO",
+        rest="more_sources",
+    )
+    target: Path = option(help="Clip whose person gets the face and the words.")
+    audio: Path | None = option(
+        help="Voice: a sound file, or a video whose sound is taken. Without it: the target's own sound."
+    )
+    output: Path = option(help="Clip to write. Without it: TARGET-dubbed.mp4 in the current folder.")
+    system: str = option(
+        DEFAULT_SYSTEM, "What dubs; `--system NAME --help` shows the options of that system.", metavar="NAME"
+    )
+    preset: Literal["auto", "compact", "paper"] = option("auto", "Set of weights; auto takes the best complete one.")
+    weights: Path | None = option(None, "Preset folder to use, instead of looking for the set.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = option("auto", "Where the networks run; auto says what it took.")
+    swap: bool = option(True, "Give the target the source's face.")
+    sync: bool = option(True, "Move the lips with the voice.")
+    face: str | None = option(None, "Whose face: a number from `talkswap faces`, or a photo of the person.")
+    more_sources: tuple[Path, ...] = option(())  # further photos of the person of `source`
+    map: tuple[tuple[str, Path], ...] = option(
+        (),
+        "One person's face: ID=PHOTO, with ID as in --face. For each person once, and again for more photos.",
+        metavar="ID=PHOTO",
+    )
+    voices: tuple[tuple[str, Path], ...] = option(
+        (),
+        "One person's voice: ID=SOUND. Without --audio the voices together are the clip's sound.",
+        flag="--voice",
+        metavar="ID=SOUND",
+    )
+    silence: Literal["neutral", "original"] = option(
+        "neutral",
+        "What the mouth does where nobody speaks. neutral: rests, closed. original: as in the target.",
+    )
+    occlusion: bool = option(True, "Leave hands, microphones and hair in front of a face as they are.")
+    fit: Literal["clip", "voice", "loop", "bounce", "freeze"] = option(
+        "clip",
+        "When voice and clip differ in length. clip: exactly the target's frames, a longer voice is cut. "
+        "voice: end with a shorter voice. loop, bounce, freeze: stretch the clip to a longer voice.",
+    )
+    start: Fraction = option(  # seconds from the target's first frame
+        Fraction(0), "Dub and write only from here on: seconds or HH:MM:SS.mmm; the voice begins there."
+    )
+    end: Fraction | None = option(None, "Dub and write only up to here: seconds or HH:MM:SS.mmm.")
+    audio_mix: Literal["replace", "keep", "duck"] = option(
+        "replace",
+        "The target's own sound beside a voice. replace: the voice takes its place. keep: it stays as a second "
+        "track. duck: it goes on under the voice, lower while somebody speaks. Other tracks always stay.",
+    )
+    crf: int | None = option(
+        None,
+        "Constant quality of the encoder: lower is better. Without it the encoder's own: 18 for libx264, "
+        "which looks lossless.",
+        minimum=0,
+    )
+    encoder: str = option(  # a name in talkswap.media.codecs.CODECS
+        "auto",
+        "Video encoder: libx264, libx265, libvpx-vp9, libsvtav1, prores_ks, ffv1, h264_nvenc, hevc_nvenc, "
+        "h264_videotoolbox or hevc_videotoolbox. auto: libx264, in .webm libvpx-vp9.",
+    )
+    encoder_preset: str = option(
+        "auto",
+        "Effort of the encoder, ultrafast to veryslow; the profile of ProRes, proxy to 4444xq. "
+        "auto: veryfast; hq for ProRes.",
+    )
+    pixel_format: str = option(
+        "auto",
+        "yuv420p, yuv422p, yuv444p, or one of these with 10le at the end for ten bits. "
+        "auto: as deep as the target, where the encoder can.",
+    )
+    batch_size: int = option(0, "Frames per network call; 0 = chosen from the device's memory.", minimum=0)
+    overwrite: bool = option(False, "Replace an existing output.")
+    segment_seconds: float = option(10.0)  # most output in one closed piece: what a kill or a power cut can cost
+    fresh: bool = option(False, "Do not go on where an interrupted render of this output stopped.")
+    provenance: bool = option(True, "Mark the result as synthetic: tags, C2PA, invisible mark.")
+    sign_cert: Path | None = option(
+        None, "PEM chain that signs the C2PA manifest, or TALKSWAP_SIGN_CERT. Without it: a local certificate."
+    )
+    sign_key: Path | None = option(None, "PEM key of --sign-cert, or TALKSWAP_SIGN_KEY.")
+    timestamp_url: str | None = option(
+        None, "Time-stamp authority (RFC 3161) to ask; reaches the network.", metavar="URL"
+    )
+    options: Mapping[str, Any] = field(default_factory=dict)  # the system's own, by name
 
 
 @dataclass(frozen=True)

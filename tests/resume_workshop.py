@@ -21,8 +21,8 @@ import av
 import numpy as np
 
 from talkswap.faces.mask import face_mask
-from talkswap.render.render import prepare as preparation
-from talkswap.render.render import render
+from talkswap.render import prepare as preparation
+from talkswap.render.render import render_clip
 from talkswap.systems.contract import CropSpec, Portrait, Source, SpeechFeatures
 from talkswap.types import AlignedFace, ProgressEvent, RenderPlan, UInt8Image, Voice
 from talkswap.voice.activity import SpeechGate
@@ -90,7 +90,7 @@ def _child(plan: RenderPlan, said: Path, events: int) -> None:
                 said.write_text("\n".join(lines))
             os.write(events, b".")
 
-        report = render(plan, hear)
+        report = render_clip(plan, hear)
         facts = [report.frames_out, report.faceless_frames, report.identity_similarity]
         said.with_suffix(".json").write_text(json.dumps(facts))
         code = 0

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from talkswap.cli.bench import time_networks
 from talkswap.device import choose_device
-from talkswap.render.render import render
+from talkswap.render.render import render_clip
 from talkswap.systems.swaptalk import vqgan
 from talkswap.systems.swaptalk.face_swap import FaceSwap
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
@@ -63,9 +63,9 @@ def test_a_render_shows_the_same_pictures(
     source_photo: Path, talking_clip: Path, voice_file: Path, tmp_path: Path
 ) -> None:
     plan = RenderPlan(source_photo, talking_clip, voice_file, tmp_path / "cpu.mp4", preset="compact", device="cpu")
-    render(plan)
+    render_clip(plan)
     on_gpu = replace(plan, output=tmp_path / "gpu.mp4", device=GPU)
-    report = render(on_gpu)
+    report = render_clip(on_gpu)
     assert report.device == GPU and report.frames_out == 12 and report.faceless_frames == 0
     before, after = pictures_of(plan.output), pictures_of(on_gpu.output)
     assert min(psnr(a, b) for a, b in zip(before, after, strict=True)) >= LOWEST_PSNR
@@ -77,9 +77,9 @@ def test_equal_plans_give_equal_frames(
     source_photo: Path, talking_clip: Path, voice_file: Path, tmp_path: Path
 ) -> None:
     plan = RenderPlan(source_photo, talking_clip, voice_file, tmp_path / "one.mp4", preset="compact", device=GPU)
-    render(plan)
+    render_clip(plan)
     again = replace(plan, output=tmp_path / "two.mp4")
-    render(again)
+    render_clip(again)
     assert min(psnr(a, b) for a, b in zip(pictures_of(plan.output), pictures_of(again.output), strict=True)) >= 45
 
 

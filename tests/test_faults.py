@@ -17,7 +17,7 @@ import pytest
 from talkswap.cli import main
 from talkswap.errors import OutputUnwritableError, WeightsCorruptError
 from talkswap.media import program
-from talkswap.render.render import render
+from talkswap.render.render import render_clip
 from talkswap.render.segments import Span, WorkFolder, work_folder
 from talkswap.types import ProgressEvent, RenderPlan
 
@@ -107,7 +107,7 @@ def test_a_folder_that_becomes_read_only_costs_one_segment(
     plan: RenderPlan, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = replace(plan, output=open_folder / "whole.mp4")
-    render(whole)
+    render_clip(whole)
     expected = content(whole.output)
     whole.output.unlink()
     plan = replace(plan, output=open_folder / "dubbed.mp4")
@@ -120,16 +120,16 @@ def test_a_folder_that_becomes_read_only_costs_one_segment(
 
         monkeypatch.setattr(WorkFolder, "finish", finish_and_lock)
         with pytest.raises(OutputUnwritableError, match="permission denied"):
-            render(plan)
+            render_clip(plan)
     monkeypatch.setattr(WorkFolder, "finish", finish)
-    assert render(plan).resumed_frames == 4
+    assert render_clip(plan).resumed_frames == 4
     assert content(plan.output) == expected
     assert [path.name for path in open_folder.iterdir()] == [plan.output.name]
 
 
 def test_an_output_folder_that_goes_away_is_named(plan: RenderPlan) -> None:
     with pytest.raises(OutputUnwritableError):
-        render(plan, at(6, lambda: shutil.rmtree(plan.output.parent)))
+        render_clip(plan, at(6, lambda: shutil.rmtree(plan.output.parent)))
     assert not plan.output.exists()
 
 
@@ -151,7 +151,7 @@ def test_weights_replaced_between_check_and_load_are_refused(
 
     monkeypatch.setattr(preparation, "find_preset", check_and_replace)
     with pytest.raises(WeightsCorruptError, match="landmarks.safetensors"):
-        render(replace(plan, weights=copy))
+        render_clip(replace(plan, weights=copy))
     assert list(plan.output.parent.iterdir()) == []
 
 
@@ -167,5 +167,5 @@ def test_a_gpu_too_small_for_the_photo_is_a_sentence(plan: RenderPlan, monkeypat
 
     monkeypatch.setattr(resume_workshop.SmallSystem, "begin", full)
     with pytest.raises(DeviceError, match="memory is too small") as caught:
-        render(plan)
+        render_clip(plan)
     assert caught.value.hint and list(plan.output.parent.iterdir()) == []

@@ -240,7 +240,7 @@ def tree(folder: Path, files: dict[str, str]) -> Path:
         ("talkswap/voice/a.py", "from talkswap.nowhere import x", True),
         ("talkswap/voice/a.py", "from talkswap.voice import b\nfrom . import c\nfrom .b import d", False),
         ("talkswap/systems/a.py", "from talkswap.faces.geometry import x\nfrom talkswap.types import y", False),
-        ("talkswap/cli/a.py", "def f():\n    from talkswap.render.render import render", False),
+        ("talkswap/cli/a.py", "def f():\n    from talkswap.render.render import render_clip", False),
         ("talkswap/voice/a.py", "from talkswap import __version__\nimport numpy", False),
     ],
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from talkswap.render.render import render
+from talkswap.render.render import render_clip
 from talkswap.types import RenderPlan
 
 from . import time_workshop
@@ -29,12 +29,12 @@ MEASURE = """
 import sys
 from pathlib import Path
 from talkswap.device import peak_memory_mb
-from talkswap.render.render import render
+from talkswap.render.render import render_clip
 from talkswap.types import RenderPlan
 
 target, voice, source, output, fit = sys.argv[1:]
 dub = bool(source)
-report = render(RenderPlan(
+report = render_clip(RenderPlan(
     Path(source) if dub else None, Path(target), Path(voice) if voice else None, Path(output),
     preset="compact", device="cpu", swap=dub, sync=dub, fit=fit,
 ))
@@ -85,7 +85,7 @@ def test_ten_minutes_of_television_do_not_drift_from_their_voice(tmp_path: Path)
     output = tmp_path / "out.mkv"
     voice = write_voice(tmp_path / "voice.wav", clicks_at(moments, Fraction(600)))
     plan = RenderPlan(None, target, audio=voice, output=output, preset="compact", device="cpu", swap=False, sync=False)
-    assert render(plan).frames_out == int(600 * TELEVISION)
+    assert render_clip(plan).frames_out == int(600 * TELEVISION)
     times, _ = stamps_of(output)
     assert max(abs(time - k / TELEVISION) for k, time in enumerate(times)) <= Fraction(1, 1000)
     assert near(flashes_in(output), moments, Fraction(1, 1000))

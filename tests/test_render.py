@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from talkswap.errors import NoSourceFaceError, NoTargetFaceError, OutputExistsError, UsageError, WeightsMissingError
-from talkswap.render.render import plan_summary, render
+from talkswap.render.forecast import plan_summary
+from talkswap.render.render import render_clip
 from talkswap.types import ProgressEvent, RenderPlan
 
 
@@ -62,7 +63,7 @@ def changed_area(before: list[np.ndarray], after: list[np.ndarray]) -> np.ndarra
 
 def test_a_clip_is_dubbed(plan: RenderPlan) -> None:
     events: list[ProgressEvent] = []
-    report = render(plan, events.append)
+    report = render_clip(plan, events.append)
     before, after = pictures_of(plan.target), pictures_of(plan.output)
     assert report.frames_in == report.frames_out == len(after) == len(before) == 12
     assert times_of(plan.output) == times_of(plan.target)
@@ -88,11 +89,11 @@ def test_a_clip_is_dubbed(plan: RenderPlan) -> None:
 
 def test_equal_plans_give_equal_frames_whatever_the_batch(plan: RenderPlan) -> None:
     one, two = plan, replace(plan, output=plan.output.with_name("again.mp4"))
-    render(one)
-    render(two)
+    render_clip(one)
+    render_clip(two)
     assert all(np.array_equal(a, b) for a, b in zip(pictures_of(one.output), pictures_of(two.output), strict=True))
     five = replace(plan, output=plan.output.with_name("five.mp4"), batch_size=5)
-    render(five)
+    render_clip(five)
     assert min(psnr(a, b) for a, b in zip(pictures_of(one.output), pictures_of(five.output), strict=True)) > 38
 
 
@@ -101,7 +102,7 @@ def test_frames_without_a_face_pass_through_and_are_counted(
 ) -> None:
     empty = [np.full_like(example_pictures[0], 90 + i) for i in range(4)]
     clip = write_clip([*example_pictures[:4], *empty, *example_pictures[4:8]])
-    report = render(replace(plan, target=clip))
+    report = render_clip(replace(plan, target=clip))
     before, after = pictures_of(clip), pictures_of(plan.output)
     assert report.frames_out == 12 and report.faceless_frames == 4
     assert report.faceless == [(pytest.approx(4 / 25), pytest.approx(8 / 25))]
@@ -115,20 +116,20 @@ def test_time_stamps_of_a_variable_rate_survive(
 ) -> None:
     ticks = [0, 1001, 2002, 4004, 4505, 6006, 9009, 10010]
     clip = write_clip(example_pictures[:8], ticks=ticks, time_base=Fraction(1, 30000))
-    render(replace(plan, target=clip, audio=write_wav(plan.output.with_name("v.wav"), 0.37)))
+    render_clip(replace(plan, target=clip, audio=write_wav(plan.output.with_name("v.wav"), 0.37)))
     assert times_of(plan.output) == [Fraction(t, 30000) for t in ticks]
 
 
 def test_no_swap_and_no_sync_return_the_target(plan: RenderPlan) -> None:
-    report = render(replace(plan, swap=False, sync=False, source=None))
+    report = render_clip(replace(plan, swap=False, sync=False, source=None))
     assert report.faceless_frames == 0
     assert min(psnr(a, b) for a, b in zip(pictures_of(plan.target), pictures_of(plan.output), strict=True)) > 40
 
 
 def test_without_a_swap_only_the_lower_face_changes(plan: RenderPlan) -> None:
-    render(replace(plan, swap=False, source=None))
+    render_clip(replace(plan, swap=False, source=None))
     swapped = replace(plan, output=plan.output.with_name("swapped.mp4"), sync=False)
-    render(swapped)
+    render_clip(swapped)
     before = pictures_of(plan.target)
     spoken, whole = changed_area(before, pictures_of(plan.output)), changed_area(before, pictures_of(swapped.output))
     assert spoken.sum() < whole.sum()
@@ -139,7 +140,7 @@ def test_without_a_swap_only_the_lower_face_changes(plan: RenderPlan) -> None:
     "change", [{"options": {"order": "sync-swap"}}, {"options": {"mode": "self"}}, {"audio": None}], ids=str
 )
 def test_every_way_of_driving_renders(plan: RenderPlan, change: dict[str, str | None]) -> None:
-    report = render(replace(plan, **change))
+    report = render_clip(replace(plan, **change))
     assert report.frames_out == 12 and sound_seconds(plan.output) == pytest.approx(0.48, abs=0.04)
 
 
@@ -156,7 +157,7 @@ def test_every_way_of_driving_renders(plan: RenderPlan, change: dict[str, str | 
 )
 def test_fit_decides_when_lengths_differ(plan: RenderPlan, fit: str, seconds: float, frames: int) -> None:
     voice = write_wav(plan.output.with_name("voice.wav"), seconds)
-    report = render(replace(plan, audio=voice, fit=fit))
+    report = render_clip(replace(plan, audio=voice, fit=fit))
     assert report.frames_out == len(pictures_of(plan.output)) == frames
     assert sound_seconds(plan.output) == pytest.approx(frames / 25, abs=0.04)
     cut = fit == "clip" and seconds > 0.5
@@ -164,9 +165,9 @@ def test_fit_decides_when_lengths_differ(plan: RenderPlan, fit: str, seconds: fl
 
 
 def test_a_face_is_chosen_by_number_or_photo(plan: RenderPlan, source_photo: Path) -> None:
-    render(replace(plan, face="0"))
+    render_clip(replace(plan, face="0"))
     with pytest.raises(NoTargetFaceError, match="there is no face 3 in .*, only 0$"):
-        render(replace(plan, face="3", overwrite=True))
+        render_clip(replace(plan, face="3", overwrite=True))
 
 
 def test_dry_run_checks_everything_and_writes_nothing(plan: RenderPlan) -> None:
@@ -181,10 +182,10 @@ def test_a_photo_or_a_clip_without_a_face_is_named(
     wall = tmp_path / "wall.png"
     cv2.imwrite(str(wall), np.full((200, 200, 3), 128, np.uint8))
     with pytest.raises(NoSourceFaceError, match="no face was found in .*wall.png"):
-        render(replace(plan, source=wall))
+        render_clip(replace(plan, source=wall))
     clip = write_clip([np.full_like(example_pictures[0], 100 + i) for i in range(8)])
     with pytest.raises(NoTargetFaceError, match="no face was found in"):
-        render(replace(plan, target=clip))
+        render_clip(replace(plan, target=clip))
     assert not plan.output.exists()
 
 
@@ -192,14 +193,14 @@ def test_contradictions_and_existing_outputs_are_refused_before_any_work(
     plan: RenderPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="needs a source photo"):
-        render(replace(plan, source=None))
+        render_clip(replace(plan, source=None))
     plan.output.write_bytes(b"mine")
     with pytest.raises(OutputExistsError):
-        render(plan)
+        render_clip(plan)
     assert plan.output.read_bytes() == b"mine"
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(plan.output.parent))
     with pytest.raises(WeightsMissingError):
-        render(replace(plan, preset="paper", overwrite=True))
+        render_clip(replace(plan, preset="paper", overwrite=True))
     assert plan.output.read_bytes() == b"mine", "a render that failed has touched an existing file"
 
 
@@ -208,18 +209,18 @@ def test_a_silent_clip_can_be_swapped_and_no_more(
 ) -> None:
     clip = write_clip(example_pictures[:6], sound=False)
     silent = replace(plan, target=clip, audio=None, sync=False)
-    assert render(silent).frames_out == 6
+    assert render_clip(silent).frames_out == 6
     with av.open(str(plan.output)) as container:
         assert max(np.abs(f.to_ndarray()).max() for f in container.decode(audio=0)) < 1e-3
     with pytest.raises(UsageError, match="no sound of its own"):
-        render(replace(silent, sync=True, overwrite=True))
+        render_clip(replace(silent, sync=True, overwrite=True))
 
 
 def test_a_clip_without_a_face_passes_through_when_nothing_is_changed(
     plan: RenderPlan, write_clip: Callable[..., Path], example_pictures: list[np.ndarray]
 ) -> None:
     clip = write_clip([np.full_like(example_pictures[0], 100 + i) for i in range(6)])
-    assert render(replace(plan, target=clip, source=None, swap=False, sync=False)).frames_out == 6
+    assert render_clip(replace(plan, target=clip, source=None, swap=False, sync=False)).frames_out == 6
 
 
 def test_a_failure_in_the_middle_is_named_and_leaves_nothing(plan: RenderPlan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,5 +232,5 @@ def test_a_failure_in_the_middle_is_named_and_leaves_nothing(plan: RenderPlan, m
 
     monkeypatch.setattr(SwapTalk, "render", full)
     with pytest.raises(DeviceError, match="single frame"):
-        render(plan)
+        render_clip(plan)
     assert list(plan.output.parent.iterdir()) == []

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from talkswap.media.sound import load_voice
-from talkswap.render.render import prepare, render
+from talkswap.render.prepare import prepare
+from talkswap.render.render import render_clip
 from talkswap.types import RenderPlan
 
 HZ = 16000
@@ -53,6 +54,6 @@ def test_lips_and_sound_meet_when_the_picture_is_late(
     plan = RenderPlan(None, clip, None, tmp_path / "out.mp4", preset="compact", device="cpu", swap=False, sync=False)
     features = np.abs(prepare(plan, lambda event: None).voice.samples).argmax() / HZ
     assert features == pytest.approx(heard, abs=0.005)
-    render(plan)
+    render_clip(plan)
     played = np.abs(load_voice(plan.output).samples).argmax() / HZ
     assert played == pytest.approx(features, abs=0.005)

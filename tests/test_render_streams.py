@@ -15,7 +15,8 @@ from talkswap.errors import EncoderError, UsageError
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.media.sound import load_voice
-from talkswap.render.render import prepare, render
+from talkswap.render.prepare import prepare
+from talkswap.render.render import render_clip
 from talkswap.types import ProgressEvent, RenderPlan
 
 
@@ -37,7 +38,7 @@ def sounds(path: Path) -> list[list[bytes]]:
 
 
 def test_a_clip_passes_through_with_its_sound_bit_by_bit(untouched: RenderPlan) -> None:
-    report = render(untouched)
+    report = render_clip(untouched)
     assert sounds(untouched.output) == sounds(untouched.target)
     assert report.streams == ["sound 1 (aac): copied"] and report.warnings == []
     with ClipReader(probe(untouched.target)) as before, ClipReader(probe(untouched.output)) as after:
@@ -63,7 +64,7 @@ def test_a_part_is_dubbed_from_its_first_frame(untouched: RenderPlan, tmp_path: 
         untouched, output=tmp_path / name, audio=click(tmp_path / "click.wav", 0.1), audio_mix="keep",
         start=Fraction("0.11"), end=Fraction("0.4"),
     )  # fmt: skip
-    report = render(plan)
+    report = render_clip(plan)
     assert (report.frames_in, report.frames_out) == (7, 7)  # 0.12 to 0.36 s
     assert report.video_seconds == pytest.approx(0.28)
     assert np.abs(load_voice(plan.output).samples).argmax() / 16000 == pytest.approx(0.1, abs=0.005)
@@ -85,19 +86,19 @@ def test_the_targets_own_sound_is_heard_from_the_part_on(untouched: RenderPlan) 
 
 def test_wishes_that_cannot_be_met_are_named_before_the_render(untouched: RenderPlan) -> None:
     with pytest.raises(UsageError, match="behind the end"):
-        render(replace(untouched, start=Fraction(9)))
+        render_clip(replace(untouched, start=Fraction(9)))
     with pytest.raises(UsageError, match="audio mix"):
-        render(replace(untouched, audio_mix="loud"))
+        render_clip(replace(untouched, audio_mix="loud"))
     with pytest.raises(EncoderError, match="pixel format"):
-        render(replace(untouched, pixel_format="yuv410p"))
+        render_clip(replace(untouched, pixel_format="yuv410p"))
     with pytest.raises(EncoderError, match=r"\.mp4 files cannot hold"):
-        render(replace(untouched, encoder="prores_ks"))
+        render_clip(replace(untouched, encoder="prores_ks"))
     assert not untouched.output.exists()
 
 
 def test_webm_gets_its_own_encoder_and_says_so(untouched: RenderPlan, tmp_path: Path) -> None:
     told: list[ProgressEvent] = []
-    report = render(replace(untouched, output=tmp_path / "out.webm"), told.append)
+    report = render_clip(replace(untouched, output=tmp_path / "out.webm"), told.append)
     assert probe(tmp_path / "out.webm").codec == "vp9"
     assert [event.message for event in told if "encoder" in event.message] == [
         "encoder libvpx-vp9: the one for .webm files"
@@ -120,7 +121,7 @@ def test_ten_bits_in_are_ten_bits_out(
             picture.pts = number
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
-    render(replace(untouched, target=deep))
+    render_clip(replace(untouched, target=deep))
     assert probe(untouched.output).pixel_format == "yuv420p10le"
-    render(replace(untouched, target=deep, pixel_format="yuv420p", overwrite=True))
+    render_clip(replace(untouched, target=deep, pixel_format="yuv420p", overwrite=True))
     assert probe(untouched.output).pixel_format == "yuv420p"

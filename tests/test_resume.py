@@ -23,7 +23,8 @@ from talkswap.cli import main
 from talkswap.errors import EncoderError, NoTargetFaceError, OutputUnwritableError
 from talkswap.media import program
 from talkswap.render.corridor import Corridor
-from talkswap.render.render import plan_summary, render
+from talkswap.render.forecast import plan_summary
+from talkswap.render.render import render_clip
 from talkswap.render.segments import work_folder
 from talkswap.types import ProgressEvent, RenderPlan
 
@@ -57,7 +58,7 @@ def plan(source_photo: Path, talking_clip: Path, voice_file: Path, tmp_path: Pat
 def whole(plan: RenderPlan, small: None) -> tuple[Any, Any]:
     """What an uninterrupted render gives: the decoded file, and the report."""
     there = replace(plan, output=plan.output.parent.parent / "whole.mp4")
-    report = render(there)
+    report = render_clip(there)
     return content(there.output), report
 
 
@@ -89,13 +90,13 @@ def interrupt(plan: RenderPlan, frame: int = 10) -> Ear:
     """A render that ends at a frame; with 10, two of the three segments are finished."""
     ear = Ear(frame, fail)
     with pytest.raises(Stop):
-        render(plan, ear)
+        render_clip(plan, ear)
     return ear
 
 
 def goes_on(plan: RenderPlan, whole: tuple[Any, Any], first: int) -> None:
     ear = Ear()
-    report = render(plan, ear)
+    report = render_clip(plan, ear)
     assert ear.said(f"goes on at frame {first} of {FRAMES}") and ear.made == FRAMES - first
     assert content(plan.output) == whole[0]
     assert report.resumed_frames == first and report.identity_similarity == whole[1].identity_similarity
@@ -122,7 +123,7 @@ def test_killed_at_twenty_random_moments(
 def test_what_went_before_is_remembered(plan: RenderPlan, small: None, change: dict[str, str]) -> None:
     one = replace(plan, **change)
     there = replace(one, output=plan.output.with_name("whole.mp4"))
-    report = render(there)
+    report = render_clip(there)
     expected = content(there.output)
     there.output.unlink()
     interrupt(one)
@@ -141,7 +142,7 @@ def test_changed_settings_and_inputs_start_anew_and_say_so(plan: RenderPlan, who
     voice.write_bytes(samples)
     assert interrupt(replace(plan, crf=30, audio=voice)).said("since audio changed")
     ear = Ear()
-    assert render(replace(plan, crf=30, audio=voice, fresh=True), ear).resumed_frames == 0
+    assert render_clip(replace(plan, crf=30, audio=voice, fresh=True), ear).resumed_frames == 0
     assert ear.said("since --fresh was given")
     assert [p.name for p in plan.output.parent.iterdir()] == [plan.output.name]
 
@@ -158,7 +159,7 @@ def test_a_segment_that_was_damaged_is_made_again(plan: RenderPlan, whole: tuple
     segment = work_folder(plan.output) / "segment-00001.mp4"
     segment.write_bytes(segment.read_bytes()[:-100])
     ear = Ear()
-    assert render(plan, ear).resumed_frames == 4 and ear.said("segment-00001.mp4 is damaged")
+    assert render_clip(plan, ear).resumed_frames == 4 and ear.said("segment-00001.mp4 is damaged")
     assert content(plan.output) == whole[0]
 
 
@@ -173,7 +174,7 @@ def test_a_clip_without_the_face_leaves_nothing(plan: RenderPlan, small: None, m
 
     monkeypatch.setattr(Corridor, "check", nowhere)
     with pytest.raises(NoTargetFaceError):
-        render(plan)
+        render_clip(plan)
     assert list(plan.output.parent.iterdir()) == []
 
 
@@ -214,7 +215,7 @@ def test_a_full_disk_costs_one_segment(plan: RenderPlan, whole: tuple[Any, Any])
     with small_disk(plan.output.parent) as (fill, free):
         ear = Ear(6, fill)
         with pytest.raises(OutputUnwritableError, match="the disk is full"):
-            render(plan, ear)
+            render_clip(plan, ear)
         free()
         assert ear.said("stopped with 1 segment finished: the same command goes on at frame 4 of 12")
         assert sorted(p.name for p in work_folder(plan.output).iterdir()) == [
@@ -239,7 +240,7 @@ def test_an_ffmpeg_that_dies_costs_nothing(
     program.find_ffmpeg.cache_clear()
     try:
         with pytest.raises(EncoderError, match="ffmpeg could not finish"):
-            render(plan)
+            render_clip(plan)
     finally:
         monkeypatch.undo()
         program.find_ffmpeg.cache_clear()
@@ -255,7 +256,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_work(
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != plan.output.parent and access(path, mode))
     monkeypatch.setattr("talkswap.render.prepare", lambda *_: pytest.fail("the work was begun"))
     with pytest.raises(OutputUnwritableError, match="read-only"):
-        render(plan)
+        render_clip(plan)
     assert list(plan.output.parent.iterdir()) == []
 
 
@@ -267,14 +268,14 @@ def test_weights_replaced_during_a_render_change_nothing(
     copy = tmp_path / "weights" / "compact"
     shutil.copytree(find_preset("compact").folders[0], copy)
     real = replace(plan, weights=copy, segment_seconds=10.0)
-    before = render(replace(real, output=tmp_path / "before.mp4"))
+    before = render_clip(replace(real, output=tmp_path / "before.mp4"))
 
     def replace_all() -> None:
         for file in copy.glob("*.safetensors"):
             file.write_bytes(bytes(file.stat().st_size))
         (copy / "manifest.toml").write_text("version = 1\n")
 
-    after = render(real, Ear(1, replace_all))
+    after = render_clip(real, Ear(1, replace_all))
     assert content(real.output) == content(tmp_path / "before.mp4")
     assert after.weights == before.weights != {}
 
@@ -293,9 +294,10 @@ def test_a_gpu_that_is_too_small_halves_its_batches_and_says_so(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return render_all(self, faces, times)
 
+    monkeypatch.setattr("talkswap.render.prepare.load_system", small_system)
     monkeypatch.setattr(SmallPerformance, "render", full)
     ear = Ear()
-    report = render(replace(plan, batch_size=4, segment_seconds=10.0), ear)
+    report = render_clip(replace(plan, batch_size=4, segment_seconds=10.0), ear)
     assert report.frames_out == FRAMES
     assert sizes == [4, 2] + [1] * FRAMES, "what did not fit once was tried again"
     for told in ("did not hold 4 frames at once, from there on 2", "did not hold 2 frames at once, from there on 1"):
@@ -336,5 +338,5 @@ def test_ctrl_c_keeps_what_is_finished_and_two_runs_do_not_meet(
     assert "goes on at frame" in capsys.readouterr().err
     assert [p.name for p in plan.output.parent.iterdir()] == [plan.output.name]
     again = replace(plan, output=file.parent / "whole.mp4")
-    render(again)
+    render_clip(again)
     assert content(again.output) == content(plan.output)

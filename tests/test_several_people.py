@@ -18,7 +18,7 @@ from talkswap.render.corridor import Corridor, Work
 from talkswap.render.people import PersonRequest, find_people, person_requests
 from talkswap.render.pipeline import Stopwatch
 from talkswap.render.prepare import Prepared, mix, prepare
-from talkswap.render.render import render
+from talkswap.render.render import render_clip
 from talkswap.render.source import SourceEncoder, read_photo, read_source
 from talkswap.types import Frame, RenderPlan, Voice
 
@@ -111,7 +111,7 @@ def test_two_people_who_pass_each_other_keep_their_faces_and_voices(
     low = write_tone(plan.output.with_name("low.wav"), 400, 0.64)
     high = write_tone(plan.output.with_name("high.wav"), 900, 0.4)
     spoken = replace(plan, voices=((str(photos["anna"]), low), (str(photos["bert"]), high)))
-    report = render(spoken)
+    report = render_clip(spoken)
     known = {}
     for name, path in photos.items():
         face = analyser.detect(read_photo(path))[0]
@@ -134,7 +134,7 @@ def test_two_people_who_pass_each_other_keep_their_faces_and_voices(
 
 
 def test_nobody_else_is_touched(plan: RenderPlan, photos: dict[str, Path]) -> None:
-    render(replace(plan, map=plan.map[:1], sync=False, provenance=False))
+    render_clip(replace(plan, map=plan.map[:1], sync=False, provenance=False))
     before, after = pictures_of(plan.target), pictures_of(plan.output)
     x, y = places(0)["bert"]
     same = before[0][y : y + SIDE, x : x + SIDE].astype(float) - after[0][y : y + SIDE, x : x + SIDE]

@@ -17,7 +17,8 @@ import pytest
 
 from talkswap.media.codecs import EncoderSettings, encoder_options
 from talkswap.media.probe import probe
-from talkswap.render.render import plan_summary, render
+from talkswap.render.forecast import plan_summary
+from talkswap.render.render import render_clip
 from talkswap.types import RenderPlan
 
 from .time_workshop import (
@@ -87,7 +88,7 @@ def test_times_are_the_targets_at_every_rate(make, tmp_path: Path, pace: str, fi
     length = picture_end(target)
     voice = write_voice(tmp_path / "voice.wav", clicks_at([Fraction(1, 4)], length * share))
     plan = untouched(target, tmp_path / "out.mp4", audio=voice, fit=fit)
-    report = render(plan)
+    report = render_clip(plan)
     times, written = stamps_of(plan.output)
     assert 1 / written == probe(target).time_base.denominator, "the container counts in the target's own ticks"
     assert times[:COUNT] == own
@@ -110,7 +111,7 @@ def test_every_container_keeps_them_on_its_own_clock(make, tmp_path: Path, pace:
     target = make(pace)
     ticks, clock, _ = frames_of(pace)
     output = tmp_path / f"out{ending}"
-    render(untouched(target, output))
+    render_clip(untouched(target, output))
     times, written = stamps_of(output)
     own = [pts * clock for pts in ticks]
     if ending == ".mov":
@@ -130,7 +131,7 @@ def test_every_container_keeps_them_on_its_own_clock(make, tmp_path: Path, pace:
 def test_every_targets_container_is_read_on_its_own_clock(make, tmp_path: Path, name: str, ending: str) -> None:  # type: ignore[no-untyped-def]
     target, output = make("29.97", name), tmp_path / f"out{ending}"
     own, _ = stamps_of(target)
-    render(untouched(target, output))
+    render_clip(untouched(target, output))
     times, clock = stamps_of(output)
     assert len(times) == COUNT
     if ending == ".mp4" or clock == probe(target).time_base:
@@ -186,7 +187,7 @@ def test_an_untouched_picture_comes_back_bit_by_bit_where_the_codec_is_lossless(
         codec="ffv1", pictures=noisy(pixel_format), pixel_format=pixel_format, sound=False,
     )  # fmt: skip
     output = tmp_path / "out.mkv"
-    render(untouched(target, output, encoder="ffv1", pixel_format=pixel_format))
+    render_clip(untouched(target, output, encoder="ffv1", pixel_format=pixel_format))
     before, after = luma(target), luma(output)
     assert len(before) == len(after) == 12
     for one, two in zip(before, after, strict=True):
@@ -205,7 +206,7 @@ def psnr(one: np.ndarray, two: np.ndarray) -> float:
 def test_an_untouched_picture_loses_what_the_encoder_loses_and_no_more(tmp_path: Path) -> None:
     target = write_clip(tmp_path / "target.mp4", range(24), Fraction(1, 25), Fraction(25), pictures=noisy("yuv420p"))
     output, direct = tmp_path / "out.mp4", tmp_path / "direct.mp4"
-    render(untouched(target, output))
+    render_clip(untouched(target, output))
     options = encoder_options(EncoderSettings())
     with av.open(str(target)) as source, av.open(str(direct), "w") as container:
         stream = container.add_stream("libx264", rate=25, options=options)

@@ -15,6 +15,7 @@ import typer
 
 from talkswap.cli.application import build_application
 from talkswap.cli.output import OPENCV_HINT, print_error
+from talkswap.cli.render import unknown_option
 from talkswap.errors import DependencyError, TalkswapError, UsageError
 
 __all__ = ["main"]
@@ -56,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, _terminate)
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell told us to ignore it
             signal.signal(signal.SIGINT, _interrupt)
+    typed = tuple(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = build_application()(args=arguments, prog_name="talkswap", standalone_mode=False)
+        status = build_application(typed)(args=arguments, prog_name="talkswap", standalone_mode=False)
         sys.stdout.flush()
     except TalkswapError as error:
         print_error(error)
@@ -67,6 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if error.message:  # empty where Rich has printed the help already
                 typer.echo(error.message)
             return 0
+        flag = getattr(error, "option_name", "")
+        if "render" in typed and flag and (unknown := unknown_option(flag, typed)) is not None:
+            print_error(unknown)
+            return unknown.exit_code
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "talkswap"
         message = error.format_message().rstrip(".").replace("Value error, ", "")  # Typer passes pydantic's words on

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
@@ -28,8 +29,8 @@ def _root(
         typer.echo(context.get_help())
 
 
-def build_application() -> typer.Typer:
-    """A fresh application with all commands."""
+def build_application(arguments: Sequence[str]) -> typer.Typer:
+    """A fresh application with all commands, their options fit for the system that the arguments name."""
     from talkswap.cli import batch, bench, data, doctor, download, faces, render, train, verify, weights
     from talkswap.cli import eval as evaluation
 
@@ -43,7 +44,9 @@ def build_application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     application.callback(invoke_without_command=True)(_root)
-    application.command("render", short_help="Dub one clip: the face of a photo, the words of a voice.")(render.command)
+    application.command("render", short_help="Dub one clip: the face of a photo, the words of a voice.")(
+        render.build_command(arguments)
+    )
     application.command("batch", short_help="Render every row of a table; what is done is skipped.")(batch.command)
     application.command("faces", short_help="List who is in a clip.")(faces.command)
     application.command("verify", short_help="Look for marks of synthetic media.")(verify.command)

@@ -21,7 +21,7 @@ from talkswap.errors import OutputCheckError, UsageError
 from talkswap.provenance.certificate import Signer
 from talkswap.provenance.tags import BOXED, SOURCE_TYPE
 
-ASSERTION = "org.talkswap.render.render"
+ASSERTION = "org.talkswap.render"
 _RAW = "application/octet-stream"
 _BOXED_KIND = {".mp4": "video/mp4", ".m4v": "video/mp4", ".mov": "video/quicktime"}
 

@@ -20,12 +20,14 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from talkswap.errors import DependencyError, InputMissingError, OutputUnwritableError, UsageError
 from talkswap.render.plan_file import MOST_BYTES, plan_from_json, plan_to_json
-from talkswap.types import ProgressEvent, RenderPlan
+from talkswap.systems.registry import find_system, systems
+from talkswap.types import DEFAULT_SYSTEM, ProgressEvent, RenderPlan
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 BETWEEN = ";"  # between several files in one cell
@@ -102,19 +104,29 @@ def _plan(row: dict[str | Any, Any], line: int, table: Path) -> RenderPlan:
     where = f"row {line} of {table}"
     if None in row:
         raise UsageError(f"{where} has more cells than the heading", "put cells with commas into quotes")
-    hints = get_type_hints(RenderPlan)
+    system = (row.get("system") or "").strip() or DEFAULT_SYSTEM
+    hints = {**get_type_hints(RenderPlan), **get_type_hints(find_system(system).options)}
+    del hints["options"]  # a system's own have columns like all others
     record: dict[str, Any] = {"source": None, "audio": None}
     for heading, cell in row.items():
         name, text = heading.strip().replace("-", "_"), (cell or "").strip()
-        if name not in hints:
-            raise UsageError(
-                f"{table} has a column {heading!r}", f"columns are {', '.join(f.name for f in fields(RenderPlan))}"
-            )
-        if text:
-            record[name] = _value(hints[name], text, f"{where}, column {heading}")
+        if name in hints:
+            if text:
+                record[name] = _value(hints[name], text, f"{where}, column {heading}")
+        elif text or name not in _columns():
+            columns = ", ".join(hints)
+            raise UsageError(f"{table} has a column {heading!r} that {system} doesn't know", f"columns are {columns}")
     if "target" in record:
         record.setdefault("output", f"{Path(record['target']).stem}-dubbed.mp4")
     return plan_from_json(record, table.parent, where)
+
+
+@cache
+def _columns() -> set[str]:
+    """The columns of any system; one that a row's system lacks has to be empty there."""
+    return {
+        field.name for system in systems().values() for kind in (RenderPlan, system.options) for field in fields(kind)
+    }
 
 
 def _value(hint: Any, text: str, where: str) -> Any:

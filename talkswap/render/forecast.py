@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ from talkswap.device import peak_memory_mb
 from talkswap.faces.people import PeopleChooser
 from talkswap.faces.track import FaceTracker, TrackConfig
 from talkswap.media.join import picture_ending
+from talkswap.media.output import check_output
 from talkswap.media.timeline import Timeline
 from talkswap.media.writer import VideoWriter
 from talkswap.render.corridor import Corridor, batch_size
 from talkswap.render.look import LookConfig, sample_frames
 from talkswap.render.pipeline import Stopwatch, closing_source
-from talkswap.render.prepare import Prepared, encoder_settings
+from talkswap.render.plan_file import plan_to_json
+from talkswap.render.prepare import Prepared, encoder_settings, prepare
+from talkswap.render.resume import ingredients_of
+from talkswap.render.segments import digest, finished_frames, unfinished_work
+from talkswap.types import RenderPlan
 
 PROBE_SECONDS = 4.0  # of work, after which no further batch is begun
 PROBE_BATCHES = 6
@@ -47,7 +53,7 @@ def probe_render(prepared: Prepared) -> Probe:
     """Make some frames of a clip and measure them.
 
     Raises:
-        As :func:`talkswap.render.render`.
+        As :func:`talkswap.render.render.render_clip`.
     """
     size = prepared.plan.batch_size or batch_size(prepared.networks.device, prepared.clip.info)
     timeline = _best_part(prepared, PROBE_BATCHES * size)
@@ -96,8 +102,8 @@ def frontal_share(prepared: Prepared) -> float | None:
     choose = PeopleChooser([subject.person.embedding for subject in prepared.people.subjects])
     yaws: list[float] = []
     for frame in sample_frames(prepared.clip.info, prepared.clip.index, LookConfig()):
-        found = choose(tracker.update(frame), *frame.rgb.shape[:2])
-        yaws += [abs(face.yaw) for face in found if face is not None]
+        faces = choose(tracker.update(frame), *frame.rgb.shape[:2])
+        yaws += [abs(face.yaw) for face in faces if face is not None]
     return sum(yaw < FRONTAL for yaw in yaws) / len(yaws) if yaws else None
 
 
@@ -114,33 +120,69 @@ def free_memory_mb() -> float | None:
     return None
 
 
-def forecast(prepared: Prepared, prepared_in: float, made: int) -> dict[str, Any]:
+def forecast(prepared: Prepared, preparation: float, finished: int) -> dict[str, Any]:
     """Time, memory and disk that a render needs, and what there is of them.
 
     Args:
         prepared: its inputs.
-        prepared_in: seconds that preparing them took.
-        made: frames that an interrupted run has finished.
+        preparation: seconds that preparing them took.
+        finished: frames that an interrupted run has finished.
     """
     probe = probe_render(prepared)
     frames = len(prepared.timeline)
+    free = free_memory_mb()
     sound = float(prepared.timeline.duration) * 2 * 128_000 / 8  # bytes: two channels as media.mux writes them
-    found = {
-        "estimated_seconds": round(prepared_in + probe.start + probe.seconds * (frames - made), 1),
-        "estimated_from": f"{probe.frames} frames of this clip, made here just now",
+    needs = {
+        "estimated_seconds": round(preparation + probe.start + probe.seconds * (frames - finished), 1),
+        "estimated_from": f"{probe.frames} frames of this clip, rendered here just now",
         "seconds_per_frame": round(probe.seconds, 4),
         "memory_needed_mb": round(peak_memory_mb()),
-        "memory_free_mb": _rounded(free_memory_mb()),
+        "memory_free_mb": None if free is None else round(free),
         "disk_needed_mb": round((COPIES * probe.bytes * frames + sound) / 1e6, 1),
         "disk_free_mb": round(shutil.disk_usage(prepared.plan.output.parent).free / 1e6),
     }
     if prepared.networks.device.name == "cuda":
         import torch
 
-        found["gpu_memory_needed_mb"] = round(torch.cuda.max_memory_reserved() / 1e6)
-        found["gpu_memory_free_mb"] = round(torch.cuda.mem_get_info()[0] / 1e6)
-    return found
+        needs["gpu_memory_needed_mb"] = round(torch.cuda.max_memory_reserved() / 1e6)
+        needs["gpu_memory_free_mb"] = round(torch.cuda.mem_get_info()[0] / 1e6)
+    return needs
 
 
-def _rounded(value: float | None) -> int | None:
-    return None if value is None else round(value)
+def plan_summary(plan: RenderPlan) -> dict[str, Any]:
+    """What a render would do (``--dry-run``); all inputs are checked as for a render, some frames are rendered to measure
+    the time, nothing is kept."""
+    check_output(plan.output, plan.overwrite)
+    began = time.perf_counter()
+    prepared = prepare(plan, lambda event: None)
+    ingredients = ingredients_of(prepared)
+    seconds = time.perf_counter() - began
+    unfinished = {} if plan.fresh else unfinished_work(plan.output)
+    finished = finished_frames(plan.output) if unfinished.get("digest") == digest(ingredients) else 0
+    info, index, networks, people = prepared.clip.info, prepared.clip.index, prepared.networks, prepared.people
+    frontal = frontal_share(prepared)
+    needs, warnings = forecast(prepared, seconds, finished), list(prepared.warnings)
+    for what in ("memory", "disk"):
+        if needs[f"{what}_free_mb"] is not None and needs[f"{what}_needed_mb"] > needs[f"{what}_free_mb"]:
+            warnings.append(f"the {what} may be too small: {needs[f'{what}_needed_mb']} MB are needed")
+    # The rate varies where the frames' lengths differ by more than a tick of the clip's clock.
+    steps = [after - before for before, after in pairwise(index.times)]
+    varies = bool(steps) and max(steps) - min(steps) > info.time_base
+    return {
+        "plan": plan_to_json(plan),
+        "frames": len(prepared.timeline),
+        "seconds": float(prepared.timeline.duration),
+        "frames_finished": finished,
+        "size": [info.width, info.height],
+        "rate": {"frames_per_second": float(info.rate), "exact": str(info.rate), "varies": varies},
+        "clip_seconds": float(index.duration),
+        "voice_seconds": float(prepared.voices.seconds),
+        "fit": prepared.timeline.told,
+        "preset": networks.preset.name,
+        "device": f"{networks.device.name} ({networks.device.reason})",
+        "people": [{"index": p.index, "share": round(p.share, 3), "face_px": round(p.width)} for p in people.everybody],
+        "faces": [subject.to_json() for subject in people.subjects],
+        "frontal_share": None if frontal is None else round(frontal, 3),
+        **needs,
+        "warnings": warnings,
+    }

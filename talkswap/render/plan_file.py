@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import os
 import re
-import types
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields
-from fractions import Fraction
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from talkswap.errors import InputMissingError, UsageError
 from talkswap.files import file_sha256, write_atomically
+from talkswap.records import RecordError, from_plain, to_plain
 from talkswap.systems.registry import find_system, read_options
 from talkswap.types import DEFAULT_SYSTEM, RenderPlan
 
@@ -38,7 +37,12 @@ NOT_THE_FRAMES = {
 }
 """Fields that do not decide the frames, or do so by what is found for them: weights by their hashes, the device."""
 
-_NUMBER = re.compile(r"[-+]?(\d{1,60}/\d{1,60}|(\d{1,60}(\.\d{0,60})?|\.\d{1,60})([eE](?P<power>[-+]?\d{1,3}))?)")
+_NUMBER = re.compile(
+    r"[-+]?(\d{1,60}/(?P<below>\d{1,60})|(\d{1,60}(\.\d{0,60})?|\.\d{1,60})([eE](?P<power>[-+]?\d{1,3}))?)"
+)
+
+_SHIELD = {0xDC80 + k: 0xF780 + k for k in range(128)}
+"""Bytes of names that are no text, where Python puts them and where pydantic lets them pass."""
 
 MOST_BYTES = 64 * 2**20  # of a plan file; a longer one is none
 
@@ -76,19 +80,65 @@ def plan_from_json(record: Any, folder: Path, where: str = "the plan") -> Render
     record = _with_system_options(record, where)
     if unknown := sorted(str(name) for name in record if name not in known):
         raise UsageError(f"{where} has unknown fields: {', '.join(unknown)}", f"known are {', '.join(known)}")
-    needed = [name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
-    if lacking := [name for name in needed if name not in record]:
-        raise UsageError(f"{where} lacks {', '.join(lacking)}", "write null where there is nothing to name")
-    hints = get_type_hints(RenderPlan)
-    values: dict[str, Any] = {}
+    required = [name for name, field in known.items() if field.default is MISSING and field.default_factory is MISSING]
+    if missing := [name for name in required if name not in record]:
+        raise UsageError(f"{where} lacks {', '.join(missing)}", "write null where there is nothing to name")
     for name, value in record.items():
+        if reason := _impossible(name, value):
+            raise UsageError(f"{where} has {value!r} as {name}: {reason}", "see `talkswap render --help`")
+    shielded = "\\udc" in json.dumps(record)
+    try:
+        plan = from_plain(RenderPlan, _translate(record, _SHIELD) if shielded else record)
+    except RecordError as error:
+        name = error.field.partition(".")[0]
+        raise UsageError(
+            f"{where} has {record.get(name)!r} as {name or 'a field'}: {error.reason}", "see `talkswap render --help`"
+        ) from error
+    # A plan's paths are relative to its file, those of people's photos among them.
+    values = {name: getattr(plan, name) for name in record if name != "options"}
+    if shielded:
+        values = _translate(values, {there: here for here, there in _SHIELD.items()})
+    values = {name: _below(value, folder) for name, value in values.items()}
+    for name in NUMBER_OR_PHOTO & values.keys():
+        values[name] = _outside(values[name], lambda path: str(folder / path))
+    return replace(plan, **values)
+
+
+def _impossible(name: str, value: Any) -> str:
+    """Why no plan can have this value, where a check of its type would not see it; empty where it can."""
+    if isinstance(value, list):
+        return next(filter(None, (_impossible(name, item) for item in value)), "")
+    if isinstance(value, str):
+        if "\0" in value:
+            return "no file can have this name"
         try:
-            values[name] = _typed(hints[name], value, folder)
-        except (ArithmeticError, TypeError, ValueError) as error:
-            raise UsageError(f"{where} has {value!r} as {name}: {error}", "see `talkswap render --help`") from error
-        if name in NUMBER_OR_PHOTO and values[name] is not None:
-            values[name] = _outside(values[name], lambda path: str(folder / path))
-    return RenderPlan(**values)
+            os.fsencode(value)
+        except UnicodeEncodeError:  # half a character, as JSON can write it
+            return "no file can have this name"
+    if name in ("start", "end") and isinstance(value, (str, int, float)):
+        # Fraction takes every number, also one whose digits no time has: it would work them out, all of them.
+        match = _NUMBER.fullmatch(str(value))
+        if match is None or abs(int(match["power"] or 0)) > 30 or (match["below"] or "1").strip("0") == "":
+            return "a number or a fraction is wanted"
+    if isinstance(value, int) and abs(value) > 10**15:
+        return "the number is too large"
+    return ""
+
+
+def _translate(value: Any, table: Mapping[int, int]) -> Any:
+    """``value`` with every text and path in it translated, character by character."""
+    if isinstance(value, dict):
+        return {key: _translate(item, table) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_translate(item, table) for item in value)
+    return type(value)(str(value).translate(table)) if isinstance(value, (str, Path)) else value
+
+
+def _below(value: Any, folder: Path) -> Any:
+    """``value`` with every path in it below the folder."""
+    if isinstance(value, Path):
+        return folder / value
+    return tuple(_below(item, folder) for item in value) if isinstance(value, tuple) else value
 
 
 def _with_system_options(record: dict[Any, Any], where: str) -> dict[Any, Any]:
@@ -118,15 +168,15 @@ def read_plans(file: Path) -> list[RenderPlan]:
     if file.stat().st_size > MOST_BYTES:
         raise UsageError(f"{file} is too large for a plan", hint)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not JSON: {error}", hint) from error
     except OSError as error:
         raise InputMissingError(f"{file} cannot be read ({error.strerror})", "check its rights") from error
-    if isinstance(found, dict) and isinstance(found.get("plans"), list):
-        found = found["plans"]
-    several = isinstance(found, list)
-    records = found if several else [found]
+    if isinstance(content, dict) and isinstance(content.get("plans"), list):
+        content = content["plans"]
+    several = isinstance(content, list)
+    records = content if several else [content]
     if not records:
         raise UsageError(f"{file} has no plan in it", hint)
     plans = []
@@ -157,14 +207,16 @@ def deciding(plan: RenderPlan) -> dict[str, Any]:
 
     Two plans with equal answers give equal frames with equal weights on one machine, whatever their files are called.
     """
-    found = {}
+    ingredients: dict[str, Any] = {}
     for field in fields(plan):
-        if field.name not in NOT_THE_FRAMES:
-            value = getattr(plan, field.name)
+        value = getattr(plan, field.name)
+        if field.name == "options":  # with their defaults: naming one changes nothing
+            ingredients[field.name] = to_plain(read_options(plan.system, value))
+        elif field.name not in NOT_THE_FRAMES:
             if field.name in NUMBER_OR_PHOTO and value is not None:
                 value = _outside(value, lambda path: Path(path))
-            found[field.name] = _plain(field.name, value, _content)
-    return found
+            ingredients[field.name] = _plain(field.name, value, _content)
+    return ingredients
 
 
 def _content(path: Path) -> str:
@@ -195,71 +247,3 @@ def _plain(name: str, value: Any, place: Callable[[Path], str]) -> Any:
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
     return str(value)  # fractions
-
-
-def _typed(hint: Any, value: Any, folder: Path) -> Any:
-    """``value`` as the type that a field is declared with."""
-    kind, inner = get_origin(hint), get_args(hint)
-    if kind in (Union, types.UnionType):
-        if value is None and type(None) in inner:
-            return None
-        return _first_that_fits([part for part in inner if part is not type(None)], value, folder)
-    if kind is tuple:
-        if not isinstance(value, list):
-            raise TypeError("an array is wanted")
-        if len(inner) == 2 and inner[1] is Ellipsis:
-            return tuple(_typed(inner[0], item, folder) for item in value)
-        if len(value) != len(inner):
-            raise ValueError(f"{len(inner)} items are wanted")
-        return tuple(_typed(part, item, folder) for part, item in zip(inner, value, strict=True))
-    if kind is dict or kind is Mapping:
-        if inner[1] is Any and isinstance(value, dict):
-            return value  # a system's own options, checked before
-        if not isinstance(value, dict):
-            raise TypeError("an object is wanted")
-        return {_typed(inner[0], key, folder): _typed(inner[1], item, folder) for key, item in value.items()}
-    if hint is Path:
-        return folder / _nameable(_checked(str, value))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (str, int, float, bool):
-        return _checked(hint, value)
-    if hint is Fraction:
-        return _fraction(str(value) if type(value) in (int, float) else _checked(str, value))
-    return hint(_checked(str, value))
-
-
-def _first_that_fits(hints: list[Any], value: Any, folder: Path) -> Any:
-    for hint in hints[:-1]:
-        try:
-            return _typed(hint, value, folder)
-        except (ArithmeticError, TypeError, ValueError):
-            continue
-    return _typed(hints[-1], value, folder)
-
-
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def _fraction(text: str) -> Fraction:
-    """A number as Fraction takes it, but for one whose digits no time has: they would be worked out, all of them."""
-    found = _NUMBER.fullmatch(text)
-    if found is None or abs(int(found["power"] or 0)) > 30:
-        raise ValueError("a number or a fraction is wanted")
-    return Fraction(text)
-
-
-def _nameable(name: str) -> str:
-    if "\0" in name:
-        raise ValueError("no file can have this name")
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError as error:  # half a character, as JSON can write it
-        raise ValueError("no file can have this name") from error
-    return name
-
-
-def _checked(kind: type, value: Any) -> Any:
-    if type(value) is not kind:
-        raise TypeError(f"{_WORDS[kind]} is wanted")
-    return value

@@ -6,9 +6,10 @@ Four builders, one for each.  Cheap checks come first, so that a wrong path is n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -24,7 +25,6 @@ from talkswap.media.index import FrameIndex, cut, index_frames
 from talkswap.media.probe import probe
 from talkswap.media.program import find_ffmpeg
 from talkswap.media.sound import load_voice, shift_voice
-from talkswap.media.streams import MIXES
 from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.render.look import face_width, people_in_clip
 from talkswap.render.people import PersonRequest, Subject, find_people, person_requests
@@ -36,7 +36,6 @@ from talkswap.voice.activity import SpeechGate
 
 Report = Callable[[ProgressEvent], None]
 
-SILENCES = ("neutral", "original")
 SOUND_HZ = 48000  # samples per second of voices that are mixed
 
 
@@ -143,17 +142,19 @@ def encoder_settings(plan: RenderPlan) -> EncoderSettings:
 
 
 def check_choices(plan: RenderPlan) -> None:
-    """Hold the plan's words and numbers against what there is.
+    """Hold the plan's words and numbers against what its fields allow.
 
     Raises:
-        UsageError: one is unknown.
+        UsageError: a word is unknown, or a number too small.
     """
-    if plan.batch_size < 0:
-        raise UsageError(f"batches of {plan.batch_size} frames cannot be made", "give 0 for the device's own choice")
-    if plan.audio_mix not in MIXES:
-        raise UsageError(f"there is no audio mix called '{plan.audio_mix}'", f"choose one of {', '.join(MIXES)}")
-    if plan.silence not in SILENCES:
-        raise UsageError(f"there is no silence {plan.silence}", f"choose one of: {', '.join(SILENCES)}")
+    hints = get_type_hints(RenderPlan)
+    for field in fields(plan):
+        value, name = getattr(plan, field.name), field.name.replace("_", " ")
+        if get_origin(hints[field.name]) is Literal and value not in get_args(hints[field.name]):
+            choices = ", ".join(get_args(hints[field.name]))
+            raise UsageError(f"there is no {name} called '{value}'", f"choose one of {choices}")
+        if value is not None and "minimum" in field.metadata and value < field.metadata["minimum"]:
+            raise UsageError(f"the {name} cannot be {value}", f"give at least {field.metadata['minimum']}")
 
 
 # --- the clip

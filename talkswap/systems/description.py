@@ -6,21 +6,27 @@ A description is plain data.  Whatever needs torch is named as ``module:NAME`` a
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from talkswap.checkpoints.description import NetworkDescription
 from talkswap.train.stages import StageDescription
+from talkswap.types import option
 
 if TYPE_CHECKING:
     from talkswap.checkpoints.presets import PresetFolder
 
-
-def option(default: Any, help: str) -> Any:
-    """A field of a system's options, with the text that ``--help`` shows; its type says which values it takes."""
-    return dataclasses.field(default=default, metadata={"help": help})
+__all__ = [
+    "Ablation",
+    "EvaluationRow",
+    "Maker",
+    "NoOptions",
+    "PresetNeeds",
+    "PublishedRow",
+    "SystemDescription",
+    "option",
+]
 
 
 @dataclass(frozen=True)

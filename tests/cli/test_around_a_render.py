@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
 
 from talkswap.cli import main
-from talkswap.cli.render import DEFAULTS, last_line
+from talkswap.cli.options import option_fields
+from talkswap.cli.render import last_line, plan_of
 from talkswap.media.index import frame_times
 from talkswap.media.probe import probe
 from talkswap.types import RenderPlan, RenderReport
@@ -87,11 +89,10 @@ def test_doctor_is_content(capsys: pytest.CaptureFixture[str]) -> None:
     assert "preset auto" in capsys.readouterr().out
 
 
-def test_defaults_live_in_the_plan_only() -> None:
-    plan = RenderPlan(Path("a"), Path("b"), Path("c"), Path("d"))
-    for name, default in DEFAULTS.items():
-        if name not in ("source", "target", "audio", "output"):
-            assert getattr(plan, name) == default
+def test_options_left_out_are_the_plans_defaults() -> None:
+    given: dict[str, Any] = {field.name: None for field in option_fields(RenderPlan)}
+    given |= {"source": [Path("a")], "target": Path("b"), "audio": Path("c"), "output": Path("d")}
+    assert plan_of(given, {}) == RenderPlan(Path("a"), Path("b"), Path("c"), Path("d"))
 
 
 def test_the_last_line_says_it_all() -> None:

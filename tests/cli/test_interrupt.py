@@ -9,7 +9,7 @@ CODE = """
 import os, signal, sys, time
 from talkswap import cli
 
-def work():
+def work(_):
     def command(**options):
         try:
             os.kill(os.getpid(), signal.SIGINT)

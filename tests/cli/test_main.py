@@ -36,7 +36,7 @@ def test_every_failure_has_an_exit_code_of_its_own() -> None:
 def test_a_failure_is_one_sentence_a_hint_and_its_code(
     kind: type[TalkswapError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> Callable[..., int]:
+    def fail(_: object) -> Callable[..., int]:
         raise kind("the file 'a\nb' is gone", "look elsewhere")
 
     monkeypatch.setattr(cli, "build_application", fail)
@@ -47,7 +47,7 @@ def test_a_failure_is_one_sentence_a_hint_and_its_code(
 
 
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> Callable[..., int]:
+    def interrupted(_: object) -> Callable[..., int]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "build_application", interrupted)
@@ -58,7 +58,7 @@ def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 def test_a_missing_system_library_is_a_failure_with_a_way_out(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail() -> Callable[..., int]:
+    def fail(_: object) -> Callable[..., int]:
         raise ImportError("libGL.so.1: cannot open shared object file")
 
     monkeypatch.setattr(cli, "build_application", fail)
@@ -195,7 +195,7 @@ def test_sigterm_unwinds_the_stack(tmp_path: Path) -> None:
     script = (
         "import sys, time, tempfile\n"
         "from talkswap import cli\n"
-        "def waiting():\n"
+        "def waiting(_):\n"
         f"    with tempfile.TemporaryDirectory(dir={str(tmp_path)!r}):\n"
         "        print('ready', flush=True)\n"
         "        time.sleep(60)\n"

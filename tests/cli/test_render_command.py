@@ -195,7 +195,9 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_work(
     (tmp_path / "locked").mkdir()
     # root may write anywhere, so the file system's answer is given here
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked" and access(path, mode))
-    monkeypatch.setattr("talkswap.render.render", lambda plan, progress: pytest.fail("the render was begun"))
+    monkeypatch.setattr(
+        "talkswap.render.render.render_clip", lambda plan, progress: pytest.fail("the render was begun")
+    )
     got, out, err = render("--report", str(tmp_path / name))
     assert got == code and said in err and out == ""
     assert render("--dry-run", "--report", str(tmp_path / name))[0] == code
@@ -207,7 +209,9 @@ def test_the_last_line_is_said_though_the_report_fails(
     from talkswap.types import RenderReport
 
     done = RenderReport(Path("x.mp4"), 1, 1, 1.0, 1.0, 1.0, "compact", "cpu", [], 0, None, {}, 1.0)
-    monkeypatch.setattr("talkswap.render.render", lambda plan, progress: (tmp_path / "gone").rmdir() or done)
+    monkeypatch.setattr(
+        "talkswap.render.render.render_clip", lambda plan, progress: (tmp_path / "gone").rmdir() or done
+    )
     (tmp_path / "gone").mkdir()
     code, out, err = render("--quiet", "--report", str(tmp_path / "gone" / "report.json"))
     assert code == 10 and out.startswith("x.mp4: 1 frames") and "cannot write" in err
@@ -216,3 +220,28 @@ def test_the_last_line_is_said_though_the_report_fails(
 def test_there_is_no_seed(render: Run) -> None:
     code, _, err = render("--seed", "1")
     assert code == 2 and "--seed" in err
+
+
+def test_each_system_brings_its_own_options(render: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for system, there in (("swaptalk", True), ("wav2lip", False)):
+        assert main(["render", "--system", system, "--help"]) == 0
+        assert ("--order" in capsys.readouterr().out) == there
+    code, _, err = render("--system=wav2lip", "--order", "sync-swap")
+    assert code == 2 and "the system wav2lip has no option --order" in err
+    assert "choose one of: swaptalk" in render(system="nobody")[2]
+    assert render("--order", "sync-swap", "--save-plan", str(tmp_path / "plan.json"))[0] == 0
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert plan["options"] == {"mode": "cross", "order": "sync-swap"}
+
+
+def test_a_systems_options_may_stand_beside_the_plans(tmp_path: Path) -> None:
+    from talkswap.errors import UsageError
+    from talkswap.render.plan_file import plan_from_json
+
+    least: dict[str, object] = {"source": None, "target": "t.mp4", "audio": None, "output": "o.mp4"}
+    assert plan_from_json(least | {"order": "sync-swap"}, tmp_path).options == {"order": "sync-swap"}
+    assert plan_from_json(least | {"options": {"mode": "self"}}, tmp_path).options == {"mode": "self"}
+    with pytest.raises(UsageError, match="--order of the system swaptalk can't be 'x'"):
+        plan_from_json(least | {"order": "x"}, tmp_path)
+    with pytest.raises(UsageError, match="unknown fields: order"):
+        plan_from_json(least | {"order": "sync-swap", "system": "wav2lip"}, tmp_path)

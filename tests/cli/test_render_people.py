@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from talkswap.cli import main
-from talkswap.cli.render import named
+from talkswap.cli.options import option_values
 from talkswap.errors import UsageError
+from talkswap.types import option
+
+
+@dataclass(frozen=True)
+class Faces:
+    map: tuple[tuple[str, Path], ...] = option((), "One person's face.", metavar="ID=PHOTO")
 
 
 def test_people_and_files_are_taken_apart_at_the_first_sign() -> None:
-    assert named(["0=a.png", "anna.jpg=b=c.png"], "--map", "PHOTO") == (
-        ("0", Path("a.png")),
-        ("anna.jpg", Path("b=c.png")),
-    )
-    assert named(None, "--map", "PHOTO") == ()
+    assert option_values(Faces, {"map": ["0=a.png", "anna.jpg=b=c.png"]}) == {
+        "map": (("0", Path("a.png")), ("anna.jpg", Path("b=c.png")))
+    }
+    assert option_values(Faces, {"map": None}) == {}
     for wrong in ("face.png", "=face.png", "0="):
         with pytest.raises(UsageError, match="--map takes ID=PHOTO"):
-            named([wrong], "--map", "PHOTO")
+            option_values(Faces, {"map": [wrong]})
 
 
 @pytest.mark.parametrize(

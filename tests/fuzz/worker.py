@@ -64,10 +64,9 @@ class Watch:
 
 def remember_what_is_loaded() -> None:
     """Build the commands once, and load each installed preset's face analyser once; a case's own weights are read anew."""
-    from talkswap import cli
     from talkswap.checkpoints.presets import PresetFolder
     from talkswap.faces import analyse as analyze
-    from talkswap.render.render import prepare as preparation
+    from talkswap.render import prepare as preparation
 
     load, kept = analyze.load_analyser, functools.lru_cache(analyze.load_analyser)
 
@@ -76,7 +75,6 @@ def remember_what_is_loaded() -> None:
         return (load if own else kept)(kind, weights, *rest)
 
     analyze.load_analyser = preparation.load_analyser = load_once  # type: ignore[attr-defined]
-    cli.build_application = functools.cache(cli.build_application)  # type: ignore[attr-defined]
 
 
 def memory_mb() -> float:

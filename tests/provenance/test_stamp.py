@@ -18,7 +18,7 @@ from talkswap.provenance.manifest import read_manifest, sidecar_of
 from talkswap.provenance.stamp import LAW, Places, Stamp
 from talkswap.provenance.tags import SOURCE_TYPE, TargetMarks, comment, read_plain
 from talkswap.provenance.verify import verify_file
-from talkswap.render.render import render
+from talkswap.render.render import render_clip
 from talkswap.types import RenderPlan
 
 HASH = "0123abcd" + "0" * 56
@@ -36,9 +36,9 @@ def stamp_for(plan: RenderPlan) -> Stamp:
 def test_a_target_that_was_marked_stays_so(
     plan: RenderPlan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = render(plan)
+    first = render_clip(plan)
     assert "target_said" not in first.provenance
-    again = render(replace(plan, target=plan.output, output=tmp_path / "again.mp4", end=Fraction(1, 5)))
+    again = render_clip(replace(plan, target=plan.output, output=tmp_path / "again.mp4", end=Fraction(1, 5)))
     assert again.provenance["target_said"] == {"comment": comment(), "source_type": SOURCE_TYPE}
     assert read_plain(tmp_path / "again.mp4").target == TargetMarks(comment(), SOURCE_TYPE)
     assert main(["verify", str(tmp_path / "again.mp4")]) == 0
@@ -47,7 +47,7 @@ def test_a_target_that_was_marked_stays_so(
 
 def test_a_render_carries_all_marks_and_reports_them(plan: RenderPlan) -> None:
     said: list[str] = []
-    report = render(plan, lambda event: said.append(event.message))
+    report = render_clip(plan, lambda event: said.append(event.message))
     told = report.provenance
     assert told["written"] == ["tag", "xmp", "c2pa", "watermark"]
     assert told["c2pa"]["certificate"] == "local, untrusted" and told["c2pa"]["state"] == "Valid"
@@ -62,7 +62,7 @@ def test_a_render_carries_all_marks_and_reports_them(plan: RenderPlan) -> None:
 
 
 def test_without_provenance_nothing_is_written_and_the_law_is_named(plan: RenderPlan) -> None:
-    report = render(replace(plan, provenance=False))
+    report = render_clip(replace(plan, provenance=False))
     assert report.provenance == {"written": [], "reason": "--no-provenance"}
     assert report.warnings.count(LAW) == 1 and "Article 50" in LAW
     plain = read_plain(plan.output)
@@ -71,7 +71,7 @@ def test_without_provenance_nothing_is_written_and_the_law_is_named(plan: Render
 
 
 def test_a_render_that_changes_nothing_is_not_called_synthetic(plan: RenderPlan) -> None:
-    report = render(replace(plan, swap=False, sync=False, source=None, audio=None))
+    report = render_clip(replace(plan, swap=False, sync=False, source=None, audio=None))
     assert report.provenance == {"written": [], "reason": "nothing in the picture was changed"}
     assert LAW not in report.warnings
     assert not verify_file(plan.output, lambda: pytest.fail("frames were not to be looked at"), 0).synthetic
@@ -111,7 +111,7 @@ def test_a_mark_that_cannot_be_read_back_is_an_error(
 def test_a_signer_that_cannot_sign_is_refused_before_the_render(plan: RenderPlan, authority) -> None:  # type: ignore[no-untyped-def]
     cert, key = authority.sign_for("a server", fit=False)
     with pytest.raises(UsageError, match="cannot sign"):
-        render(replace(plan, sign_cert=cert, sign_key=key))
+        render_clip(replace(plan, sign_cert=cert, sign_key=key))
     assert not plan.output.exists()
 
 
@@ -135,5 +135,5 @@ def test_a_full_disk_is_noticed_before_the_output_is_touched(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OutputUnwritableError, match="No space left"):
-        render(replace(plan, output=output, overwrite=True))
+        render_clip(replace(plan, output=output, overwrite=True))
     assert output.read_bytes() == b"an older clip" and sidecar_of(output).read_bytes() == b"an older manifest"

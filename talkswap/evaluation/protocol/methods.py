@@ -89,7 +89,7 @@ def render_pair(
         swap: whether the photo's face is put in.
         sync: whether the lips follow the voice.
     """
-    from talkswap.render.render import render
+    from talkswap.render.render import render_clip
 
     plan = RenderPlan(
         source=task.photo if swap else None, target=task.target, audio=task.voice, output=task.output, system=system,
@@ -98,7 +98,7 @@ def render_pair(
         end=task.end, overwrite=True,
         provenance=False,  # the networks are measured, not the marks; the study's copies say what they are
     )  # fmt: skip
-    report = render(plan)
+    report = render_clip(plan)
     return Rendering(report.seconds, report.video_seconds, dict(report.timings), tuple(report.warnings))
 
 
