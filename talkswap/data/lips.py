@@ -70,7 +70,7 @@ class LipListener:
         config = self.network.config
         half = (config.field - 1) // 2
         padded = F.pad(torch.from_numpy(mel)[None], (0, 0, half, half), value=SILENCE)
-        opening = self.network.measured(self.network.tokens(padded))[0, :, 0].numpy()
+        opening = self.network.shapes(self.network.tokens(padded))[0, :, 0].numpy()
         loudness = mel.mean(1)[:: config.stride]
         return opening.astype(np.float32), loudness[: len(opening)].astype(np.float32)
 

@@ -32,7 +32,7 @@ class Timeline:
         return len(self.picture)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """What ``fit`` does to voice and clip, in words for the plan: never empty."""
         if self.note or self.warnings:
             return self.note or "; ".join(self.warnings)

@@ -177,7 +177,7 @@ def plan_summary(plan: RenderPlan) -> dict[str, Any]:
         "rate": {"frames_per_second": float(info.rate), "exact": str(info.rate), "varies": varies},
         "clip_seconds": float(index.duration),
         "voice_seconds": float(prepared.voices.seconds),
-        "fit": prepared.timeline.told,
+        "fit": prepared.timeline.description,
         "preset": networks.preset.name,
         "device": f"{networks.device.name} ({networks.device.reason})",
         "people": [{"index": p.index, "share": round(p.share, 3), "face_px": round(p.width)} for p in people.everybody],

@@ -109,9 +109,9 @@ def _floor(level: np.ndarray, silent: BoolArray, config: ActivityConfig) -> np.n
         if len(piece):
             rank = int(config.floor_quantile * (len(piece) - 1))
             knots[row] = np.partition(piece, rank, axis=0)[rank]
-    known = ~np.isnan(knots[:, 0])
+    sounding = ~np.isnan(knots[:, 0])
     steps = np.arange(len(level))
-    return np.stack([np.interp(steps, centres[known], band[known]) for band in knots.T], axis=1)
+    return np.stack([np.interp(steps, centres[sounding], band[sounding]) for band in knots.T], axis=1)
 
 
 def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:

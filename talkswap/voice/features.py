@@ -62,18 +62,18 @@ class MelFeatures:
 
 
 def listen(voice: Voice, features: FeatureExtractor, length: int, gate: bool = True) -> SpeechTrack:
-    """All that a system hears of a voice.
+    """Everything that a system hears of a voice.
 
     Args:
         voice: at the features' own sampling rate.
         features: the extractor.
         length: features in one window.
-        gate: ease into silence where no speech is found.
+        gate: ease into the features of silence wherever there is no speech.
     """
-    heard = features(voice.samples)
-    silence = features.silence()
-    if gate and len(heard):
-        times = [features.start + k / features.rate for k in range(len(heard))]
-        opened = ease(voice_activity(voice.samples, times), times)[:, None]
-        heard = opened * heard + (1 - opened) * silence
-    return SpeechTrack(heard.astype(np.float32), features.rate, length, silence, features.start)
+    sequence = features(voice.samples)  # T D
+    silence = features.silence()  # D
+    if gate and len(sequence):
+        times = [features.start + k / features.rate for k in range(len(sequence))]
+        openness = ease(voice_activity(voice.samples, times), times)[:, None]  # T 1
+        sequence = openness * sequence + (1 - openness) * silence
+    return SpeechTrack(sequence.astype(np.float32), features.rate, length, silence, features.start)

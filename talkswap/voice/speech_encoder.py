@@ -1,4 +1,4 @@
-"""Speech to tokens and to a wanted mouth shape: what the compact lip transform hears.
+"""Speech to tokens and to the mouth shape to make: what the compact lip transform hears.
 
 Convolutions without padding, so that a window and a longer stretch of the same voice give the same
 tokens; training on stretches then costs a tenth of training on windows.
@@ -100,16 +100,16 @@ class SpeechEncoder(nn.Module, HubNetwork):
         x = F.gelu(self.first(features.transpose(1, 2)))
         return self.norm(self.blocks(x)).transpose(1, 2)  # B N C
 
-    def measured(self, tokens: Tensor) -> Tensor:
+    def shapes(self, tokens: Tensor) -> Tensor:
         """Mouth shapes (B N measures) that tokens (B N width) ask for, before gain and offset."""
         return self.head(F.gelu(self.hidden(tokens.transpose(1, 2)))).transpose(1, 2)
 
-    def wanted(self, tokens: Tensor) -> Tensor:
+    def target_shape(self, tokens: Tensor) -> Tensor:
         """The mouth shape (B measures) at the centre of each window, with the spread of true mouths."""
         centre = tokens[:, tokens.shape[1] // 2 :][:, :1]  # B 1 C
-        shape = self.measured(centre)[:, 0].float() * self.gain.float() + self.offset.float()
+        shape = self.shapes(centre)[:, 0].float() * self.gain.float() + self.offset.float()
         return torch.cat([shape[:, :1].clamp(min=0), shape[:, 1:]], 1)  # lips cannot be more than closed
 
     def forward(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         tokens = self.tokens(windows)
-        return tokens, self.wanted(tokens)
+        return tokens, self.target_shape(tokens)

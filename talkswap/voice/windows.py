@@ -6,9 +6,8 @@ number.  A time that falls between two feature frames takes the line between the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
-from itertools import islice
 
 import numpy as np
 
@@ -79,23 +78,9 @@ class SpeechTrack:
         far = len(self.features) + self.length + 1
         first = np.array([min(max(p.numerator // p.denominator, -far), far) for p in positions], np.int64)  # N
         part = np.array([float(p - p.numerator // p.denominator) for p in positions], np.float32)  # N in [0, 1)
-        rows = self._rows(first[:, None] + np.arange(self.length + 1))  # N L+1 D
+        places = first[:, None] + np.arange(self.length + 1)  # N L+1
+        inside = (places >= 0) & (places < len(self.features))
+        rows = np.broadcast_to(self.pad_value, (*places.shape, len(self.pad_value))).copy()  # N L+1 D
+        rows[inside] = self.features[places[inside]]
         part = part[:, None, None]
         return rows[:, :-1] * (1 - part) + rows[:, 1:] * part
-
-    def batches(self, times: Iterable[Fraction], size: int) -> Iterator[FloatArray]:
-        """Windows of ``size`` times after another, the last batch short; ``times`` may be endless."""
-        if size < 1:
-            raise ValueError(f"a batch needs a size of at least 1, got {size}")
-        remaining = iter(times)
-        while batch := list(islice(remaining, size)):
-            yield self.at(batch)
-
-    def _rows(self, index: np.ndarray) -> FloatArray:
-        count = len(self.features)
-        outside = (index < 0) | (index >= count)
-        if count == 0:
-            return np.broadcast_to(self.pad_value, (*index.shape, len(self.pad_value))).copy()
-        rows = self.features[np.clip(index, 0, count - 1)]
-        rows[outside] = self.pad_value
-        return rows

@@ -133,7 +133,7 @@ def test_the_plan_says_what_happens_to_voice_and_clip(data: st.DataObject, clip:
         said = f"the clip ends with the voice, its last {float(clip.duration - planned.duration):.2f} s are left out"
     else:
         said = f"the voice ends {float(-excess):.2f} s before the clip, silence follows it"
-    assert said in planned.told
+    assert said in planned.description
     assert bool(planned.warnings) == (excess > step and fit in ("clip", "voice")), "a warning is what the user loses"
 
 
@@ -145,7 +145,7 @@ def test_the_targets_own_sound_is_never_said_to_be_cut(data: st.DataObject, clip
     own = plan_timeline(clip.times, clip.last_duration, seconds, fit, own_sound=True)
     assert (own.picture, own.times, own.duration) == (voice.picture, voice.times, voice.duration)
     assert not own.warnings
-    assert not voice.warnings or "goes on" in own.told
+    assert not voice.warnings or "goes on" in own.description
 
 
 @quiet
@@ -206,4 +206,4 @@ def test_no_time_becomes_a_float_on_its_way(room: object) -> None:
 
 
 def test_a_timeline_without_a_note_says_equal_lengths() -> None:
-    assert Timeline((0,), (Fraction(0),), Fraction(1)).told == "equal lengths"
+    assert Timeline((0,), (Fraction(0),), Fraction(1)).description == "equal lengths"

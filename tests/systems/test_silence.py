@@ -80,7 +80,7 @@ def wanted_openings(system: SwapTalk, samples: np.ndarray, count: int, rate: int
     windows = torch.from_numpy(track.at([Fraction(k, rate) for k in range(count)]))
     with torch.inference_mode():
         kind = next(speech.parameters()).dtype
-        return np.asarray(speech.wanted(speech.tokens(windows.to(kind))).float().numpy()[:, 0])
+        return np.asarray(speech.target_shape(speech.tokens(windows.to(kind))).float().numpy()[:, 0])
 
 
 @pytest.mark.parametrize("start", [1.0, 1.3])

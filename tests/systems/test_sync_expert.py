@@ -105,8 +105,8 @@ def test_wanted_shape_is_read_at_the_centre_and_never_below_closed() -> None:
         assert wanted[:, 0].tolist() == [0, 0]
         assert (wanted[:, 1:] < -90).all()
         encoder.offset[:] = 0
-        centre = encoder.measured(tokens)[:, tokens.shape[1] // 2]
-        assert torch.allclose(encoder.wanted(tokens)[:, 1:], centre[:, 1:], atol=1e-5)
+        centre = encoder.shapes(tokens)[:, tokens.shape[1] // 2]
+        assert torch.allclose(encoder.target_shape(tokens)[:, 1:], centre[:, 1:], atol=1e-5)
 
 
 def test_a_window_without_a_token_at_its_centre_is_refused() -> None:

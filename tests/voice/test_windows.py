@@ -39,15 +39,6 @@ def test_one_step_later_is_one_element_on(times: list[Fraction], length: int, ra
     np.testing.assert_array_equal(later[:, :-1], now[:, 1:])
 
 
-@given(times=times_strategy(), length=st.integers(1, 17), size=st.integers(1, 5))
-@settings(deadline=None, max_examples=40)
-def test_batches_are_the_whole(times: list[Fraction], length: int, size: int) -> None:
-    track = SpeechTrack(features_of(120), RATE, length, SILENCE)
-    batches = list(track.batches(iter(times), size))
-    assert all(len(batch) == size for batch in batches[:-1])
-    np.testing.assert_array_equal(np.concatenate(batches), track.at(times))
-
-
 @pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(25), Fraction(30000, 1001), Fraction(60)])
 def test_element_lies_at_its_time_for_any_frame_rate(fps: Fraction) -> None:
     """Features that are their own time make the window print its own clock."""
@@ -109,5 +100,3 @@ def test_refuses_nonsense() -> None:
         SpeechTrack(np.zeros((5, 2), np.float32), RATE, 0)
     with pytest.raises(ValueError, match="positive"):
         SpeechTrack(np.zeros((5, 2), np.float32), Fraction(0), 3)
-    with pytest.raises(ValueError, match="size"):
-        next(SpeechTrack(np.zeros((5, 2), np.float32), RATE, 3).batches([Fraction(0)], 0))

@@ -89,7 +89,7 @@ class MouthJudge:
         half = (config.field - 1) // 2
         after = max(0, need - len(features)) + half
         padded = F.pad(features[None], (0, 0, lead + half, after), value=SILENCE)
-        shapes = self.network.measured(self.network.tokens(padded))[0].float().numpy()  # N 7
+        shapes = self.network.shapes(self.network.tokens(padded))[0].float().numpy()  # N 7
         # Token n is at feature n * stride - lead of the voice.
         moments = (np.arange(count + 2 * REACH) - REACH) / RATE
         positions = (moments * float(mel.rate) + lead) / config.stride

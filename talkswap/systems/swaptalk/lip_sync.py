@@ -218,7 +218,7 @@ class LipTransform(nn.Module):
                 )
             return self.backbone(lower, speech)
         tokens = self.speech.tokens(speech)
-        wanted = self.speech.wanted(tokens) if shape is None else shape
+        wanted = self.speech.target_shape(tokens) if shape is None else shape
         return self.unet(lower, tokens, wanted)
 
 

@@ -79,7 +79,7 @@ def work(config: SpeechEncoderStageConfig, networks: Networks) -> Work:
     rows = (config.stretch - 1) * config.network.stride + config.network.field
 
     def run() -> Tensor:
-        return network.measured(network.tokens(torch.empty(SAMPLES, rows, config.network.bins)))
+        return network.shapes(network.tokens(torch.empty(SAMPLES, rows, config.network.bins)))
 
     return Work([Part("speech-encoder", run)])
 
@@ -271,7 +271,7 @@ class SpeechEncoderStage(Stage):
         quiet = (mel.amax((1, 2)) < -0.45)[:, None, None]
         heard = warp_bands(mel, self.config.warp) if self.config.warp > 0 else mel
         tokens = self.encoder.tokens(torch.where(quiet, mel, augment_mel(heard, self.config.colour)))
-        made = self.encoder.measured(tokens).float()
+        made = self.encoder.shapes(tokens).float()
         each = (F.smooth_l1_loss(made, true, reduction="none") * weight[..., None]).sum((0, 1)) / weight.sum().clamp(
             min=1
         )
@@ -301,7 +301,7 @@ class SpeechEncoderStage(Stage):
     def heard(self, clip: ClipLabels) -> FloatArray:
         """Measures at every token of a clip (N M), before gain and offset."""
         mel = clip.mel[None, : clip.length].to(next(self.network.parameters()).device)
-        made: FloatArray = self.encoder.measured(self.encoder.tokens(mel))[0].float().cpu().numpy()
+        made: FloatArray = self.encoder.shapes(self.encoder.tokens(mel))[0].float().cpu().numpy()
         return made
 
     def predicted(self, clip: ClipLabels, times: FloatArray) -> FloatArray:

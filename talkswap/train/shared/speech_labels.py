@@ -150,7 +150,7 @@ def teacher_shapes(teacher: SpeechEncoder, speech: SpeechLabels) -> Tensor:
         mel = F.pad(mel, (0, 0, spare, spare), value=SILENCE)
     elif spare < 0:
         mel = mel[-spare : len(mel) + spare]
-    return teacher.measured(teacher.tokens(mel[None]))[0]
+    return teacher.shapes(teacher.tokens(mel[None]))[0]
 
 
 def shape_at(clip: SpeechLabels, heard: FloatArray, times: FloatArray) -> FloatArray:

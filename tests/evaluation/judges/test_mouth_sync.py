@@ -64,7 +64,7 @@ def test_expected_shapes_lie_where_the_lip_transform_hears_them(
     windows = cut_windows(features(voice), features.rate, times, config.window, features.silence())
     with torch.inference_mode():
         tokens = judge.network.tokens(torch.from_numpy(windows))
-        centre = judge.network.measured(tokens)[:, tokens.shape[1] // 2]
+        centre = judge.network.shapes(tokens)[:, tokens.shape[1] // 2]
     np.testing.assert_allclose(found[15::5][:20], centre.numpy(), atol=1e-4)
 
 

@@ -121,7 +121,7 @@ class JointStage(Stage):
             transform = net.lip_sync.transform
             transform.speech.eval()
             tokens = transform.speech.tokens(augment_mel(batch["speech"]))
-            wanted = transform.speech.wanted(transform.speech.tokens(batch["speech"])).float()
+            wanted = transform.speech.target_shape(transform.speech.tokens(batch["speech"])).float()
             asked = torch.where(batch["wanted"][:, None], wanted, batch["asked"])
             told = asked + 0.05 * torch.randn_like(asked)
             tokens = tokens * (~batch["hidden"])[:, None, None]

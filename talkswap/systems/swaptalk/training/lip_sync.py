@@ -317,7 +317,7 @@ class LipSyncStage(Stage):
         if self.config.freeze_speech:
             transform.speech.eval()
         tokens = transform.speech.tokens(speech)
-        wanted = transform.speech.wanted(tokens).detach()
+        wanted = transform.speech.target_shape(tokens).detach()
         asked = torch.where(batch["told"][:, None], batch["shape"], wanted)
         # a true shape is never known better than this; the noise keeps the network from reading more into it
         asked = asked + 0.05 * torch.randn_like(asked)
