@@ -1,10 +1,10 @@
-"""What an evaluation found: settings, methods, pairs, and all that a reader needs to repeat it.
+"""The results of an evaluation: settings, methods, pairs, and everything that a reader needs to repeat it.
 
-Everything here is frozen, imports no network, and goes through JSON and back without a loss
-(:func:`write_evaluation`, :func:`read_evaluation`); ``report.json`` is nothing else.
+``report.json`` is an :class:`Evaluation`, which goes through JSON and back without a loss (:func:`write_evaluation`,
+:func:`read_evaluation`).  A long run keeps a :class:`Journal` of results beside it.
 
-Figures that were judged with a published network and figures of a compact stand-in never share a table:
-:meth:`Evaluation.columns_for` gives the columns of one table at a time.
+Figures of a published network and figures of a compact stand-in never share a table: :meth:`Evaluation.columns_for` gives
+the columns of one table at a time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from talkswap.systems.description import PublishedRow
 
 FORMAT = 1
 COMPACT_MARK = "compact, not comparable with published figures"
-"""Stands over every column whose judge is not the published network."""
+"""Heads every table whose judges aren't the published networks."""
 
 Kind = Literal["hdtf", "clip", "ablation"]
 Setting = Literal["self", "cross"]
@@ -39,13 +39,13 @@ class Column:
 
     @property
     def comparable(self) -> bool:
-        """Whether the column may stand beside published figures."""
+        """Whether the column may be compared with published figures."""
         return self.judge is None or self.judge.comparable
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Stills of one result (talkswap.evaluation.report.plots); paths relative to the report's folder, in POSIX spelling."""
+    """Stills of one result (talkswap.evaluation.report.sheets); paths relative to the report's folder, in POSIX spelling."""
 
     frames: str  # JPEG: the face at some moments of the clip, from left to right
     mouths: str  # JPEG: the mouth at more of them
@@ -67,7 +67,7 @@ class PairResult:
     error: str = ""  # why the method failed on this pair; "" = it did not
     warnings: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)  # seconds: "render", "observe", "score"
-    video: str = ""  # the finished clip with its sound, relative to the report's folder; "" = none was made
+    video: str = ""  # the finished clip with its sound, relative to the report's folder; "" = there is none
     pictures: Pictures | None = None
 
 
@@ -85,7 +85,7 @@ class MethodResult:
     """One row: a method over all pairs of a setting."""
 
     key: str  # "swap-sync"; in an ablation the run's name
-    label: str  # "SwapTalk (swap-sync)"
+    label: str  # "Swap-Sync"
     about: str = ""  # one sentence without a full stop
     not_run: str = ""  # why nothing was rendered, such as the missing part's name; "" = it ran
     pairs: tuple[PairResult, ...] = ()
@@ -120,7 +120,7 @@ class ClipFacts:
 
 @dataclass(frozen=True)
 class ClipRefused:
-    """A clip that could not be had."""
+    """A clip that wasn't available."""
 
     name: str
     reason: str
@@ -128,7 +128,7 @@ class ClipRefused:
 
 @dataclass(frozen=True)
 class Provenance:
-    """All that decides the figures."""
+    """Everything that decides the figures."""
 
     created: str  # ISO 8601, UTC
     command: str  # as typed
@@ -138,27 +138,27 @@ class Provenance:
     pairs_possible: int
     pairs: tuple[tuple[str, str], ...]  # (source clip, target clip)
     clips: tuple[ClipFacts, ...]
-    refused: tuple[ClipRefused, ...]  # clips that the data set names and that could not be had
+    refused: tuple[ClipRefused, ...]  # clips of the data set that weren't available
     commit: str  # of the checkout, "+" behind it where files differ; "" outside a checkout
     versions: dict[str, str]
     machine: dict[str, str]
     weights: dict[str, str]  # file -> sha256
     options: dict[str, str]
-    notes: tuple[str, ...] = ()  # lines that a reader must see: fewer pairs than wanted, a stand-in judge
+    notes: tuple[str, ...] = ()  # what a reader must know: fewer pairs than planned, a stand-in judge
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A whole evaluation: what ``report.json`` holds."""
+    """A whole evaluation, as in ``report.json``."""
 
     kind: Kind
     title: str
-    table: str  # number of the paper's table that this repeats: "I" to "VI"; "" for a single clip
+    table: str  # number of the paper's table that this repeats, such as "IV"; "" for none
     columns: tuple[Column, ...]
     settings: tuple[SettingResult, ...]
     published: tuple[PublishedRow, ...]
     provenance: Provenance
-    seconds: float  # wall time, all runs that made it together
+    seconds: float  # wall time of all its runs together
     format: int = FORMAT
 
     def columns_for(self, comparable: bool, setting: SettingResult | None = None) -> tuple[Column, ...]:
@@ -168,10 +168,10 @@ class Evaluation:
             comparable: True: published networks and metrics without a network; False: compact stand-ins.
             setting: keep only columns in which this setting has a figure.
         """
-        chosen = tuple(column for column in self.columns if column.comparable is comparable)
+        columns = tuple(column for column in self.columns if column.comparable is comparable)
         if setting is None:
-            return chosen
-        return tuple(c for c in chosen if any(c.metric.key in method.figures for method in setting.methods))
+            return columns
+        return tuple(c for c in columns if any(c.metric.key in method.figures for method in setting.methods))
 
     def published_for(self, setting: str) -> tuple[PublishedRow, ...]:
         """The paper's rows of one setting."""

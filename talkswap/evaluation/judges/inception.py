@@ -268,8 +268,8 @@ def load_inception(path: Path, published: bool | None = None) -> InceptionFeatur
         raise WeightsCorruptError(f"{path.name} does not hold tensors alone", hint) from error
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise WeightsCorruptError(f"{path.name} does not hold tensors by name", hint)
-    kept = {name: value for name, value in tensors.items() if not name.startswith(CLASSES)}
-    network = load_network(InceptionNetwork(), kept, "Inception")
+    features = {name: value for name, value in tensors.items() if not name.startswith(CLASSES)}
+    network = load_network(InceptionNetwork(), features, "Inception")
     sha256 = file_sha256(path)
     if published is None:
         published = sha256.startswith(PUBLISHED)

@@ -74,8 +74,8 @@ def ablate(
     table = tables[number]
     methods = [method for name, folder in runs.items() for method in rows(plan.system, table, name, folder)]
     published = tuple(row for row in published_rows(plan.system) if row.table == number)
-    shown = Table("ablation", number, f"Table {number}: {table.title}", published, table.metrics)
-    return evaluate(replace(plan, setting=table.setting), progress, command, methods, shown)
+    target = Table("ablation", number, f"Table {number}: {table.title}", published, table.metrics)
+    return evaluate(replace(plan, setting=table.setting), progress, command, methods, target)
 
 
 def rows(system: str, table: Ablation, name: str, folder: Path) -> list[Method]:

@@ -1,4 +1,4 @@
-"""One finished clip against the clip it was made from: every metric that a single result has.
+"""One finished clip compared with its target: every metric that a single result has.
 
 Figures of a whole set (FID, ID Retrieve) need more than one result and are left out.
 """
@@ -34,14 +34,12 @@ from talkswap.types import Voice
 
 @dataclass(frozen=True)
 class ClipPlan:
-    """What to score."""
+    """A finished clip to score."""
 
     result: Path
     target: Path
-    source: Path | None = None  # photo; None: no face was put in
-    audio: Path | None = (
-        None  # the voice that drove the lips, as a clip of who spoke it or as sound; None: the target's
-    )
+    source: Path | None = None  # photo; None: no face was swapped in
+    audio: Path | None = None  # voice that drove the lips, as the clip of its speaker or as sound; None: the target's
     size: int = 320  # px of the crops
     setup: Setup = Setup()
     judges: JudgeFiles = JudgeFiles()
@@ -49,7 +47,7 @@ class ClipPlan:
 
 @dataclass(frozen=True)
 class ClipScore:
-    """What was found."""
+    """The figures of a finished clip."""
 
     setting: str  # "self": the target's own voice, so that the truth of every frame is known; else "cross"
     frames: int
@@ -62,9 +60,9 @@ def score_clip(plan: ClipPlan) -> ClipScore:
     """Score one result.
 
     Raises:
-        InputMissingError, UnreadableMediaError, NoVideoError: a file is not there, or not what it was given as.
+        InputMissingError, UnreadableMediaError, NoVideoError: a file is missing, or of another kind.
         NoAudioError: the result has no sound.
-        NoSourceFaceError, NoTargetFaceError: nobody is seen in the photo, in the target, or in the result.
+        NoSourceFaceError, NoTargetFaceError: there is no face in the photo, in the target, or in the result.
         WeightsMissingError, WeightsCorruptError: of the analyser or of a judge.
     """
     for path in (plan.result, plan.target):
@@ -74,11 +72,10 @@ def score_clip(plan: ClipPlan) -> ClipScore:
     photo = None
     if plan.source is not None:
         photo = open_photo(plan.source.name, plan.source.stem, plan.source, analyser, plan.size)
-    heard = sound_of(plan.result)
-    if not len(heard.samples):
+    if not len(sound_of(plan.result).samples):
         raise NoAudioError(f"{plan.result} has no sound", "the metrics of lip-sync need it")
-    with tempfile.TemporaryDirectory(prefix="talkswap-eval-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="talkswap-eval-") as name:
+        folder = Path(name)
         track = track_clip(plan.target, analyser, plan.size)
         whole = observe_truth(plan.target, own_sound(plan.target), track, plan.size, folder)
         result = observe_result(plan.result, whole, analyser, folder)
@@ -88,12 +85,12 @@ def score_clip(plan: ClipPlan) -> ClipScore:
         judges = load_judges(plan.judges)
         values, missing = measure(case, judges)
         count = len(result.times)
-    known = tuple(column for column in columns(judges) if column.metric.key in values or column.metric.key in missing)
-    return ClipScore(setting, count, values, missing, known)
+    shown = tuple(column for column in columns(judges) if column.metric.key in values | missing)
+    return ClipScore(setting, count, values, missing, shown)
 
 
 def own_sound(target: Path) -> Voice:
-    """The target's own sound; silence where it has none, since a voice may have been laid on a silent clip."""
+    """The target's own sound; silence if it has none, since a voice may have been laid on a silent clip."""
     try:
         return sound_of(target)
     except NoAudioError:
@@ -101,10 +98,10 @@ def own_sound(target: Path) -> Voice:
 
 
 def voice_clip(audio: Path, analyser: FaceAnalyser, size: int) -> Observation | None:
-    """The clip that a voice was spoken in; None where it shows nobody, or is sound alone.
+    """The clip that a voice was spoken in; None if it shows nobody, or is sound alone.
 
     Raises:
-        InputMissingError, NoAudioError, UnreadableMediaError: it cannot be heard.
+        InputMissingError, NoAudioError, UnreadableMediaError: its sound can't be read.
     """
     voice = load_voice(audio)
     try:

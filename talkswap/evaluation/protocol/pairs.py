@@ -1,13 +1,14 @@
 """The clips of an evaluation and its pairs: (source clip, target clip) of two speakers, drawn with a fixed seed.
 
-Section IV of the paper draws 112 pairs from the held-out part of HDTF; here from that of any folder made by
-``talkswap data prepare``.  Pairs are drawn from what the data set's manifest lists, whether or not every file of it
-is still there, so that the same data set and seed give everybody the same pairs.
+Section IV of the SwapTalk paper draws 112 pairs from the held-out part of HDTF, this file from that of any folder made by
+``talkswap data prepare``.  Pairs are drawn from the data set's manifest, whether or not all of its files are still there,
+so that the same data set and seed give everybody the same pairs.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +31,7 @@ PORTRAITS = (".png", ".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class EvaluationClip:
-    """One prepared clip: the region around a face at 25 frames/s, its voice, and where it looks ahead."""
+    """One prepared clip: the region around a face at 25 frames/s, its voice, and its most frontal frame."""
 
     name: str
     speaker: str
@@ -38,7 +39,7 @@ class EvaluationClip:
     seconds: float
     video: Path
     voice: Path
-    portrait: int  # frame in which the head is turned least: the photo when this clip is the source
+    portrait: int  # frame in which the head is turned least: the photo if this clip is the source
     stated: dict[str, str]  # path below the data set -> sha256 in the manifest, of video and voice
     folder: Path
 
@@ -63,7 +64,7 @@ class EvaluationSet:
     folder: Path
     split: str
     clips: tuple[EvaluationClip, ...]  # by name
-    refused: tuple[ClipRefused, ...]  # that the preparation refused or could not get
+    refused: tuple[ClipRefused, ...]  # by the preparation, or never available
     digest: str  # sha256 of the manifest
 
 
@@ -74,11 +75,11 @@ class Pair:
     number: int
     source: EvaluationClip
     target: EvaluationClip
-    photo: Path | None = None  # a portrait that takes the place of the source clip's frame
+    photo: Path | None = None  # a portrait instead of the source clip's frame
 
     @property
     def source_name(self) -> str:
-        """What the face is called in reports."""
+        """The name of the face in reports."""
         return self.source.name if self.photo is None else self.photo.name
 
 
@@ -109,7 +110,7 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
 
     Raises:
         InputMissingError: there is no such folder.
-        TrainingDataError: it is no prepared data set, or has no clip in this split.
+        TrainingDataError: it isn't a prepared data set, or has no clip in this split.
     """
     if not folder.is_dir():
         raise InputMissingError(f"{folder} is no folder", "name a folder made by `talkswap data prepare`")
@@ -120,12 +121,17 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         rate = int(manifest["settings"]["clip"]["rate"])
-        clips = [_clip(folder, record, rate) for record in manifest["clips"] if split in ("all", record["split"])]
+        clips = [clip_of(folder, record, rate) for record in manifest["clips"] if split in ("all", record["split"])]
         refused = tuple(
             ClipRefused(r["clip"] or Path(r["source"]).name, f"{r['reason']}: {r['detail']}")
             for r in manifest["refused"]
         )
-        refused += _never_had(folder / "protocol.json")
+        protocol = folder / "protocol.json"
+        if protocol.is_file():  # HDTF: its lists name videos that `talkswap data hdtf` didn't find
+            videos = json.loads(protocol.read_text(encoding="utf-8")).get("missing", [])
+            refused += tuple(
+                ClipRefused(f"{v['subset']}_{v['name']}", f"not among the videos: {v['address']}") for v in videos
+            )
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingDataError(f"{path} is damaged or of another version: {error}", hint) from error
     if not clips:
@@ -137,15 +143,8 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
     return EvaluationSet(folder, split, tuple(sorted(clips, key=lambda c: c.name)), refused, file_sha256(path))
 
 
-def _never_had(path: Path) -> tuple[ClipRefused, ...]:
-    """Videos of HDTF's lists that `talkswap data hdtf` did not find; nothing for other data sets."""
-    if not path.is_file():
-        return ()
-    listed = json.loads(path.read_text(encoding="utf-8")).get("missing", [])
-    return tuple(ClipRefused(f"{v['subset']}_{v['name']}", f"not among the videos: {v['address']}") for v in listed)
-
-
-def _clip(folder: Path, record: dict[str, Any], rate: int) -> EvaluationClip:
+def clip_of(folder: Path, record: dict[str, Any], rate: int) -> EvaluationClip:
+    """A clip of the manifest."""
     paths = paths_of(record["name"], record["split"])
     stated = {paths[kind]: record["files"][paths[kind]] for kind in ("video", "voice")}
     frames = int(record["frames"])
@@ -155,39 +154,37 @@ def _clip(folder: Path, record: dict[str, Any], rate: int) -> EvaluationClip:
     )  # fmt: skip
 
 
-def draw(chosen: EvaluationSet, count: int, seed: int, portraits: Path | None = None) -> tuple[list[Pair], int]:
+def draw(clips: EvaluationSet, count: int, seed: int, portraits: Path | None = None) -> tuple[list[Pair], int]:
     """The pairs, and how many different ones the clips would give.
 
     Args:
-        count: pairs wanted; fewer are returned where the clips do not give as many.
+        count: pairs to draw; fewer are returned if the clips don't give as many.
         portraits: a folder of pictures that give the faces instead of the source clips, dealt with the same seed.
 
     Raises:
         TrainingDataError: only one speaker, or no picture among the portraits.
     """
-    named = {clip.name: clip for clip in chosen.clips}
-    listed = [(clip.name, clip.speaker) for clip in chosen.clips]
-    drawn = draw_pairs(listed, count, seed)
-    if not drawn:
-        speaker = chosen.clips[0].speaker
+    by_name = {clip.name: clip for clip in clips.clips}
+    speakers = [(clip.name, clip.speaker) for clip in clips.clips]
+    names = draw_pairs(speakers, count, seed)
+    if not names:
+        speaker = clips.clips[0].speaker
         raise TrainingDataError(
-            f"the {len(listed)} clips of {chosen.folder} (split {chosen.split}) show one speaker only, {speaker}",
+            f"the {len(speakers)} clips of {clips.folder} (split {clips.split}) show one speaker only, {speaker}",
             "a face swap needs two; prepare videos of more people, with --speakers where one speaks in several",
         )
-    of_speaker: dict[str, int] = {}
-    for _, speaker in listed:
-        of_speaker[speaker] = of_speaker.get(speaker, 0) + 1
-    possible = len(listed) ** 2 - sum(own**2 for own in of_speaker.values())
-    photos = _dealt(portraits, len(drawn), seed) if portraits is not None else [None] * len(drawn)
+    counts = Counter(speaker for _, speaker in speakers)
+    possible = len(speakers) ** 2 - sum(own**2 for own in counts.values())
+    photos = deal_portraits(portraits, len(names), seed) if portraits is not None else [None] * len(names)
     pairs = [
-        Pair(number, named[source], named[target], photo)
-        for number, ((source, target), photo) in enumerate(zip(drawn, photos, strict=True))
+        Pair(number, by_name[source], by_name[target], photo)
+        for number, ((source, target), photo) in enumerate(zip(names, photos, strict=True))
     ]
     return pairs, possible
 
 
-def _dealt(folder: Path, count: int, seed: int) -> Sequence[Path]:
-    """Portraits in an order that the seed decides, each as often as any other."""
+def deal_portraits(folder: Path, count: int, seed: int) -> Sequence[Path]:
+    """Portraits in an order that the seed decides, each about as often as any other."""
     if not folder.is_dir():
         raise InputMissingError(f"{folder} is no folder", "name a folder of pictures with --portraits")
     photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PORTRAITS)

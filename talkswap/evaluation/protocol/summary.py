@@ -1,4 +1,4 @@
-"""From results of pairs to the figures of a table, and what decides them."""
+"""From the results of pairs to the figures of a table, and the provenance of those figures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+import talkswap
 from talkswap.device import versions
 from talkswap.errors import TalkswapError
 from talkswap.evaluation.metrics.frechet import FID, FeatureStatistics, frechet_distance
@@ -39,82 +40,88 @@ def set_figures(stems: Sequence[Path]) -> dict[str, Figure]:
     Args:
         stems: one for each result: ``STEM.npy`` holds its features (N D), ``STEM-truth.npy`` those of the truth.
     """
-    made = truth = None
+    results = truths = None
     count = 0
     for stem in stems:
         files = stem.with_name(f"{stem.name}.npy"), stem.with_name(f"{stem.name}-truth.npy")
         if not all(file.is_file() for file in files):
             continue
-        own, wanted = (np.load(file) for file in files)
-        if made is None or truth is None:
-            made, truth = FeatureStatistics.empty(own.shape[1]), FeatureStatistics.empty(own.shape[1])
-        made.add(own)
-        truth.add(wanted)
+        result, truth = (np.load(file) for file in files)
+        if results is None or truths is None:
+            results, truths = (FeatureStatistics.empty(result.shape[1]) for _ in range(2))
+        results.add(result)
+        truths.add(truth)
         count += 1
-    if made is None or truth is None:
+    if results is None or truths is None:
         return {}
     try:
-        return {FID.key: Figure(frechet_distance(made, truth), count)}
+        return {FID.key: Figure(frechet_distance(results, truths), count)}
     except TalkswapError:  # a single frame has no covariance
         return {}
 
 
 def provenance(
     command: str,
-    chosen: EvaluationSet,
+    clips: EvaluationSet,
     pairs: Sequence[Pair],
-    wanted: int,
-    possible: int,
+    pairs_wanted: int,
+    pairs_possible: int,
     seed: int,
-    troubles: Mapping[str, str],
+    unavailable: Mapping[str, str],
     weights: dict[str, str],
     options: dict[str, str],
     notes: tuple[str, ...],
 ) -> Provenance:
-    """All that a reader needs to repeat the run.
+    """Everything that a reader needs to repeat the run.
 
     Args:
-        troubles: clip -> why it could not be had here.
+        command: as typed.
+        clips: those that pairs were drawn from.
+        pairs: those that were run.
+        pairs_wanted, pairs_possible: what the plan asks for, and what the clips would give.
+        seed: of the draw.
+        unavailable: clip -> why it isn't available here.
         weights: file -> sha256.
+        options, notes: as the report shows them.
     """
-    taken = {clip.name: clip for pair in pairs for clip in (pair.source, pair.target)}
-    clips = tuple(
+    by_name = {clip.name: clip for pair in pairs for clip in (pair.source, pair.target)}
+    facts = tuple(
         ClipFacts(clip.name, clip.speaker, clip.frames, clip.seconds, dict(clip.stated))
-        for name, clip in sorted(taken.items())
+        for _, clip in sorted(by_name.items())
     )
-    refused = tuple(ClipRefused(name, reason) for name, reason in sorted(troubles.items())) + chosen.refused
-    named = tuple((pair.source_name, pair.target.name) for pair in pairs)
+    refused = tuple(ClipRefused(name, reason) for name, reason in sorted(unavailable.items())) + clips.refused
+    names = tuple((pair.source_name, pair.target.name) for pair in pairs)
     return Provenance(
-        datetime.now(UTC).isoformat(timespec="seconds"), command, str(chosen.folder), seed, wanted, possible, named, clips,
-        refused, commit(), versions(), machine(), weights, options, notes,
+        datetime.now(UTC).isoformat(timespec="seconds"), command, str(clips.folder), seed, pairs_wanted, pairs_possible,
+        names, facts, refused, commit(), versions(), machine(), weights, options, notes,
     )  # fmt: skip
 
 
 def commit() -> str:
-    """The checkout's commit, with a plus where tracked files differ from it; "" outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
+    """The checkout's commit, with a plus if tracked files differ from it; "" outside a checkout."""
+    root = Path(talkswap.__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return ""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(root), *arguments], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
         )
-        return done.stdout.strip() if done.returncode == 0 else ""
+        return process.stdout.strip() if process.returncode == 0 else ""
 
     try:
-        found = git("rev-parse", "HEAD")
-        return found + ("+" if found and git("status", "--porcelain", "--untracked-files=no") else "")
+        head = git("rev-parse", "HEAD")
+        return head + ("+" if head and git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.TimeoutExpired):
         return ""
 
 
 def machine() -> dict[str, str]:
-    """What the run was made on; figures of speed mean nothing without it."""
+    """The machine of the run; figures of speed mean nothing without it."""
     facts = {"system": platform.platform(), "cores": str(os.cpu_count() or 0)}
-    listed = Path("/proc/cpuinfo")
-    if listed.is_file():
-        lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+    processors = Path("/proc/cpuinfo")  # on Linux
+    if processors.is_file():
+        lines = processors.read_text(encoding="utf-8", errors="replace").splitlines()
         if model := next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""):
             facts["processor"] = model
     if hasattr(os, "sysconf"):

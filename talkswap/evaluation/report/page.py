@@ -158,19 +158,19 @@ def pair_article(environment: Environment, setting: SettingResult, number: int, 
     """The pictures of one pair, as markup."""
     from markupsafe import Markup
 
-    shown = [(method, pair) for method in setting.methods for pair in method.pairs if pair.number == number]
-    faces, mouths = strips(shown, folder)
-    pair = shown[0][1]
+    results = [(method, pair) for method in setting.methods for pair in method.pairs if pair.number == number]
+    faces, mouths = strips(results, folder)
+    pair = results[0][1]
     template = environment.get_template("pair.html.jinja")
     return Markup(template.render(name=pair_name(pair), pair=pair, faces=faces, mouths=mouths))
 
 
-def strips(shown: list[tuple[MethodResult, PairResult]], folder: Path) -> tuple[list[Strip], list[Strip]]:
+def strips(results: list[tuple[MethodResult, PairResult]], folder: Path) -> tuple[list[Strip], list[Strip]]:
     """Rows of faces and rows of mouths of one pair: photo, target, then every method that finished."""
-    shared = next(pair.pictures for _, pair in shown if pair.pictures is not None)
+    shared = next(pair.pictures for _, pair in results if pair.pictures is not None)
     faces = [("Source photo", "Face", shared.photo), ("Target", "Face over time", shared.target_frames)]
     mouths = [("Target", "Mouth over time", shared.target_mouths)]
-    for method, pair in shown:
+    for method, pair in results:
         # The ground truth shows the same as the target.
         if pair.pictures is not None and not (method.key == GROUND_TRUTH and shared.target_frames):
             faces.append((method.label, "Face over time", pair.pictures.frames))

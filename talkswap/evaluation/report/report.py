@@ -96,8 +96,8 @@ def _lines(evaluation: Evaluation) -> Iterator[str]:
         f"{markdown(facts.created)}, data {markdown(facts.data)}, seed {facts.seed}, {len(facts.pairs)} of "
         f"{facts.pairs_wanted} pairs, took {duration(evaluation.seconds)}."
     )
-    shown = any(pair.pictures for setting in evaluation.settings for m in setting.methods for pair in m.pairs)
-    yield f"Plots{', and pictures of every method' if shown else ''}: report.html, in this folder."
+    pictures = any(pair.pictures for setting in evaluation.settings for m in setting.methods for pair in m.pairs)
+    yield f"Plots{', and pictures of every method' if pictures else ''}: report.html, in this folder."
     yield from _list(facts.notes)
     for setting in evaluation.settings:
         yield from ("", f"## {SETTINGS[setting.setting]}")

@@ -284,8 +284,8 @@ def _heading(column: Column, judged: bool = True) -> Heading:
 
 
 def _choices(methods: Iterable[MethodResult], published: Iterable[PublishedRow]) -> list[str]:
-    chosen = [method.choices for method in methods] + [row.choices for row in published]
-    return list(dict.fromkeys(name for choices in chosen for name in choices))
+    rows = [method.choices for method in methods] + [row.choices for row in published]
+    return list(dict.fromkeys(name for choices in rows for name in choices))
 
 
 def _notes(methods: Sequence[MethodResult], columns: Sequence[Column], published: bool) -> tuple[str, ...]:

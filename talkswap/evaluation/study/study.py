@@ -63,7 +63,7 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class StudyConfig:
-    """How a study is drawn."""
+    """Which clips a study shows."""
 
     seed: int = 0
     pairs: int = 10  # of each setting, as many as ReSyncer's raters saw; 0: all
@@ -152,17 +152,17 @@ def build_study(
     identity = hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:12]
     with built_beside(out) as part:
         (part / "clips").mkdir()
-        shown = []
+        entries = []
         for number, (name, (clip, photo)) in enumerate(clips.items()):
             progress(number, len(clips))
             write_plain_copy(folder / clip.file, part / "clips" / f"{name}.mp4", COMMENT)
             if photo is not None:
                 shutil.copyfile(photo, part / "clips" / f"{name}.jpg")
-            shown.append({"name": name, "photo": photo is not None})
+            entries.append({"name": name, "photo": photo is not None})
         progress(len(clips), len(clips))
         even_sizes(list((part / "clips").glob("*.mp4")))
         questions = [{k: v for k, v in asdict(question).items() if k != "paper"} for question in QUESTIONS]
-        data = {"study": identity, "questions": questions, "clips": shown}
+        data = {"study": identity, "questions": questions, "clips": entries}
         write_atomically(part / "index.html", page.render(study=data))
         for path in part.rglob("*"):
             os.utime(path, (LONG_AGO, LONG_AGO))

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from talkswap.evaluation.protocol.summary import figures_of, set_figures
+from talkswap.evaluation.protocol.summary import commit, figures_of, set_figures
 from talkswap.evaluation.results import Figure, PairResult
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_figures_are_means_with_their_spread() -> None:
     pairs = [PairResult(n, "a", "b", "a", values) for n, values in enumerate([{"x": 1.0, "y": 5.0}, {"x": 3.0}, {}])]
     assert figures_of(pairs) == {"x": Figure(2.0, 2, 2**0.5), "y": Figure(5.0, 1)}
+
+
+def test_a_checkout_states_its_commit() -> None:
+    assert bool(re.fullmatch(r"[0-9a-f]{40}\+?", commit())) == (ROOT / ".git").exists()
 
 
 def test_the_sets_figure_is_of_all_pairs_together(tmp_path: Path) -> None:
