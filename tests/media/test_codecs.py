@@ -1,7 +1,13 @@
-"""Every encoder in every container that takes it: colours, shape of pixels, depth and times as the target's."""
+"""Every encoder in every container that takes it: colours, shape of pixels, depth and times as the target's.
+
+And no encoder makes a render a real-time process (SVT-AV1 does, when root opens it, and a render then stands still).
+"""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +19,15 @@ import pytest
 
 from talkswap.errors import EncoderError
 from talkswap.media import codecs
-from talkswap.media.codecs import CODECS, EncoderSettings, check_encoder, encoder_for, encoder_options, pixel_format_for
+from talkswap.media.codecs import (
+    CODECS,
+    EncoderSettings,
+    check_encoder,
+    encoder_for,
+    encoder_options,
+    ordinary_priority,
+    pixel_format_for,
+)
 from talkswap.media.index import index_frames
 from talkswap.media.join import picture_ending
 from talkswap.media.mux import mux
@@ -238,3 +252,59 @@ def test_the_milliseconds_of_matroska_never_add_up(
     times = index_frames(probe(tmp_path / f"out{ending}")).times
     assert len(times) == count
     assert max(abs(time - number / rate) for number, time in enumerate(times)) <= Fraction(1, 1000)
+
+
+needs_threads = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists a process's threads in /proc")
+
+
+def real_time_threads() -> list[int]:
+    numbers = [int(entry.name) for entry in Path("/proc/self/task").iterdir()]
+    return [n for n in numbers if os.sched_getscheduler(n) not in (os.SCHED_OTHER, os.SCHED_BATCH)]
+
+
+@needs_threads
+@pytest.mark.parametrize("encoder", ["libx264", "libx265", "libvpx-vp9", "libsvtav1"])
+def test_an_encoder_leaves_every_thread_ordinary(encoder: str, make_clip: MakeClip, tmp_path: Path) -> None:
+    check_encoder(encoder)
+    assert real_time_threads() == []
+    info = probe(make_clip(size=(128, 128), count=4))
+    settings = EncoderSettings(encoder, preset="ultrafast")
+    with ClipReader(info) as clip, VideoWriter(tmp_path / "out.mkv", info, settings) as writer:
+        for frame in clip.frames():
+            writer.write(frame.rgb, frame.time)
+            assert real_time_threads() == []
+
+
+@needs_threads
+def test_policies_come_back_and_new_threads_get_the_caller_s() -> None:
+    done = threading.Event()
+    started: list[int] = []
+    os_policy = os.sched_getscheduler(0)
+    with ordinary_priority():
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # allowed to every user
+
+        def wait() -> None:
+            started.append(threading.get_native_id())
+            done.wait()
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        while not started:
+            done.wait(0.01)
+        assert os.sched_getscheduler(started[0]) == os.SCHED_BATCH, "it inherits what its maker has"
+    try:
+        assert os.sched_getscheduler(0) == os.sched_getscheduler(started[0]) == os_policy
+    finally:
+        done.set()
+        thread.join()
+
+
+@needs_threads
+def test_what_was_set_before_stays() -> None:
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        with ordinary_priority():
+            pass
+        assert os.sched_getscheduler(0) == os.SCHED_BATCH
+    finally:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
