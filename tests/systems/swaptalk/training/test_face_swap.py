@@ -24,8 +24,7 @@ from talkswap.systems.swaptalk.training.pairs import make_pairs
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.train.loop import Trainer
 from talkswap.train.stage import LoopConfig
-
-from .learning import fixed_figure
+from tests.train.learning import fixed_figure
 
 SIZE = 128
 VQ = VQGANConfig(

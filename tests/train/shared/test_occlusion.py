@@ -21,8 +21,7 @@ from talkswap.faces.occlusion import OcclusionConfig, load_occlusion
 from talkswap.train.loop import Trainer
 from talkswap.train.shared.occlusion import OcclusionStage, OcclusionStageConfig
 from talkswap.train.stage import LoopConfig
-
-from .learning import fixed_figure
+from tests.train.learning import fixed_figure
 
 SKIN, HAIR = (205, 150, 120), (60, 40, 30)
 FACES, BACKGROUNDS = 6, 54

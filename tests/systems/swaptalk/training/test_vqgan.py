@@ -20,8 +20,7 @@ from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.train.loop import Trainer
 from talkswap.train.losses import LEVELS, TAPPED, PerceptualNetwork, perceptual_loss
 from talkswap.train.stage import LoopConfig
-
-from .learning import fixed_figure
+from tests.train.learning import fixed_figure
 
 TINY = VQGANConfig(
     size=320, widths=(8, 8, 16), encoder_blocks=(0, 0, 1), decoder_blocks=(1, 0, 0), code_width=16, codes=64,

@@ -26,8 +26,7 @@ from talkswap.train.shared.faces import FacesStage, FacesStageConfig
 from talkswap.train.shared.landmarks import UPPER_LIDS, LandmarkSettings
 from talkswap.train.stage import LoopConfig
 from talkswap.types import FloatArray, UInt8Image
-
-from .learning import fixed_figure
+from tests.train.learning import fixed_figure
 
 EYE = (250, 250, 20)  # colour of the dots drawn at the pupils
 

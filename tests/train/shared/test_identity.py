@@ -18,8 +18,7 @@ from talkswap.train.loop import Trainer
 from talkswap.train.shared.identity import IdentityStage, IdentityStageConfig
 from talkswap.train.stage import LoopConfig
 from talkswap.types import FloatArray, UInt8Image
-
-from .learning import fixed_figure
+from tests.train.learning import fixed_figure
 
 SMALL = IdentityConfig(size=64, widths=(16, 24, 32), blocks=(1, 1, 1), dimension=256)
 

@@ -21,8 +21,7 @@ from talkswap.train.shared.speech_encoder import (
 from talkswap.train.shared.speech_labels import ClipLabels, SpeechLabels, load_encoder
 from talkswap.train.stage import LoopConfig
 from talkswap.voice.speech_encoder import SpeechEncoderConfig
-
-from .learning import fixed_figure
+from tests.train.learning import fixed_figure
 
 SMALL = SpeechEncoderConfig(width=24, dilations=(1, 2), window=33, dropout=0.0)
 LOOP = LoopConfig(
