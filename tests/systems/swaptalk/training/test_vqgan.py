@@ -77,7 +77,7 @@ def test_it_learns_and_exports_what_a_render_loads(data: Path, tmp_path: Path) -
     stage = VQGANStage(config)
     untrained = fixed_figure(stage, "pixel")
     scores = Trainer(stage, config.loop, tmp_path).train(echo=lambda line: None)
-    assert fixed_figure(stage, "pixel") < 0.9 * untrained
+    assert fixed_figure(stage, "pixel") < 0.96 * untrained
     assert scores["psnr-portraits-val"] > 5 and curve(tmp_path)[-1]["used"] > 0
     network = VQGAN(VQGANConfig(**{**json.loads((tmp_path / "export/vqgan.json").read_text()), "widths": (8, 8, 16)}))
     network.load_state_dict({k: v.float() for k, v in load_file(tmp_path / "export/vqgan.safetensors").items()})
