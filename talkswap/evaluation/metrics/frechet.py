@@ -36,7 +36,7 @@ FID = Metric(
     better="lower",
     about=f"Frechet distance between all results' and all true aligned crops, every {EVERY}th frame",
     network="inception",
-    paper="SwapTalk tables I to VI",
+    paper="arXiv 2405.05636, tables I to VI",
 )
 
 NEGLIGIBLE = 1e-12  # of the largest variance: rounding, not spread

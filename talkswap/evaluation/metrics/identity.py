@@ -32,7 +32,7 @@ CONSISTENCY = Metric(
     unit="%",
     about=f"Mean cosine of every {EVERY}th frame's identity to the source's",
     network="identity",
-    paper="SwapTalk tables I and VI, eq. 17",
+    paper="arXiv 2405.05636, tables I and VI, eq. 17",
 )
 DEVIATION = Metric(
     key="consistency_deviation",
@@ -66,7 +66,7 @@ ID_RETRIEVE = Metric(
     unit="%",
     about=f"Share of frames, every {EVERY}th, whose nearest source among all sources shows the right person",
     network="identity",
-    paper="SwapTalk tables I, II, IV and VI; WavSyncSwap table 2",
+    paper="arXiv 2405.05636, tables I, II, IV and VI; WavSyncSwap table 2",
 )
 
 

@@ -38,7 +38,7 @@ LMD_MOUTH = Metric(
     unit="px",
     about="Distance of the mouth's 20 landmarks from the truth's in the aligned 320 px crop, mouths centred",
     needs_truth=True,
-    paper="SwapTalk tables I, III and V, there called LMD; WavSyncSwap table 1",
+    paper="arXiv 2405.05636, tables I, III and V, there called LMD; WavSyncSwap table 1",
 )
 
 MOUTH_OF_68 = MESH_OF_68[48:]  # outer lips, then inner

@@ -30,7 +30,7 @@ LSE_C = Metric(
     better="higher",
     about="Confidence that mouth and voice belong together: median less least distance over offsets of 15 frames",
     network="syncnet",
-    paper="SwapTalk tables I and VI; WavSyncSwap table 1",
+    paper="arXiv 2405.05636, tables I and VI; WavSyncSwap table 1",
 )
 LSE_D = Metric(
     key="lse_d",

@@ -20,7 +20,7 @@ Better = Literal["higher", "lower", "neither"]
 Crops = NDArray[np.uint8]
 """N S S 3, RGB, FFHQ-aligned; a result and its truth are both cut by the truth's landmarks."""
 
-PAPER_SIZE = 320.0  # px, side of the crop in which the SwapTalk paper works
+PAPER_SIZE = 320.0  # px, side of the crop in the papers
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Metric:
     about: str = ""  # one sentence without a full stop: what it measures, on what
     network: str = ""  # kind of network that judges: "inception", "syncnet", "identity"; empty for none
     needs_truth: bool = False  # only where the true frames are known (self-driven)
-    paper: str = ""  # where the figure is published: "SwapTalk table I, eq. 17"
+    paper: str = ""  # where the figure is published: "arXiv 2405.05636, table I, eq. 17"
 
 
 @dataclass(frozen=True)

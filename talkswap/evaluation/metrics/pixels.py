@@ -36,7 +36,7 @@ SSIM = Metric(
     better="higher",
     about=f"Structural similarity of the aligned crop to the truth, Gaussian window of 11 px, RGB, every {EVERY}th frame",
     needs_truth=True,
-    paper="SwapTalk tables I, III and V",
+    paper="arXiv 2405.05636, tables I, III and V",
 )
 PSNR = Metric(
     key="psnr",

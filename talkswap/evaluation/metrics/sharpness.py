@@ -43,7 +43,7 @@ CPBD = Metric(
     label="CPBD",
     better="higher",
     about=f"Share of the aligned crop's edges that look sharp, on every {EVERY}th frame",
-    paper="SwapTalk table I, WavSyncSwap table 1",
+    paper="arXiv 2405.05636, table I, WavSyncSwap table 1",
 )
 
 LEAST_DETAIL = 1e-3  # levels: the ratio to a truth without detail means nothing
