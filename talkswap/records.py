@@ -56,6 +56,8 @@ def to_plain(value: Any) -> Any:
         return value
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if hasattr(value, "tolist"):  # numpy's arrays and scalars
+        return to_plain(value.tolist())
     return str(value)  # fractions
 
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [
     "README.md",
+    "talkswap/systems/swaptalk/README.md",
     "docs/pains.md",
     "docs/evaluation/README.md",
     "CONTRIBUTING.md",
@@ -56,7 +57,7 @@ def test_the_tree_is_the_tree() -> None:
         path = ROOT / "talkswap" / name if line.startswith("  ") else ROOT / name
         assert path.exists(), name
         named.add(name.rstrip("/"))
-    folders = {p.name for p in (ROOT / "talkswap").iterdir() if p.is_dir() and (p / "__init__.py").is_file()}
+    folders = {p.name for p in (ROOT / "talkswap").iterdir() if p.is_dir() and any(p.rglob("*.py"))}
     assert folders <= named
 
 

@@ -133,7 +133,7 @@ def test_what_went_before_is_remembered(plan: RenderPlan, small: None, change: d
 def test_changed_settings_and_inputs_start_anew_and_say_so(plan: RenderPlan, whole: tuple[Any, Any]) -> None:
     interrupt(plan)
     ear = interrupt(replace(plan, crf=30))
-    assert ear.said("starts anew, since crf, encoder changed: 2 segments finished before removed")
+    assert ear.said("starts anew, since crf, encoder changed: 2 finished segments removed")
     voice = plan.output.parent.parent / "voice.wav"
     shutil.copy(plan.audio or "", voice)
     assert interrupt(replace(plan, crf=30, audio=voice)).said("goes on at frame 8"), "the same sound by another name"

@@ -12,8 +12,8 @@ import talkswap
 from talkswap.cli.output import colourful
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"talkswap {talkswap.__version__}")
         raise typer.Exit()
 

@@ -39,11 +39,11 @@ def command(
     rows = [
         [r.state, f"{r.seconds:.1f} s", str(r.exit_code), printable(r.output), printable(r.message)] for r in results
     ]
-    typer.echo(as_table(["STATE", "TIME", "CODE", "OUTPUT", "SAID"], rows))
+    typer.echo(as_table(["STATE", "TIME", "CODE", "OUTPUT", "MESSAGE"], rows))
     failed = [result for result in results if result.state == FAILED]
     if failed:
-        made = sum(result.state == DONE for result in results)
+        done = sum(result.state == DONE for result in results)
         raise PartialError(
-            f"{len(failed)} of {len(results)} jobs failed, {made} were done now",
+            f"{len(failed)} of {len(results)} jobs failed, {done} were done now",
             f"mend what the table says and run the same command again; {results_file(jobs_table)} keeps what was said",
         )

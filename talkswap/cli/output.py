@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 import typer
 
+from talkswap import records
 from talkswap.errors import TalkswapError
 from talkswap.files import write_atomically
 from talkswap.types import ProgressEvent
@@ -56,34 +54,9 @@ def note(text: str) -> None:
     typer.echo(printable(text), err=True)
 
 
-def plain(value: Any) -> Any:
-    """``value`` in JSON's own types: dataclasses as dictionaries, paths and fractions as strings."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, (Path, Fraction)):
-        return str(value)
-    if hasattr(value, "tolist"):  # numpy arrays and scalars
-        return plain(value.tolist())
-    return value
-
-
-def is_text(text: str) -> bool:
-    """Whether it can be written as UTF-8: names can have bytes that are no text."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def to_json(value: Any) -> str:
     """``value`` as indented JSON."""
-    text = json.dumps(plain(value), indent=2, ensure_ascii=False)
-    return text if is_text(text) else json.dumps(plain(value), indent=2)
+    return records.to_json(value).removesuffix("\n")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -92,7 +65,7 @@ def write_json(path: Path, value: Any) -> None:
     Raises:
         OutputUnwritableError: the folder is missing or read-only.
     """
-    write_atomically(path, to_json(value) + "\n")
+    write_atomically(path, records.to_json(value))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -24,7 +24,7 @@ def command(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the marks as JSON.")] = False,
 ) -> None:
     """Look for marks of synthetic media: container tag, XMP, C2PA manifest, invisible mark; 22 where there are none."""
     from talkswap.checkpoints.presets import find_preset

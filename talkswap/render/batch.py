@@ -32,7 +32,7 @@ from talkswap.types import DEFAULT_SYSTEM, ProgressEvent, RenderPlan
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 BETWEEN = ";"  # between several files in one cell
 _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}
-GRACE_SECONDS = 10.0  # that a render gets to stop
+GRACE_SECONDS = 10.0  # within which a render has to stop
 _LAST_CHARACTERS = 2000  # of what a failed job said
 
 
@@ -149,7 +149,7 @@ def _value(hint: Any, text: str, where: str) -> Any:
     try:
         return hint(text) if hint in (int, float) else text
     except ValueError as error:
-        raise UsageError(f"{where} has {text!r}", "a number is wanted") from error
+        raise UsageError(f"{where} has {text!r}", "write a number") from error
 
 
 def job_key(plan: RenderPlan) -> str:
@@ -186,15 +186,15 @@ def results_file(table: Path) -> Path:
 
 def read_results(file: Path) -> dict[str, JobResult]:
     """The last result of each output; lines that a crash left half written are passed over."""
-    found: dict[str, JobResult] = {}
+    results: dict[str, JobResult] = {}
     if file.is_file():
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 result = JobResult(**json.loads(line))
             except (ValueError, TypeError):
                 continue
-            found[result.output] = result
-    return found
+            results[result.output] = result
+    return results
 
 
 def is_done(job: Job, results: dict[str, JobResult]) -> bool:
@@ -227,7 +227,7 @@ class Children:
         self._running.discard(process)
 
     def end(self) -> None:
-        """Ask all to stop, so that they clean up behind them; what sits in a call that hears nothing is killed."""
+        """Ask all to stop, so that they clean up behind them; kills processes that ignore SIGTERM."""
         self.stopped.set()
         running = list(self._running)
         for process in running:
@@ -264,7 +264,7 @@ def run_job(job: Job, threads: int, children: Children | None = None) -> JobResu
         )  # fmt: skip
         if children is not None:
             children.add(process)
-        said, complained = process.communicate()
+        output, errors = process.communicate()
         if children is not None:
             children.discard(process)
     good = process.returncode == 0
@@ -273,7 +273,7 @@ def run_job(job: Job, threads: int, children: Children | None = None) -> JobResu
         os.path.abspath(job.plan.output),
         DONE if good else FAILED,
         process.returncode,
-        _last_words(said if good else complained),
+        _last_words(output if good else errors),
         round(time.perf_counter() - started, 2),
         key,
         stamp(job.plan.output) if good else "",
@@ -287,7 +287,7 @@ def _last_words(text: str) -> str:
     hints = [line for line in lines if line.startswith("hint: ")]
     if errors:
         return "; ".join([errors[-1], *hints[-1:]])
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "no message"
 
 
 def run_jobs(
@@ -299,7 +299,7 @@ def run_jobs(
         jobs: from :func:`read_jobs`.
         results: the file that results are appended to, see :func:`results_file`.
         workers: jobs at once.
-        notify: told when a job ends.
+        notify: called when a job ends.
         cluster: address of a Ray cluster whose machines see the same files; ``local`` starts one here; None = no Ray.
 
     Returns:
@@ -311,11 +311,11 @@ def run_jobs(
         UsageError: no cluster answers at this address.
         KeyboardInterrupt: passed on; running renders are ended and keep their finished segments.
     """
-    known = read_results(results)
+    earlier = read_results(results)
     answers = {
         job.row: JobResult(job.row, os.path.abspath(job.plan.output), SKIPPED, 0, "done before", 0.0)
         for job in jobs
-        if is_done(job, known)
+        if is_done(job, earlier)
     }
     waiting = [job for job in jobs if job.row not in answers]
     finished = len(answers)
@@ -326,8 +326,8 @@ def run_jobs(
         finished += 1
         if notify is not None:
             name = Path(result.output).name
-            said = "" if result.state == DONE else f"{name} failed: {result.message}"
-            notify(ProgressEvent("jobs", finished, len(jobs), said))
+            message = "" if result.state == DONE else f"{name} failed: {result.message}"
+            notify(ProgressEvent("jobs", finished, len(jobs), message))
     return [answers[job.row] for job in jobs]
 
 

@@ -1,4 +1,4 @@
-"""What a render will be like, before it is made: who is there, how long it takes, what it needs.
+"""What a render will be like: who is in the clip, how long it takes, what it needs.
 
 Time, memory and disk are measured, not looked up: a few frames of the clip itself, from where the face is largest, go
 through the whole corridor and the encoder into a temporary file.  The other frames are taken to cost as much; those

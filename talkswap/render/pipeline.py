@@ -81,14 +81,14 @@ START_SECONDS = 1.0  # that a thread whose start was interrupted gets to appear
 class _Ahead(Generic[Item]):
     def __init__(self, items: Iterable[Item], depth: int, name: str) -> None:
         self.items = items
-        self.ready: queue.Queue[Item | _Failure | _End] = queue.Queue(depth)
+        self.queue: queue.Queue[Item | _Failure | _End] = queue.Queue(depth)
         self.begun, self.stop = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._work, name=f"talkswap-{name}", daemon=True)
 
     def _put(self, item: Item | _Failure | _End) -> bool:
         while not self.stop.is_set():
             try:
-                self.ready.put(item, timeout=0.1)
+                self.queue.put(item, timeout=0.1)
                 return True
             except queue.Full:
                 continue
@@ -116,7 +116,7 @@ def ahead(items: Iterable[Item], depth: int, name: str) -> Generator[Item, None,
     try:
         work.thread.start()  # Ctrl-C may strike in here, with the thread already running
         while True:
-            item = work.ready.get()
+            item = work.queue.get()
             if isinstance(item, _End):
                 return
             if isinstance(item, _Failure):

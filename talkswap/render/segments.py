@@ -1,4 +1,4 @@
-"""The work folder of a render: closed segments beside the output, so that nothing finished is ever made twice.
+"""The work folder of a render: closed segments beside the output, so that nothing finished is ever rendered twice.
 
     .talkswap-OUTPUT/
       lock              held by the one process at work here
@@ -58,7 +58,7 @@ def cut_spans(timeline: Timeline, seconds: float, batch: int) -> list[Span]:
         UsageError: ``seconds`` is not positive.
     """
     if not 0 < seconds < math.inf:
-        raise UsageError(f"segments of {seconds} seconds cannot be made", "give a positive number of segment_seconds")
+        raise UsageError(f"segments cannot be {seconds} seconds long", "give a positive number of segment_seconds")
     total, first = len(timeline), 0
     spans: list[Span] = []
     while first < total:
@@ -89,10 +89,10 @@ def work_folder(output: Path) -> Path:
 def unfinished_work(output: Path) -> dict[str, Any]:
     """What ``work.json`` of an interrupted render says; empty where there is none."""
     try:
-        found = json.loads((work_folder(output) / "work.json").read_text(encoding="utf-8"))
+        work = json.loads((work_folder(output) / "work.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) and found.get("version") == VERSION else {}
+    return work if isinstance(work, dict) and work.get("version") == VERSION else {}
 
 
 def finished_frames(output: Path) -> int:
@@ -111,27 +111,27 @@ class WorkFolder:
     line says so.
 
     Args:
-        output: the clip to make.
+        output: the finished clip.
         overwrite: whether it may exist.
-        say: takes lines for the user.
+        log: takes lines for the user.
 
     Raises:
         As :func:`talkswap.media.output.check_output`.
         OutputUnwritableError: another talkswap is at work on the same output, or nothing can be written there.
     """
 
-    def __init__(self, output: Path, overwrite: bool, say: Callable[[str], None]) -> None:
-        self.output, self.overwrite, self.say = output, overwrite, say
+    def __init__(self, output: Path, overwrite: bool, log: Callable[[str], None]) -> None:
+        self.output, self.overwrite, self.log = output, overwrite, log
         self.path = work_folder(output)
         self.total = 0
-        self.finished: list[dict[str, Any]] = []  # what is known of each finished segment, in order
+        self.finished: list[dict[str, Any]] = []  # the record of each finished segment, in order
         self._spans: list[Span] = []
         self._ending = ""
 
     def __enter__(self) -> WorkFolder:
         check_output(self.output, self.overwrite)
         try:
-            self._lock = Lock(self.path, self.say)
+            self._lock = Lock(self.path, self.log)
         except BlockingIOError as error:
             raise OutputUnwritableError(
                 f"another talkswap is at work on {self.output} ({error.strerror})",
@@ -156,7 +156,7 @@ class WorkFolder:
         kept = self._leave()
         if kind is not None and kept and self._spans:
             done = self._spans[min(kept, len(self._spans)) - 1].last
-            self.say(
+            self.log(
                 f"stopped with {count(kept, 'segment')} finished: the same command goes on at frame {done} "
                 f"of {self.total}, --fresh starts anew"
             )
@@ -172,16 +172,16 @@ class WorkFolder:
         Returns:
             Frames per network call: those with which the work was begun.
         """
-        known = unfinished_work(self.output)
+        work = unfinished_work(self.output)
         left = [path for path in self._here() if path.suffix == ".json" and path.name != "work.json"]
-        same = known.get("digest") == digest(ingredients) and isinstance(known.get("batch"), int)
+        same = work.get("digest") == digest(ingredients) and isinstance(work.get("batch"), int)
         if same and not fresh:
-            return int(known["batch"])
+            return int(work["batch"])
         if left:
-            old = known.get("ingredients", {})
+            old = work.get("ingredients", {})
             changed = sorted(key for key in {*old, *ingredients} if old.get(key) != ingredients.get(key))
             why = "--fresh was given" if same else f"{', '.join(changed) or 'what decides the frames'} changed"
-            self.say(f"starts anew, since {why}: {count(len(left), 'segment')} finished before removed")
+            self.log(f"starts anew, since {why}: {count(len(left), 'finished segment')} removed")
         self._clear(())
         record = {"version": VERSION, "digest": digest(ingredients), "batch": batch, "ingredients": dict(ingredients)}
         self._write("work.json", record)
@@ -201,15 +201,15 @@ class WorkFolder:
         self.total = spans[-1].last
         self.finished = []
         for span in spans:
-            facts = self._facts(span)
-            if facts is None:
+            record = self._read(span)
+            if record is None:
                 break
-            self.finished.append(facts)
+            self.finished.append(record)
         kept = [name for span in spans[: len(self.finished)] for name in (self.file(span).name, _record(span))]
         self._clear(("work.json", *kept))
         first = spans[len(self.finished) - 1].last if self.finished else 0
         if first:
-            self.say(
+            self.log(
                 f"goes on at frame {first} of {self.total}, {count(len(self.finished), 'segment')} finished before"
             )
         return first
@@ -222,7 +222,7 @@ class WorkFolder:
         """Where it is written."""
         return self.path / f"segment-{span.number:05d}.part{self._ending}"
 
-    def finish(self, span: Span, facts: Mapping[str, Any]) -> None:
+    def finish(self, span: Span, record: Mapping[str, Any]) -> None:
         """Bring a closed segment to the disk under its own name, with what the report needs of it.
 
         Raises:
@@ -231,32 +231,32 @@ class WorkFolder:
         part = self.part(span)
         try:
             sync_to_disk(part)
-            record = {**facts, "last": span.last, "size": part.stat().st_size, "sha256": file_sha256(part)}
+            whole = {**record, "last": span.last, "size": part.stat().st_size, "sha256": file_sha256(part)}
             os.replace(part, self.file(span))
         except OSError as error:
             raise write_error(self.file(span), error) from error
-        self._write(_record(span), record)
-        self.finished.append(record)
+        self._write(_record(span), whole)
+        self.finished.append(whole)
 
     def forget(self) -> None:
-        """Remove all segments: they are in the output, or nobody wants them."""
+        """Remove all segments: they are in the output, or of no more use."""
         self.finished = []
         self._clear(())
 
-    def _facts(self, span: Span) -> dict[str, Any] | None:
-        """What is known of a segment, or None where it is not whole."""
+    def _read(self, span: Span) -> dict[str, Any] | None:
+        """The record of a segment, or None where the segment is missing or damaged."""
         file = self.file(span)
         try:
-            facts = json.loads((self.path / _record(span)).read_text(encoding="utf-8"))
-            whole = file.stat().st_size == facts["size"] and file_sha256(file) == facts["sha256"]
+            record = json.loads((self.path / _record(span)).read_text(encoding="utf-8"))
+            whole = file.stat().st_size == record["size"] and file_sha256(file) == record["sha256"]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
             whole = False
         if not whole:
-            self.say(f"the segment {file.name} is damaged, it is made again")
+            self.log(f"the segment {file.name} is damaged and will be rendered again")
             return None
-        return dict(facts)
+        return dict(record)
 
     def _here(self) -> list[Path]:
         try:

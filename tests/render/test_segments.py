@@ -44,7 +44,7 @@ def test_segments_hold_every_frame_once_in_whole_batches(steps: list[int], secon
 def test_ten_seconds_are_a_segment() -> None:
     spans = cut_spans(timeline([40] * 1000), 10.0, 4)
     assert [span.last for span in spans] == [248, 496, 744, 992, 1000]
-    with pytest.raises(UsageError, match="segments of 0 seconds"):
+    with pytest.raises(UsageError, match="segments cannot be 0 seconds"):
         cut_spans(timeline([40]), 0, 4)
 
 

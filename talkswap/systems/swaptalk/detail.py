@@ -16,7 +16,7 @@ import numpy as np
 
 from talkswap.types import FloatArray, UInt8Image
 
-_CELL = 8  # px: overall colour is found on a grid that coarse
+_CELL = 8  # px: overall colour is measured on a grid that coarse
 _LIGHT = np.array([[0.299, 0.587, 0.114]], np.float32)  # Rec. 601 luma
 
 
@@ -41,8 +41,8 @@ def _overall(difference: FloatArray, share: FloatArray, sigma: float) -> FloatAr
     weight = np.asarray(cv2.resize(share, cells, interpolation=cv2.INTER_AREA), np.float32)
     small = cv2.resize(difference, cells, interpolation=cv2.INTER_AREA) * weight[:, :, None]
     scale = sigma * size / 320
-    known = cv2.GaussianBlur(weight, (0, 0), scale)[:, :, None]
-    around = cv2.GaussianBlur(small, (0, 0), scale) / (known + 0.005)  # where nothing near counts, nothing is added
+    total = cv2.GaussianBlur(weight, (0, 0), scale)[:, :, None]
+    around = cv2.GaussianBlur(small, (0, 0), scale) / (total + 0.005)  # where nothing near counts, nothing is added
     return np.asarray(cv2.resize(around, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
@@ -78,18 +78,18 @@ def fitting_strength(picture: UInt8Image, target: UInt8Image, config: DetailConf
 
 
 def add_detail(
-    made: UInt8Image, picture: UInt8Image, share: FloatArray, config: DetailConfig, fine: float = 1.0
+    crop: UInt8Image, picture: UInt8Image, share: FloatArray, config: DetailConfig, fine: float = 1.0
 ) -> UInt8Image:
     """Join the networks' crop with a picture's fine band.
 
     Args:
-        made: S S 3, the networks' answer.
+        crop: S S 3, the networks' answer.
         picture: S S 3, what it should look like in detail.
         share: S S in [0, 1].
         fine: further share of the finest band alone (:func:`fitting_strength`).
     """
-    sigma = config.sigma * made.shape[0] / 320
-    difference: FloatArray = np.asarray(cv2.subtract(picture, made, dtype=cv2.CV_32F), np.float32)
+    sigma = config.sigma * crop.shape[0] / 320
+    difference: FloatArray = np.asarray(cv2.subtract(picture, crop, dtype=cv2.CV_32F), np.float32)
     coarse: FloatArray = np.asarray(cv2.GaussianBlur(difference, (0, 0), sigma), np.float32)
     overall = _overall(coarse, share, config.wide / _CELL)
     # In place from here on: fresh arrays of this size cost more than the sums that go into them.
@@ -103,6 +103,6 @@ def add_detail(
     added += coarse
     added *= share[:, :, None]
     added += overall
-    added += made
+    added += crop
     np.clip(np.rint(added, out=added), 0, 255, out=added)
     return np.asarray(added, np.uint8)

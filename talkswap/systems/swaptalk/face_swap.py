@@ -227,26 +227,26 @@ class SwapTransformer(nn.Module):
         return tuple(parts)
 
     def swap(self, memory: SourceMemory, target: Tensor, guide: Tensor | None) -> Tensor:
-        own = self._covered(target)
-        x, guide_tokens, led = self._tokens(own, TARGET), None, own
+        target_codes = self._covered(target)
+        x, guide_tokens, guide_codes = self._tokens(target_codes, TARGET), None, target_codes
         if self.guided:
             if guide is None:
                 raise UsageError("this face swap needs a guide", "give the guide's latent, or train with guide = none")
-            led = self._covered(guide)
-            x = x + self.onto_target(led)
+            guide_codes = self._covered(guide)
+            x = x + self.onto_target(guide_codes)
             if self.config.guide_keys:
-                guide_tokens = self.memory_norm(self._tokens(led, GUIDE))
+                guide_tokens = self.memory_norm(self._tokens(guide_codes, GUIDE))
         for number, block in enumerate(self.blocks):
             x = block(x, memory[2 * number], memory[2 * number + 1], guide_tokens)
         x = self.norm(x)
-        made = self.last(x).float()
+        codes = self.last(x).float()
         if self.guided:
-            made = torch.lerp(own.float(), led.float(), torch.sigmoid(self.gate(x).float())) + made
+            codes = torch.lerp(target_codes.float(), guide_codes.float(), torch.sigmoid(self.gate(x).float())) + codes
         if self.config.unit_length:
-            made = F.normalize(made, dim=2) * math.sqrt(self.config.code_width)
+            codes = F.normalize(codes, dim=2) * math.sqrt(self.config.code_width)
         if not self.config.cover:
-            return made.transpose(1, 2).unflatten(2, target.shape[2:])
-        whole = target.float().flatten(2).transpose(1, 2).index_copy(1, self.cells, made)  # B G*G C
+            return codes.transpose(1, 2).unflatten(2, target.shape[2:])
+        whole = target.float().flatten(2).transpose(1, 2).index_copy(1, self.cells, codes)  # B G*G C
         return whole.transpose(1, 2).unflatten(2, target.shape[2:])
 
 

@@ -100,10 +100,10 @@ class FaceWarping(nn.Module):
         y = (torch.arange(high, device=offset.device) * 2 + 1) / high - 1
         x = (torch.arange(wide, device=offset.device) * 2 + 1) / wide - 1
         rest = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)  # H W 2
-        moved = F.grid_sample(
+        warped = F.grid_sample(
             reference_lower.float(), rest + offset, mode="bilinear", padding_mode="border", align_corners=False
         )
-        return moved.to(reference_lower.dtype)
+        return warped.to(reference_lower.dtype)
 
 
 class ModulatedBlock(nn.Module):
@@ -149,9 +149,9 @@ class CompactUNet(nn.Module):
         for level, width in enumerate(widths):
             self.down.append(nn.ModuleList([ModulatedBlock(width, condition) for _ in range(config.blocks[level])]))
             self.up.append(nn.ModuleList([ModulatedBlock(width, condition) for _ in range(config.blocks[level])]))
-            heard = level >= len(widths) - 2
+            attends = level >= len(widths) - 2
             self.attention.append(
-                ContextAttention(width, config.encoder_width, config.heads) if heard else nn.Identity()
+                ContextAttention(width, config.encoder_width, config.heads) if attends else nn.Identity()
             )
             if level + 1 < len(widths):
                 self.shrink.append(nn.Conv2d(width, widths[level + 1], 3, stride=2, padding=1))
@@ -183,10 +183,9 @@ class CompactUNet(nn.Module):
                 x = self.merge[level](torch.cat([kept[level], grown], 1))
             for block in self.up[level]:  # type: ignore[attr-defined]
                 x = block(x, condition)
-        made = self.last(F.silu(self.norm(x)))
-        new, gate, erased = made.split([self.config.code_width, 1, 1], 1)
-        changed = torch.sigmoid(gate) * (new - torch.tanh(erased) * middle)
-        return lower + F.pad(changed, (margin, margin))
+        new, gate, erased = self.last(F.silu(self.norm(x))).split([self.config.code_width, 1, 1], 1)
+        change = torch.sigmoid(gate) * (new - torch.tanh(erased) * middle)
+        return lower + F.pad(change, (margin, margin))
 
 
 class LipTransform(nn.Module):
@@ -218,8 +217,7 @@ class LipTransform(nn.Module):
                 )
             return self.backbone(lower, speech)
         tokens = self.speech.tokens(speech)
-        wanted = self.speech.target_shape(tokens) if shape is None else shape
-        return self.unet(lower, tokens, wanted)
+        return self.unet(lower, tokens, self.speech.target_shape(tokens) if shape is None else shape)
 
 
 class LipSync(nn.Module, HubNetwork):

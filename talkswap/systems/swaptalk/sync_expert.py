@@ -133,16 +133,16 @@ def sync_loss(cosine: Tensor, floor: float = 0.1) -> Tensor:
     return torch.where(cosine > floor, -safe.log(), -math.log(floor) + (floor - cosine) / floor).mean()
 
 
-def contrastive_loss(seen: Tensor, heard: Tensor, groups: Tensor, scale: Tensor, apart: Tensor) -> Tensor:
+def contrastive_loss(mouths: Tensor, speech: Tensor, groups: Tensor, scale: Tensor, apart: Tensor) -> Tensor:
     """Each mouth must find its own speech among all others, and each speech its mouth (InfoNCE).
 
     Args:
-        seen, heard: N E, unit; row i of both belong together.
+        mouths, speech: N E, unit; row i of both belong together.
         groups: N, the clip a row comes from: shifts within a clip and other clips are negatives alike.
         scale: of the cosines.
         apart: N, seconds; rows of one clip nearer than 80 ms are no negatives of each other.
     """
-    logits = seen @ heard.t() * scale
+    logits = mouths @ speech.t() * scale
     near = (groups[:, None] == groups[None]) & ((apart[:, None] - apart[None]).abs() < 0.08)
     near.fill_diagonal_(False)
     logits = logits.masked_fill(near, float("-inf"))
