@@ -1,0 +1,123 @@
+"""The mesh motion of a whole voice for one person, made once and asked for at any time.
+
+The voice is cut into chunks of 100 mesh frames of which neighbours share 20 (ReSyncer 4).  Each chunk is spoken from the
+template on, independently of the others, so chunks run side by side; where two overlap the later one fades in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from talkswap.animation.sync_former import SyncFormer
+from talkswap.types import FloatArray
+
+CHUNKS_AT_ONCE = 16
+BLOCK_SECONDS = 30  # of a voice that go through the voice encoder together
+
+
+class MeshMotion:
+    """Displacements at any time of a voice.
+
+    Args:
+        states: N width, one per mesh frame, the first at time 0.
+        weight, bias: 3P width and 3P, what turns a state into displacements in eye distances.
+        rate: mesh frames per second.
+    """
+
+    def __init__(self, states: FloatArray, weight: FloatArray, bias: FloatArray, rate: int) -> None:
+        self.states, self.rate = states, rate
+        self._weight, self._bias = weight, bias
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def at(self, times: Sequence[Fraction | float]) -> FloatArray:
+        """Displacements (T 478 3) at times in seconds on the voice's clock; the ends are held beyond it."""
+        place = np.array([float(time) * self.rate for time in times]).clip(0, len(self) - 1)
+        low = np.floor(place).astype(np.int64)
+        high = np.minimum(low + 1, len(self) - 1)
+        part = (place - low)[:, None].astype(np.float32)
+        states = self.states[low] * (1 - part) + self.states[high] * part
+        return np.asarray(states @ self._weight.T + self._bias, np.float32).reshape(len(states), -1, 3)
+
+
+@torch.no_grad()
+def mel_tokens(network: SyncFormer, mel: FloatArray, silence: float = -1.0) -> Tensor:
+    """Tokens (1 N C) of a whole voice (M bins), the first at time 0, beyond the ends silence.
+
+    Equal whatever the blocks: the convolutions see ``half`` features on each side and no more.
+    """
+    sizes = network.config.mel
+    count = max(0, len(mel) - 1) // sizes.stride + 1
+    padded = np.pad(mel, ((sizes.half, sizes.half + sizes.stride), (0, 0)), constant_values=silence)
+    device = network.opening_axis.device
+    block = int(BLOCK_SECONDS * sizes.rate / sizes.stride)  # tokens
+    parts = []
+    for first in range(0, count, block):
+        last = min(first + block, count)
+        rows = padded[first * sizes.stride : (last - 1) * sizes.stride + 2 * sizes.half + 1]
+        parts.append(network.audio(torch.from_numpy(rows).float().to(device)[None]))
+    return torch.cat(parts, 1)
+
+
+def chunk_starts(frames: int, chunk: int, overlap: int) -> list[int]:
+    """First frames of chunks that cover a voice."""
+    return list(range(0, max(frames - overlap, 1), chunk - overlap))
+
+
+def fade_in(overlap: int) -> FloatArray:
+    """Weight of the later chunk on each shared frame: a raised cosine, never quite 0 or 1."""
+    return np.asarray(0.5 - 0.5 * np.cos(np.pi * (np.arange(overlap) + 1) / (overlap + 1)), np.float32)
+
+
+def mesh_motion(network: SyncFormer, mel: FloatArray, reference: FloatArray | None) -> MeshMotion:
+    """The motion of a voice in a person's style.
+
+    Args:
+        network: in evaluation mode.
+        mel: M 80, log-mel features of the whole voice.
+        reference: S 478 3, displacements of the person's own speaking at ``config.rate``; up to ``config.references`` of
+            them are read, fewer will do.  None for a network with a constant style.
+
+    Returns:
+        One state per 1/25 s from time 0 to the end of the voice.
+    """
+    rate = Fraction(network.config.rate, network.config.mel.rate)
+    frames = max(1, int((len(mel) - 1) * rate) + 1)
+    return speak_tokens(network, mel_tokens(network, mel), -network.audio.start, frames, reference)
+
+
+@torch.no_grad()
+def speak_tokens(
+    network: SyncFormer, tokens: Tensor, first: float, frames: int, reference: FloatArray | None
+) -> MeshMotion:
+    """:func:`mesh_motion` of voice tokens (1 N C) whose features began at ``first`` seconds."""
+    config, device = network.config, network.opening_axis.device
+    speech = network.align(tokens, frames, -first)[0]  # T K C
+    chosen = None
+    if reference is not None:
+        chosen = network.encode(torch.from_numpy(np.array(reference[: config.references], np.float32)).to(device))[None]
+    style = network.style(chosen)
+    starts = chunk_starts(frames, config.chunk, config.overlap)
+    length = min(config.chunk, frames)
+    states = np.zeros((frames, config.width), np.float32)
+    fade = fade_in(config.overlap)[:, None]
+    for group in range(0, len(starts), CHUNKS_AT_ONCE):
+        batch = starts[group : group + CHUNKS_AT_ONCE]
+        # The last chunk may end behind the voice; it hears the last frame's speech there, and is cut.
+        rows = (torch.tensor(batch)[:, None] + torch.arange(length)).clamp(max=frames - 1)
+        spoken = network.speak(speech[rows.to(device)], style.expand(len(batch), -1)).float().cpu().numpy()
+        for start, chunk in zip(batch, spoken, strict=True):
+            end = min(start + length, frames)
+            shared = min(config.overlap, end - start) if start else 0
+            old = states[start : start + shared]
+            states[start : start + shared] = old + fade[:shared] * (chunk[:shared] - old)
+            states[start + shared : end] = chunk[shared : end - start]
+    weight, bias = network.head(style)  # 1 D width, 1 D
+    weight, bias = network.decode(weight[0].T).flatten(1).T, network.decode(bias[0]).flatten()  # 3P width, 3P
+    return MeshMotion(states, weight.float().cpu().numpy(), bias.float().cpu().numpy(), config.rate)

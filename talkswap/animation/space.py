@@ -1,0 +1,102 @@
+"""The pose-free space in which a face's mesh moves, and what speech does in it.
+
+A mesh turned to the front is a *shape* (478 3, eye distances).  A person's *template* is their shape with the lips closed;
+a *displacement* is a shape less the template (ReSyncer 3.1), so zero displacement is a closed mouth at rest.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talkswap.faces.mesh import FACE_OVAL, LEFT_EYE_RING, POINTS, RIGHT_EYE_RING, SKIN_POINTS, mean_face
+from talkswap.types import FloatArray
+
+UPPER_INNER, LOWER_INNER = (191, 80, 81, 82, 13, 312, 311, 310, 415), (95, 88, 178, 87, 14, 317, 402, 318, 324)
+"""Facing points of the inner lips, from corner to corner."""
+MIDDLE = slice(3, 6)  # of those, the three that measure the opening
+OUTER_CORNERS, MOUTH_CORNERS = (33, 263), (61, 291)
+
+
+@lru_cache(maxsize=1)
+def rigid_weights() -> FloatArray:
+    """Weight (478) of each point where a pose is fitted: what neither speech nor a blink moves."""
+    points = mean_face().points
+    weight = np.zeros(POINTS, np.float32)
+    weight[:SKIN_POINTS] = np.clip((0.75 - points[:SKIN_POINTS, 1]) / 0.2, 0, 1)  # above the upper lip
+    for ring in (FACE_OVAL, LEFT_EYE_RING, RIGHT_EYE_RING):
+        weight[list(ring)] *= 0.3
+    return weight
+
+
+def pose_free(landmarks: FloatArray, points: NDArray[np.int64] | None = None) -> FloatArray:
+    """Shapes of many frames: each mesh by the similarity that takes it nearest to the mean face (Umeyama 1991).
+
+    Args:
+        landmarks: T P 3, px, nan where no face; z on the scale of x.
+        points: P, which of the 478 points these are; None: all of them.
+
+    Returns:
+        float32 T P 3 in eye distances, nan where no face.
+    """
+    chosen = np.arange(POINTS) if points is None else np.asarray(points)
+    model = mean_face().points[chosen].astype(np.float64)
+    weight = rigid_weights()[chosen].astype(np.float64)
+    weight /= weight.sum()
+    shapes = np.full(landmarks.shape, np.nan, np.float32)
+    rows = np.flatnonzero(np.isfinite(landmarks).all((1, 2)))
+    for first in range(0, len(rows), 2048):  # a long clip's meshes in float64 would be large
+        block = rows[first : first + 2048]
+        seen = landmarks[block].astype(np.float64)  # T P 3
+        middle = np.einsum("p,tpc->tc", weight, seen)
+        a, b = model - weight @ model, seen - middle[:, None]
+        left, spread, right = np.linalg.svd(np.einsum("tpi,p,pj->tij", b, weight, a))
+        flip = np.ones((len(block), 3))
+        flip[:, 2] = np.sign(np.linalg.det(left) * np.linalg.det(right))  # a rotation, never a reflection
+        turn = (left * flip[:, None]) @ right  # T 3 3
+        scale = (spread * flip).sum(1) / (weight @ (a * a).sum(1))
+        shift = middle - scale[:, None] * (turn @ (weight @ model))
+        shapes[block] = ((seen - shift[:, None]) @ turn / scale[:, None, None]).astype(np.float32)
+    return shapes
+
+
+def lip_opening(shapes: FloatArray) -> FloatArray:
+    """Signed distance of the inner lips (T) over that of the outer eye corners; 0 is closed.
+
+    Args:
+        shapes: T 478 3.
+    """
+    gap = shapes[:, list(LOWER_INNER[MIDDLE])].mean(1) - shapes[:, list(UPPER_INNER[MIDDLE])].mean(1)
+    eyes = shapes[:, OUTER_CORNERS[1]] - shapes[:, OUTER_CORNERS[0]]
+    size = np.linalg.norm(gap, axis=1) * np.sign(gap[:, 1])
+    return np.asarray(size / np.maximum(np.linalg.norm(eyes, axis=1), 1e-6), np.float32)
+
+
+def mouth_width(shapes: FloatArray) -> FloatArray:
+    """Distance of the mouth's corners (T) over that of the outer eye corners."""
+    mouth = np.linalg.norm(shapes[:, MOUTH_CORNERS[1]] - shapes[:, MOUTH_CORNERS[0]], axis=1)
+    eyes = np.linalg.norm(shapes[:, OUTER_CORNERS[1]] - shapes[:, OUTER_CORNERS[0]], axis=1)
+    return np.asarray(mouth / np.maximum(eyes, 1e-6), np.float32)
+
+
+def template_of(shapes: FloatArray, opening_axis: FloatArray) -> FloatArray:
+    """A person's template (478 3): the mean of their shapes less what the opening of the mouth adds to it.
+
+    Args:
+        shapes: T 478 3, nan where no face.
+        opening_axis: 478 3, displacement per unit of :func:`lip_opening`.
+    """
+    seen = shapes[np.isfinite(shapes[:, 0, 0])]
+    return np.asarray(seen.mean(0) - np.maximum(lip_opening(seen), 0).mean() * opening_axis, np.float32)
+
+
+def meet_lips(shapes: FloatArray) -> FloatArray:
+    """The shapes (T 478 3) with inner lips that would pass through each other laid onto their common middle."""
+    upper, lower = list(UPPER_INNER), list(LOWER_INNER)
+    crossing = np.minimum(shapes[:, lower, 1] - shapes[:, upper, 1], 0) / 2  # T 9
+    moved = shapes.copy()
+    moved[:, upper, 1] += crossing
+    moved[:, lower, 1] -= crossing
+    return moved

@@ -1,0 +1,223 @@
+"""Meshes and voices of talking people: what speech-to-mesh training reads.
+
+``python -m talkswap.data.motion OUT`` gathers them from two kinds of folder.  A *motion folder* holds landmarks without
+pictures (``motion-*.csv`` and ``motion-*.npz``; the README beside such a set describes the code of its points); a
+*prepared folder* is what ``talkswap data prepare`` writes.  Sound and picture of many clips lie apart by up to a quarter
+of a second, so each clip's lag is measured with the compact speech encoder, and how far its lips follow the sound at all.
+
+Layout of OUT, one file per clip::
+
+    NAME.npz   speaker · split · times T · shapes T P 3 (half precision, pose-free, nan where no face) · points P of the 478 ·
+               mel M 80 (half precision) · lag s by which the picture is later than the sound · trust 0.1 … 1.4
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from talkswap.animation.space import lip_opening, pose_free
+from talkswap.errors import TrainingDataError
+from talkswap.faces.mesh import POINTS
+from talkswap.types import FloatArray
+from talkswap.voice.mel import MelConfig, log_mel
+
+
+@dataclass(frozen=True)
+class MotionClip:
+    """One clip's mesh and voice."""
+
+    name: str
+    speaker: str
+    split: str  # train | val
+    times: FloatArray  # T s, growing
+    shapes: FloatArray  # T P 3 pose-free, eye distances; nan where no face
+    points: NDArray[np.int64]  # P of the 478
+    mel: FloatArray  # M 80
+    lag: float  # s by which the picture is later than its sound
+    trust: float  # relative, how well lips and sound belong together; 1 is usual
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """T: frames with a face."""
+        return np.isfinite(self.shapes[:, 0, 0])
+
+
+def decode_points(stored: dict[str, NDArray[np.generic]], shift: NDArray[np.generic]) -> FloatArray:
+    """Landmarks (T P 3, 1/64 px where the outer eye corners are 100 px apart) of one coded clip.
+
+    Frame 0 is ``q0``; differences to the frame before are stored in steps of ``1 << shift`` as a low and a high byte, less
+    the frame's common shift ``c``, which counts in steps of 8.
+    """
+    step = 1 << shift.astype(np.int32)[None, :, None]  # 1 P 1
+    residual = stored["lo"].astype(np.int32) | (stored["hi"].astype(np.int8).astype(np.int32) << 8)  # P 3 T-1
+    common = stored["c"].astype(np.int32).T[:, None] * 8 // step  # T-1 P 3
+    first = stored["q0"].astype(np.int64)[None]
+    rest = first + np.cumsum(residual.transpose(2, 0, 1) + common, 0)
+    return (np.concatenate([first, rest]) * step).astype(np.float32)
+
+
+def decode_voice(data: bytes) -> FloatArray:
+    """Samples at 16 kHz of an Ogg Opus file, on its own clock."""
+    import av
+
+    hz, pieces = MelConfig().hz, []
+    resampler = av.AudioResampler(format="flt", layout="mono", rate=hz)
+    with av.open(io.BytesIO(data)) as container:
+        for frame in container.decode(audio=0):
+            pieces += [part.to_ndarray().reshape(-1) for part in resampler.resample(frame)]
+    pieces += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
+    return np.concatenate(pieces).astype(np.float32) if pieces else np.zeros(0, np.float32)
+
+
+def read_motion(folder: Path) -> Iterator[MotionClip]:
+    """Clips of a motion folder, lags not yet measured.
+
+    Raises:
+        TrainingDataError: there is none.
+    """
+    rows = {}
+    for path in sorted(folder.glob("motion-*.csv")):
+        with open(path, newline="") as file:
+            rows |= {row["name"]: row for row in csv.DictReader(file)}
+    if not rows:
+        raise TrainingDataError(f"no motion-*.csv in {folder}", "point --motion at a folder of meshes and sound")
+    for path in sorted(folder.glob("motion-*.npz")):
+        with np.load(path) as archive:
+            points, shift = archive["points"].astype(np.int64), archive["shift"]
+            for name in sorted({key.split("/")[0] for key in archive.files if "/" in key} & set(rows)):
+                stored = {key: archive[f"{name}/{key}"] for key in ("q0", "lo", "hi", "c", "t", "opus")}
+                shapes = pose_free(decode_points(stored, shift), points)
+                times = (stored["t"] - stored["t"][0]).astype(np.float32)
+                mel = log_mel(decode_voice(stored["opus"].tobytes()))
+                yield MotionClip(name, rows[name]["speaker"], rows[name]["split"], times, shapes, points, mel, 0.0, 1.0)
+
+
+def read_prepared(folder: Path, split: str) -> Iterator[MotionClip]:
+    """Clips of a prepared folder's split, lags not yet measured; a clip is its own speaker.
+
+    Raises:
+        TrainingDataError: nothing is prepared there.
+    """
+    files = sorted((folder / f"clips-{split}").glob("*.npz"))
+    if not files:
+        raise TrainingDataError(
+            f"no prepared clips in {folder / f'clips-{split}'}", "run `talkswap data prepare` first"
+        )
+    for path in files:
+        with np.load(path) as stored:
+            times, landmarks, voice = stored["times"], stored["landmarks"], stored["voice"]
+        shapes = pose_free(landmarks.astype(np.float32))
+        mel = log_mel(voice.astype(np.float32))
+        yield MotionClip(
+            path.stem, path.stem, split, times.astype(np.float32), shapes, np.arange(POINTS), mel, 0.0, 1.0
+        )
+
+
+def spread_points(clip: MotionClip) -> FloatArray:
+    """A clip's shapes as T 478 3, zero where it lacks a point."""
+    whole = np.zeros((len(clip.shapes), POINTS, 3), np.float32)
+    whole[:, clip.points] = clip.shapes
+    return whole
+
+
+@dataclass(frozen=True)
+class LagConfig:
+    """Where a measured lag is believed."""
+
+    farthest: float = 0.26  # s
+    step: float = 0.02  # s
+    least: float = 0.3  # correlation at the best lag
+    height: float = 3.0  # of the peak over wrong lags, in their deviations
+    doubtful: float = 0.15  # trust of a clip without a clear peak
+
+
+def measure_lag(clip: MotionClip, config: LagConfig | None = None) -> MotionClip:
+    """The clip with its lag and trust, from the opening that the compact speech encoder expects."""
+    from talkswap.data.lips import listener, pearson
+
+    config = config or LagConfig()
+    network = listener()
+    expected, _ = network(clip.mel)
+    rate = float(MelConfig().rate) / network.network.config.stride
+    opening, times = lip_opening(spread_points(clip))[clip.seen], clip.times[clip.seen]
+
+    def agreement(lag: float) -> float:
+        return pearson(opening, np.interp((times - lag) * rate, np.arange(len(expected)), expected).astype(np.float32))
+
+    count = round(config.farthest / config.step)
+    lags = np.arange(-count, count + 1) * config.step
+    near = np.array([agreement(float(lag)) for lag in lags])
+    far = np.array([agreement(sign * lag) for sign in (-1, 1) for lag in (0.6, 0.8, 1.0, 1.2, 1.4)])
+    best = int(near.argmax())
+    clear = near[best] >= config.least and near[best] - far.mean() >= config.height * far.std()
+    trust = float(np.clip(near[best] / 0.5, 0.1, 1.4)) if clear else config.doubtful
+    return replace(clip, lag=float(round(lags[best], 3)) if clear else 0.0, trust=trust)
+
+
+def store(clip: MotionClip, folder: Path) -> None:
+    """Write a clip's file in one move."""
+    target = folder / f"{clip.name}.npz"
+    temporary = target.with_suffix(".part.npz")
+    half = {"shapes": clip.shapes.astype(np.float16), "mel": clip.mel.astype(np.float16)}
+    np.savez(temporary, **{k: np.asarray(v) for k, v in {**vars(clip), **half}.items() if k != "name"})
+    os.replace(temporary, target)
+
+
+def open_motion(folder: Path) -> list[MotionClip]:
+    """The clips of a gathered folder, by name.
+
+    Raises:
+        TrainingDataError: there is none.
+    """
+    clips = []
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as stored:
+            clips.append(
+                MotionClip(
+                    path.stem, str(stored["speaker"]), str(stored["split"]), stored["times"].astype(np.float32),
+                    stored["shapes"].astype(np.float32), stored["points"], stored["mel"].astype(np.float32),
+                    float(stored["lag"]), float(stored["trust"]),
+                )
+            )  # fmt: skip
+    if not clips:
+        raise TrainingDataError(f"no meshes in {folder}", "run python -m talkswap.data.motion first")
+    return clips
+
+
+def gather(out: Path, motion: Path | None, prepared: Path | None, echo: Any = print) -> int:
+    """Write every clip that OUT lacks; returns how many it holds."""
+    out.mkdir(parents=True, exist_ok=True)
+    present = {path.stem for path in out.glob("*.npz")}
+    sources = [read_motion(motion)] if motion is not None else []
+    sources += [read_prepared(prepared, split) for split in ("train", "val")] if prepared is not None else []
+    for clip in chain(*sources):
+        if clip.name not in present and clip.seen.sum() > 30:
+            measured = measure_lag(clip)
+            store(measured, out)
+            present.add(clip.name)
+            echo(f"{clip.name}: lag {measured.lag:+.2f} s, trust {measured.trust:.2f}")
+    return len(present)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--motion", type=Path, help="folder of meshes and sound")
+    parser.add_argument("--prepared", type=Path, help="prepared clips")
+    args = parser.parse_args()
+    print(f"{gather(args.out, args.motion, args.prepared, echo=lambda line: print(line, flush=True))} clips")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,405 @@
+"""Stage ``sync-former``: Style-SyncFormer's training, ReSyncer 3.1, on meshes and voices that ``talkswap.data.motion`` gathers.
+
+The paper trains by teacher forcing.  At 25 frames per second the frame before says nearly all of the next one, so a network
+that is only ever shown true frames learns to copy and hardly listens; then its own errors carry it away.  Therefore part of
+the samples reads the network's own predictions in place of true frames, made without gradient in ``passes`` parallel sweeps
+(setting ``own_past``; 0 is the paper's training).
+
+A squared error makes mouths small where speech leaves a doubt; correlation and spread of the lips' measures, and clips scaled
+at random together with their style reference, keep the amplitude a matter of style.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from talkswap.animation.sync_former import COMPACT, PAPER, SyncFormer, SyncFormerConfig
+from talkswap.data.motion import open_motion
+from talkswap.data.phonetics import SOUNDS
+from talkswap.errors import TrainingDataError
+from talkswap.faces.mesh import POINTS, mean_face
+from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
+from talkswap.train.shared.mesh_labels import Lift, MeshLabels, measure_basis, opening_axis
+from talkswap.train.shared.mesh_scores import draw_strips, score_motion
+from talkswap.train.shared.speech_encoder import augment_mel, room_noise, warp_bands
+from talkswap.types import FloatArray
+
+MEASURES: tuple[tuple[tuple[int, ...], tuple[int, ...], int, float], ...] = (
+    # points less points, along an axis, and the weight
+    ((87, 14, 317), (82, 13, 312), 1, 3.0),  # opening
+    ((291,), (61,), 0, 1.0),  # width
+    ((152,), (), 1, 1.0),  # jaw
+    ((17,), (), 1, 1.0),  # lower lip
+    ((0,), (), 1, 1.0),  # upper lip
+    ((0, 17), (), 2, 0.5),  # forward
+)
+
+
+@dataclass(frozen=True)
+class SyncFormerStageConfig:
+    """Data and loss of the stage; the defaults are compact's."""
+
+    data: Path = Path("meshes")  # folder of talkswap.data.motion
+    held_out: Path | None = None  # JSON: lists of speakers and clips that are scored and never trained on
+    phonetics: Path | None = None  # folder of talkswap.data.phonetics: speech whose sounds the voice tokens name
+    start: Path | None = None  # weights of a sync_former, or of a speech encoder for the voice's part
+    network: SyncFormerConfig = COMPACT
+    loop: LoopConfig = LoopConfig(
+        steps=3000, batch=16, learning_rate=1e-3, weight_decay=0.02, ema=0.995, warmup=50, log_every=50, sample_every=1000,
+    )  # fmt: skip
+    squared: bool = False  # square the norms in the loss
+    lambda1: float = 1.0  # weight of the positions beside that of the changes, as in the paper
+    upper: float = 0.1  # weight of points above the nose's tip, beside 1 for those below
+    lips: float = 3.0  # weight of the lips
+    correlation: float = 0.5  # weight of 1 - Pearson of the lips' measures
+    spread: float = 0.1  # weight of |log deviation - log true deviation| of the lips' measures
+    own_past: tuple[float, float] = (0.5, 1.0)  # share of samples that read own predictions: first, last step
+    passes: int = 2  # sweeps that make them
+    fresh: float = 0.5  # share of samples that begin a chunk: the frame before the first is the template
+    silent: float = 0.06  # share of samples that are silence with a closed mouth
+    noisy: float = 0.6  # of those, with noise in place of an even level
+    scale: float = 0.35  # largest change of amplitude by clip, log
+    widths: float = 0.15  # the same of sideways motion alone
+    speed: float = 0.12  # largest change of tempo, as a share
+    warp: float = 0.08  # largest stretch of the bands
+    colour: float = 0.7  # strength of changes of loudness and tilt
+    short: float = 0.3  # share of style references shorter than network.references
+    phonetic: float = 0.3  # weight of naming the sounds
+    phonetic_batch: int = 8  # stretches of speech without a mesh, per step
+    audio_rate: float = 1.0  # of the loop's rate, for the voice's part of a network that was started from weights
+
+
+PRESETS = {"compact": SyncFormerStageConfig(), "paper": SyncFormerStageConfig(
+    network=PAPER, correlation=0.0, spread=0.0, scale=0.0, widths=0.0, own_past=(0.0, 0.0), upper=1.0, lips=1.0,
+    speed=0.0, phonetic=0.0, phonetic_batch=0, silent=0.0,
+    loop=LoopConfig(steps=40000, batch=16, learning_rate=1e-3, weight_decay=0.0, ema=0.999, precision="float32"),
+)}  # fmt: skip
+
+
+def networks(config: SyncFormerStageConfig) -> dict[str, nn.Module]:
+    """What the stage trains, untrained."""
+    return {"sync-former": SyncFormer(config.network)}
+
+
+class SyncFormerLearner(nn.Module):
+    """The network and, for training only, the head that names sounds."""
+
+    def __init__(self, config: SyncFormerConfig) -> None:
+        super().__init__()
+        self.former = SyncFormer(config)
+        self.sounds = nn.Linear(self.former.audio.width, len(SOUNDS))
+
+
+def point_weights(upper: float, lips: float) -> Tensor:
+    """Weight (478) of each point in the loss: the lips, the rest below the nose's tip, the rest; mean 1."""
+    from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS, SKIN_POINTS
+
+    y = mean_face().points[:, 1]
+    step = np.clip((y - 0.55) / 0.25, 0, 1)
+    weight = upper + (1 - upper) * step * step * (3 - 2 * step)
+    weight[[*INNER_LIPS, *OUTER_LIPS]] = lips
+    weight[SKIN_POINTS:] = 0.02  # speech does not move the eyes
+    return torch.from_numpy((weight / weight.mean()).astype(np.float32))
+
+
+def measure_matrix() -> Tensor:
+    """What turns flat displacements (3P) into the lips' measures (M): 3P M."""
+    matrix = torch.zeros(POINTS, 3, len(MEASURES))
+    for number, (plus, minus, axis, _) in enumerate(MEASURES):
+        matrix[list(plus), axis, number] += 1 / len(plus)
+        if minus:
+            matrix[list(minus), axis, number] -= 1 / len(minus)
+    return matrix.flatten(0, 1)
+
+
+def centred(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (B T M) less their mean over present frames (B T), and their deviation (B M)."""
+    share = (weight / weight.sum(1, keepdim=True).clamp(min=1))[..., None]
+    less = values - (values * share).sum(1, keepdim=True)
+    return less, ((less * less * share).sum(1) + 1e-6).sqrt()
+
+
+class SyncFormerStage(Stage):
+    """Trains :class:`~talkswap.animation.sync_former.SyncFormer`."""
+
+    name = "sync-former"
+
+    def __init__(self, config: SyncFormerStageConfig) -> None:
+        super().__init__(config)
+        self.config: SyncFormerStageConfig = config
+        torch.manual_seed(config.loop.seed)
+        self.network: SyncFormerLearner = SyncFormerLearner(config.network)
+        weights = point_weights(config.upper, config.lips)
+        self.measure_weights = torch.tensor([m[3] for m in MEASURES]) / sum(m[3] for m in MEASURES)
+        self._read_clips(weights)
+        self.speech = self._read_speech()
+        if config.start is not None:
+            self._start(config.start)
+
+    @property
+    def former(self) -> SyncFormer:
+        return self.network.former
+
+    def _read_clips(self, weights: Tensor) -> None:
+        held = held_out_names(self.config.held_out)
+        clips = open_motion(self.config.data)
+        out = [c.split == "val" or bool({c.name, c.speaker} & held) for c in clips]
+        axis = opening_axis([c for c, o in zip(clips, out, strict=True) if not o])
+        self.former.opening_axis.copy_(torch.from_numpy(axis))
+        labels = [MeshLabels(clip, axis) for clip in clips]
+        self.clips = [c for c, o in zip(labels, out, strict=True) if not o and c.seconds > 1.5]
+        self.groups = {
+            "held": [c for c in labels if c.split != "val" and c.speaker in held and c.name != c.speaker],
+            "clips": [c for c in labels if c.split != "val" and c.name in held],
+            "val": [c for c in labels if c.split == "val"],
+        }
+        if not self.clips:
+            raise TrainingDataError(f"every clip in {self.config.data} is held out", "gather more clips")
+        whole = [c for c in self.clips if len(c.points) == POINTS]
+        self.lifts: dict[int, Lift] = {}
+        for clip in labels:
+            if len(clip.points) < POINTS and len(clip.points) not in self.lifts:
+                if not whole:
+                    raise TrainingDataError("no clip has all 478 points", "gather prepared clips too")
+                self.lifts[len(clip.points)] = Lift(whole, clip.points)
+        former, net = self.former, self.config.network
+        if net.components:
+            basis, analysis = measure_basis(whole, weights.numpy(), net.components, net.unit)
+            former.basis.copy_(torch.from_numpy(basis))
+            former.analysis.copy_(torch.from_numpy(analysis))
+            self.code_weights = torch.ones(net.code)  # the basis is orthonormal under the points' weights
+        else:
+            self.code_weights = (weights / weights.sum()).repeat_interleave(3)
+        # sideways motion in the space of codes; with the points themselves a mask would do, and no matrix
+        across = former.decode(torch.eye(net.code)) if net.components else torch.zeros(0)
+        self.across = former.encode(across * torch.tensor([1.0, 0, 0])).numpy() if net.components else None
+        self.measures = (
+            former.decode(torch.eye(net.code)).flatten(1) @ measure_matrix()
+            if net.components
+            else (measure_matrix() * net.unit)
+        )
+        for clip in self.clips:
+            clip.take_codes(former.encode(torch.from_numpy(clip.whole(self.lifts))).numpy())
+            clip.displacements = np.zeros((0, 0, 3), np.float16)  # the codes are all that training reads
+        lengths = np.array([c.seconds * c.trust for c in self.clips])
+        self.share = lengths / lengths.sum()
+
+    def _read_speech(self) -> list[tuple[FloatArray, Any]]:
+        folder = self.config.phonetics
+        if folder is None:
+            return []
+        files = sorted(folder.glob("made-*.npz"))
+        if not files:
+            raise TrainingDataError(f"no labelled speech in {folder}", "run python -m talkswap.data.phonetics first")
+        speech = []
+        for file in files:
+            with np.load(file) as stored:
+                speech.append((stored["mel"], stored["sound"]))
+        return speech
+
+    def _start(self, path: Path) -> None:
+        from safetensors.torch import load_file
+
+        stored = {k: v.float() for k, v in load_file(path).items()}
+        if "first.weight" in stored:  # a speech encoder: its convolutions are the voice's part
+            own = self.former.audio.state_dict()
+            self.former.audio.load_state_dict({k: stored[k] for k in own})
+        else:
+            self.former.load_state_dict(stored)
+
+    # --- samples
+
+    def geometry(self) -> tuple[int, int]:
+        """Mel rows before frame 0 and in all, for one chunk."""
+        net = self.config.network
+        before = net.mel.half + net.mel.stride
+        last = (net.chunk - 1 + 0.5) / net.rate * net.mel.rate  # place of the last token, in rows after frame 0
+        tokens = int(np.ceil((before + last - net.mel.half) / net.mel.stride)) + 2
+        return before, (tokens - 1) * net.mel.stride + 2 * net.mel.half + 1
+
+    def whole(self, clip: MeshLabels) -> FloatArray:
+        """A held-out clip's displacements (T 478 3), lifted where it lacks points."""
+        return clip.whole(self.lifts)
+
+    def scaled(self, codes: FloatArray, gain: float, sideways: float) -> FloatArray:
+        """Codes (T D) of a mesh that moves ``gain`` as far, and ``sideways`` as far again from side to side."""
+        if self.across is None:
+            flat = codes.reshape(len(codes), -1, 3) * np.array([gain * sideways, gain, gain], np.float32)
+            return flat.reshape(codes.shape)
+        return (gain * (codes + (sideways - 1) * (codes @ self.across))).astype(np.float32)
+
+    def batch(self, step: int) -> Batch:
+        config, net = self.config, self.config.network
+        random = np.random.default_rng(step_seed(config.loop.seed, step))
+        pieces = [self._piece(random) for _ in range(config.loop.batch)]
+        names = ("mel", "target", "before", "weight", "points", "reference", "present")
+        batch = {n: torch.from_numpy(np.stack(p)) for n, p in zip(names, zip(*pieces, strict=True), strict=True)}
+        if self.speech and config.phonetic_batch:
+            rows = self.geometry()[1]
+            drawn = []
+            for _ in range(config.phonetic_batch):
+                mel, sound = self.speech[int(random.integers(len(self.speech)))]
+                first = int(random.integers(len(mel) - rows))
+                centres = slice(first + net.mel.half, first + rows - net.mel.half, net.mel.stride)
+                drawn.append((mel[first : first + rows].astype(np.float32), sound[centres].astype(np.int64)))
+            batch["speech"] = torch.from_numpy(np.stack([mel for mel, _ in drawn]))
+            batch["sound"] = torch.from_numpy(np.stack([sound for _, sound in drawn]))
+        return batch
+
+    def _piece(self, random: np.random.Generator) -> tuple[FloatArray, ...]:
+        config, net = self.config, self.config.network
+        before, rows = self.geometry()
+        clip = self.clips[int(random.choice(len(self.clips), p=self.share))]
+        speed = float(1 + config.speed * random.uniform(-1, 1))
+        length = (net.chunk - 1) / net.rate * speed
+        start = float(random.uniform(min(0.0, clip.seconds - length), max(0.0, clip.seconds - length)))
+        times = start + np.arange(-1, net.chunk) / net.rate * speed
+        moved, weight = clip.at(times)
+        count = net.references
+        if random.random() < config.short:
+            count = int(random.integers(min(25, count), count + 1))
+        count = min(count, max(10, int(clip.seconds * net.rate)))
+        earliest, latest = clip.reference_starts(start, start + length, count / net.rate)
+        reference, present = clip.at(random.uniform(earliest, latest) + np.arange(count) / net.rate)
+        gain, sideways = np.exp(random.uniform(-1, 1, 2) * (config.scale, config.widths))
+        moved, reference = (self.scaled(codes, gain, sideways) for codes in (moved, reference))
+        if random.random() < config.silent:
+            mel = room_noise(rows, net.mel.bins, random, random.random() < config.noisy).numpy()
+            rest = self.scaled(clip.rest[None], gain, sideways)
+            moved, weight = np.repeat(rest, len(moved), 0), np.ones_like(weight)
+        else:
+            place = start * net.mel.rate + speed * (np.arange(rows) - before)
+            mel = clip.mel_at(place.astype(np.float32))
+        fresh = random.random() < config.fresh
+        first = moved[:1] * (0.0 if fresh or not weight[0] else 1.0)
+        points = np.ones(net.code, np.float32)
+        if not net.components and len(clip.points) < POINTS:
+            points = np.repeat(np.isin(np.arange(POINTS), clip.points), 3).astype(np.float32)
+        padded = np.zeros((net.references, net.code), np.float32)
+        padded[:count] = reference * present[:, None]
+        there = np.zeros(net.references, np.float32)
+        there[:count] = present
+        return mel.astype(np.float32), moved[1:], first, weight[1:], points, padded, there
+
+    # --- loss
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        config, former, net = self.config, self.former, self.config.network
+        target, weight = batch["target"], batch["weight"]  # B T D, B T
+        tokens, others = self._tokens(batch)
+        speech = former.align(tokens, net.chunk, self.geometry()[0] / net.mel.rate)
+        style = former.style(batch["reference"], batch["present"])
+        truth = torch.cat([batch["before"], target[:, :-1]], 1)
+        codes = former(speech, self._past(speech, style, truth, batch["before"], step), style).float()
+        weights = self.code_weights.to(target.device) * batch["points"]  # B D
+        weights = weights * (self.code_weights.sum() / weights.sum(1, keepdim=True))
+        error = codes - target
+        with torch.autocast(target.device.type, enabled=False):  # the spread is a logarithm: bf16 is too coarse
+            position = self._norm(error, weights, weight)
+            change = self._norm(error[:, 1:] - error[:, :-1], weights, weight[:, 1:] * weight[:, :-1])
+            total = change + config.lambda1 * position
+            figures: dict[str, float | Tensor] = {"position": position.detach(), "change": change.detach()}
+            if config.correlation or config.spread:
+                more, lips = self._lip_loss(codes, target, weight)
+                total, figures = total + more, figures | lips
+            if others is not None:
+                named = self.network.sounds(others.float()).transpose(1, 2)
+                naming = F.cross_entropy(named, batch["sound"], ignore_index=-1)
+                total = total + config.phonetic * naming
+                figures["naming"] = naming.detach()
+        return total, figures
+
+    def _lip_loss(self, codes: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Correlation and spread of the lips' measures, over stretches in which the mouth moves."""
+        measures, shares = self.measures.to(codes.device), self.measure_weights.to(codes.device)
+        a, deviation = centred(codes @ measures, weight)
+        b, true_deviation = centred(target @ measures, weight)
+        share = (weight / weight.sum(1, keepdim=True).clamp(min=1))[..., None]
+        pearson = (a * b * share).sum(1) / (deviation * true_deviation)  # B M
+        moving = ((weight.sum(1) > 20) & (true_deviation[:, 0] > 3e-3)).float()
+        count = moving.sum().clamp(min=1)
+        correlation = (pearson @ shares * moving).sum() / count
+        spread = ((deviation.log() - true_deviation.log()).abs() @ shares * moving).sum() / count
+        total = self.config.correlation * (1 - correlation) + self.config.spread * spread
+        return total, {"pearson": (pearson[:, 0] * moving).sum().detach() / count, "spread": spread.detach()}
+
+    def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Voice tokens of the samples, and of the speech without a mesh, by one pass of the voice encoder."""
+        mel = self._augmented(batch["mel"])
+        if "speech" not in batch:
+            return self.former.audio(mel), None
+        tokens = self.former.audio(torch.cat([mel, self._augmented(batch["speech"])]))
+        return tokens[: len(mel)], tokens[len(mel) :]
+
+    def _augmented(self, mel: Tensor) -> Tensor:
+        quiet = (mel.amax((1, 2)) < -0.45)[:, None, None]
+        warped = warp_bands(mel, self.config.warp) if self.config.warp > 0 else mel
+        return torch.where(quiet, mel, augment_mel(warped, self.config.colour)) if self.config.colour > 0 else warped
+
+    def _past(self, speech: Tensor, style: Tensor, truth: Tensor, first: Tensor, step: int) -> Tensor:
+        """Codes that the decoder reads: true ones, or the network's own in ``own_past`` of the samples."""
+        config = self.config
+        progress = step / max(1, config.loop.steps - 1)
+        share = config.own_past[0] + progress * (config.own_past[1] - config.own_past[0])
+        own = torch.rand(len(truth), 1, 1, device=truth.device) < share
+        if not bool(own.any()):
+            return truth
+        before = truth
+        with torch.no_grad():
+            for _ in range(config.passes):
+                made = self.former(speech, before, style)
+                before = torch.where(own, torch.cat([first, made[:, :-1]], 1), truth)
+        return before
+
+    def _norm(self, error: Tensor, weights: Tensor, present: Tensor) -> Tensor:
+        """Mean over present frames (B T) of the weighted L2 norm of errors (B T D)."""
+        square = (error.float().square() @ weights[:, :, None])[..., 0]  # B T
+        each = square if self.config.squared else (square + 1e-8).sqrt()
+        return (each * present).sum() / present.sum().clamp(min=1)
+
+    # --- what a run leaves
+
+    def score(self) -> dict[str, float]:
+        return score_motion(self.former, self.groups, self.whole)
+
+    def sample(self, path: Path) -> None:
+        draw_strips(
+            path, self.former, [clip for group in (*self.groups.values(), self.clips) for clip in group][:4], self.whole
+        )
+
+    def export(self, folder: Path) -> None:
+        import json
+        from dataclasses import asdict
+
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.former.state_dict().items()}
+        save_file(weights, folder / "sync_former.safetensors")
+        (folder / "sync_former.json").write_text(json.dumps(asdict(self.config.network), indent=1))
+
+
+def held_out_names(path: Path | None) -> set[str]:
+    """Speakers and clips in the lists of a JSON file.
+
+    Raises:
+        TrainingDataError: the file is missing.
+    """
+    import json
+
+    if path is None:
+        return set()
+    if not path.is_file():
+        raise TrainingDataError(
+            f"no held-out list at {path}", "give a JSON file of speakers and clips, or leave it out"
+        )
+    stored = json.loads(path.read_text())
+    lists = stored.values() if isinstance(stored, dict) else [stored]
+    return {str(name) for names in lists if isinstance(names, list) for name in names}
