@@ -66,5 +66,6 @@ STAGES = (
     StageDescription(
         "speech-encoder", "talkswap.train.shared.speech_encoder", "SpeechEncoderStageConfig", "SpeechEncoderStage"
     ),
+    StageDescription("sync-former", "talkswap.train.shared.sync_former", "SyncFormerStageConfig", "SyncFormerStage"),
 )
 """In the order in which they are trained."""

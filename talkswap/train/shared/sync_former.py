@@ -25,6 +25,7 @@ from talkswap.data.motion import open_motion
 from talkswap.data.phonetics import SOUNDS
 from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import POINTS, mean_face
+from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.shared.mesh_labels import Lift, MeshLabels, measure_basis, opening_axis
 from talkswap.train.shared.mesh_scores import draw_strips, score_motion
@@ -86,6 +87,30 @@ PRESETS = {"compact": SyncFormerStageConfig(), "paper": SyncFormerStageConfig(
 def networks(config: SyncFormerStageConfig) -> dict[str, nn.Module]:
     """What the stage trains, untrained."""
     return {"sync-former": SyncFormer(config.network)}
+
+
+def work(config: SyncFormerStageConfig, networks: Networks) -> Work:
+    """What a sample runs through: its voice, its style, the decoder, and the sweeps that make its own past."""
+    former: Any = networks["sync-former"]
+    former.audio.eval()  # wav2vec2 decides by a random value which layers it skips; without content there is none
+    net = config.network
+    rows = mel_rows(net)[1] if net.audio == "mel" else int(net.chunk / net.rate * 16000) + 400
+
+    def run() -> Tensor:
+        shape = (SAMPLES, rows, net.mel.bins) if net.audio == "mel" else (SAMPLES, rows)
+        speech = former.speech(torch.empty(shape), net.chunk, 0.1)
+        style = former.style(torch.empty(SAMPLES, net.references, net.code))
+        return former(speech, torch.empty(SAMPLES, net.chunk, net.code), style)
+
+    return Work([Part("sync-former", run)])
+
+
+def mel_rows(net: SyncFormerConfig) -> tuple[int, int]:
+    """Mel rows before frame 0 and in all, for one chunk."""
+    before = net.mel.half + net.mel.stride
+    last = (net.chunk - 1 + 0.5) / net.rate * net.mel.rate  # place of the last token, in rows after frame 0
+    tokens = int(np.ceil((before + last - net.mel.half) / net.mel.stride)) + 2
+    return before, (tokens - 1) * net.mel.stride + 2 * net.mel.half + 1
 
 
 class SyncFormerLearner(nn.Module):
@@ -216,14 +241,6 @@ class SyncFormerStage(Stage):
 
     # --- samples
 
-    def geometry(self) -> tuple[int, int]:
-        """Mel rows before frame 0 and in all, for one chunk."""
-        net = self.config.network
-        before = net.mel.half + net.mel.stride
-        last = (net.chunk - 1 + 0.5) / net.rate * net.mel.rate  # place of the last token, in rows after frame 0
-        tokens = int(np.ceil((before + last - net.mel.half) / net.mel.stride)) + 2
-        return before, (tokens - 1) * net.mel.stride + 2 * net.mel.half + 1
-
     def whole(self, clip: MeshLabels) -> FloatArray:
         """A held-out clip's displacements (T 478 3), lifted where it lacks points."""
         return clip.whole(self.lifts)
@@ -242,7 +259,7 @@ class SyncFormerStage(Stage):
         names = ("mel", "target", "before", "weight", "points", "reference", "present")
         batch = {n: torch.from_numpy(np.stack(p)) for n, p in zip(names, zip(*pieces, strict=True), strict=True)}
         if self.speech and config.phonetic_batch:
-            rows = self.geometry()[1]
+            rows = mel_rows(self.config.network)[1]
             drawn = []
             for _ in range(config.phonetic_batch):
                 mel, sound = self.speech[int(random.integers(len(self.speech)))]
@@ -255,7 +272,7 @@ class SyncFormerStage(Stage):
 
     def _piece(self, random: np.random.Generator) -> tuple[FloatArray, ...]:
         config, net = self.config, self.config.network
-        before, rows = self.geometry()
+        before, rows = mel_rows(net)
         clip = self.clips[int(random.choice(len(self.clips), p=self.share))]
         speed = float(1 + config.speed * random.uniform(-1, 1))
         length = (net.chunk - 1) / net.rate * speed
@@ -294,7 +311,7 @@ class SyncFormerStage(Stage):
         config, former, net = self.config, self.former, self.config.network
         target, weight = batch["target"], batch["weight"]  # B T D, B T
         tokens, others = self._tokens(batch)
-        speech = former.align(tokens, net.chunk, self.geometry()[0] / net.mel.rate)
+        speech = former.align(tokens, net.chunk, mel_rows(net)[0] / net.mel.rate)
         style = former.style(batch["reference"], batch["present"])
         truth = torch.cat([batch["before"], target[:, :-1]], 1)
         codes = former(speech, self._past(speech, style, truth, batch["before"], step), style).float()
@@ -370,9 +387,7 @@ class SyncFormerStage(Stage):
         return score_motion(self.former, self.groups, self.whole)
 
     def sample(self, path: Path) -> None:
-        draw_strips(
-            path, self.former, [clip for group in (*self.groups.values(), self.clips) for clip in group][:4], self.whole
-        )
+        draw_strips(path, self.former, [clip for group in self.groups.values() for clip in group][:4], self.whole)
 
     def export(self, folder: Path) -> None:
         import json
