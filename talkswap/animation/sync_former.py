@@ -181,7 +181,7 @@ def period_bias(length: int, heads: int, period: int) -> Tensor:
 class StyleEncoder(nn.Module):
     """Codes of a reference (B S D) to a style vector (B width): one Transformer encoder block.
 
-    Mean and deviation of its tokens over time are joined: how a person holds the mouth, and how far it moves.
+    Mean and log deviation of its tokens over time are joined: how a person holds the mouth, and how far it moves.
     """
 
     def __init__(self, config: SyncFormerConfig) -> None:
@@ -201,7 +201,8 @@ class StyleEncoder(nn.Module):
         x = x + self.feed(self.norms[1](x))
         share = (present / present.sum(1, keepdim=True).clamp(min=1))[..., None]
         mean = (x * share).sum(1)
-        deviation = ((x - mean[:, None]).square() * share).sum(1).add(1e-4).sqrt()
+        # the logarithm, since the gain of the output is an exponential: a face that moves twice as far has one step more
+        deviation = ((x - mean[:, None]).square() * share).sum(1).add(1e-5).log() / 2
         return self.pooled(torch.cat([mean, deviation], 1))
 
 

@@ -137,31 +137,43 @@ class LagConfig:
 
     farthest: float = 0.26  # s
     step: float = 0.02  # s
-    least: float = 0.3  # correlation at the best lag
+    least: float = 0.25  # correlation at the best lag
     height: float = 3.0  # of the peak over wrong lags, in their deviations
     doubtful: float = 0.15  # trust of a clip without a clear peak
 
 
 def measure_lag(clip: MotionClip, config: LagConfig | None = None) -> MotionClip:
-    """The clip with its lag and trust, from the opening that the compact speech encoder expects."""
+    """The clip with its lag and trust.
+
+    Two curves are held against the lips' opening: what the compact speech encoder expects, and the voice's loudness.  The
+    first alone or the mean of both correlations counts, whichever has the clearer peak.
+    """
     from talkswap.data.lips import listener, pearson
 
     config = config or LagConfig()
     network = listener()
-    expected, _ = network(clip.mel)
+    curves = network(clip.mel)
     rate = float(MelConfig().rate) / network.network.config.stride
     opening, times = lip_opening(spread_points(clip))[clip.seen], clip.times[clip.seen]
 
-    def agreement(lag: float) -> float:
-        return pearson(opening, np.interp((times - lag) * rate, np.arange(len(expected)), expected).astype(np.float32))
+    def agreement(lag: float) -> FloatArray:
+        places = (times - lag) * rate
+        return np.array(
+            [pearson(opening, np.interp(places, np.arange(len(c)), c).astype(np.float32)) for c in curves], np.float32
+        )
 
     count = round(config.farthest / config.step)
     lags = np.arange(-count, count + 1) * config.step
-    near = np.array([agreement(float(lag)) for lag in lags])
-    far = np.array([agreement(sign * lag) for sign in (-1, 1) for lag in (0.6, 0.8, 1.0, 1.2, 1.4)])
-    best = int(near.argmax())
-    clear = near[best] >= config.least and near[best] - far.mean() >= config.height * far.std()
-    trust = float(np.clip(near[best] / 0.5, 0.1, 1.4)) if clear else config.doubtful
+    near = np.stack([agreement(float(lag)) for lag in lags])  # L 2
+    far = np.stack([agreement(sign * lag) for sign in (-1, 1) for lag in (0.6, 0.8, 1.0, 1.2, 1.4)])
+    best, height = 0, -np.inf
+    for peak, wrong in ((near[:, 0], far[:, 0]), (near.mean(1), far.mean(1))):
+        place = int(peak.argmax())
+        above = float((peak[place] - wrong.mean()) / max(float(wrong.std()), 1e-6))
+        if above > height:
+            best, height = place, above
+    clear = near[best].max() >= config.least and height >= config.height
+    trust = float(np.clip(near[best, 0] / 0.5, 0.1, 1.4)) if clear else config.doubtful
     return replace(clip, lag=float(round(lags[best], 3)) if clear else 0.0, trust=trust)
 
 
@@ -215,7 +227,10 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--motion", type=Path, help="folder of meshes and sound")
     parser.add_argument("--prepared", type=Path, help="prepared clips")
+    parser.add_argument("--again", action="store_true", help="measure the lags of the clips in OUT again")
     args = parser.parse_args()
+    for clip in open_motion(args.out) if args.again else ():
+        store(measure_lag(clip), args.out)
     print(f"{gather(args.out, args.motion, args.prepared, echo=lambda line: print(line, flush=True))} clips")
 
 

@@ -1,6 +1,7 @@
 """How well a SyncFormer speaks: figures on held-out clips, autoregressive as in use, and a sheet of meshes to look at.
 
-A clip's style reference is its own beginning, and what is scored is the rest of it.
+A clip's style reference is its own beginning.  How far the mouth moves is scored on the rest of the clip; when it moves is
+scored on all of it, since a style vector knows no time.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from talkswap.animation.motion import MeshMotion, mesh_motion
 from talkswap.animation.space import lip_opening, mouth_width
@@ -39,6 +41,7 @@ class Spoken:
     reference: FloatArray  # S 478 3
     times: FloatArray  # T s, on the sound's clock
     truth: FloatArray  # T 478 3 shapes
+    later: NDArray[np.bool_]  # T, behind the reference
     motion: MeshMotion
 
     def shapes(self, shift: float = 0.0) -> FloatArray:
@@ -60,12 +63,13 @@ def own_reference(clip: MeshLabels, whole: Whole, count: int, rate: int) -> tupl
 def speak_clip(former: SyncFormer, clip: MeshLabels, whole: Whole) -> Spoken:
     rate = former.config.rate
     reference, used = own_reference(clip, whole, former.config.references, rate)
-    times = np.arange(used, int(clip.seconds * rate)) / rate
+    times = np.arange(int(clip.seconds * rate)) / rate
     values, present = clip.at(times, whole(clip))
     keep = present > 0
     truth = clip.template + values[keep]
     motion = mesh_motion(former, voice_mel(clip), reference)
-    return Spoken(clip, reference, times[keep].astype(np.float32), truth, motion)
+    later = np.arange(len(times))[keep] >= used
+    return Spoken(clip, reference, times[keep].astype(np.float32), truth, later, motion)
 
 
 def opening_figures(spoken: Sequence[Spoken], name: str) -> dict[str, float]:
@@ -80,6 +84,7 @@ def opening_figures(spoken: Sequence[Spoken], name: str) -> dict[str, float]:
         late = each.times > 1.0
         if late.sum() > 20:
             rows["opening-shifted"].append(pearson(lip_opening(each.shapes(1.0))[late], true[late]))
+        made, true = made[each.later], true[each.later]
         rows["amplitude"].append(float(made.std() / max(float(true.std()), 1e-3)))
         rows["mean-ratio"].append(float(made.mean() / max(float(true.mean()), 1e-3)))
         rows["change"].append(float(np.abs(np.diff(made)).mean() / max(float(np.abs(np.diff(true)).mean()), 1e-4)))
@@ -172,7 +177,7 @@ def score_motion(former: SyncFormer, groups: Mapping[str, Sequence[MeshLabels]],
     figures: dict[str, float] = {}
     for name, clips in groups.items():
         spoken = [speak_clip(former, clip, whole) for clip in clips if clip.seconds > 3]
-        spoken = [each for each in spoken if len(each.truth) > 20 and len(each.reference) > 10]
+        spoken = [each for each in spoken if each.later.sum() > 20 and len(each.reference) > 10]
         if not spoken:
             continue
         if not figures:

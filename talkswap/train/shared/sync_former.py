@@ -60,7 +60,7 @@ class SyncFormerStageConfig:
     upper: float = 0.1  # weight of points above the nose's tip, beside 1 for those below
     lips: float = 3.0  # weight of the lips
     correlation: float = 0.5  # weight of 1 - Pearson of the lips' measures
-    spread: float = 0.1  # weight of |log deviation - log true deviation| of the lips' measures
+    spread: float = 0.2  # weight of |log deviation - log deviation of the reference| of the lips' measures
     own_past: tuple[float, float] = (0.5, 1.0)  # share of samples that read own predictions: first, last step
     passes: int = 2  # sweeps that make them
     fresh: float = 0.5  # share of samples that begin a chunk: the frame before the first is the template
@@ -74,7 +74,6 @@ class SyncFormerStageConfig:
     short: float = 0.3  # share of style references shorter than network.references
     phonetic: float = 0.3  # weight of naming the sounds
     phonetic_batch: int = 8  # stretches of speech without a mesh, per step
-    audio_rate: float = 1.0  # of the loop's rate, for the voice's part of a network that was started from weights
 
 
 PRESETS = {"compact": SyncFormerStageConfig(), "paper": SyncFormerStageConfig(
@@ -163,10 +162,10 @@ class SyncFormerStage(Stage):
         self.network: SyncFormerLearner = SyncFormerLearner(config.network)
         weights = point_weights(config.upper, config.lips)
         self.measure_weights = torch.tensor([m[3] for m in MEASURES]) / sum(m[3] for m in MEASURES)
-        self._read_clips(weights)
-        self.speech = self._read_speech()
         if config.start is not None:
             self._start(config.start)
+        self._read_clips(weights)
+        self.speech = self._read_speech()
 
     @property
     def former(self) -> SyncFormer:
@@ -176,8 +175,10 @@ class SyncFormerStage(Stage):
         held = held_out_names(self.config.held_out)
         clips = open_motion(self.config.data)
         out = [c.split == "val" or bool({c.name, c.speaker} & held) for c in clips]
-        axis = opening_axis([c for c, o in zip(clips, out, strict=True) if not o])
-        self.former.opening_axis.copy_(torch.from_numpy(axis))
+        axis = self.former.opening_axis.numpy()
+        if not axis.any():  # a network that was trained before keeps its own
+            axis = opening_axis([c for c, o in zip(clips, out, strict=True) if not o])
+            self.former.opening_axis.copy_(torch.from_numpy(axis))
         labels = [MeshLabels(clip, axis) for clip in clips]
         self.clips = [c for c, o in zip(labels, out, strict=True) if not o and c.seconds > 1.5]
         self.groups = {
@@ -195,10 +196,11 @@ class SyncFormerStage(Stage):
                     raise TrainingDataError("no clip has all 478 points", "gather prepared clips too")
                 self.lifts[len(clip.points)] = Lift(whole, clip.points)
         former, net = self.former, self.config.network
-        if net.components:
+        if net.components and not bool(former.basis.any()):
             basis, analysis = measure_basis(whole, weights.numpy(), net.components, net.unit)
             former.basis.copy_(torch.from_numpy(basis))
             former.analysis.copy_(torch.from_numpy(analysis))
+        if net.components:
             self.code_weights = torch.ones(net.code)  # the basis is orthonormal under the points' weights
         else:
             self.code_weights = (weights / weights.sum()).repeat_interleave(3)
@@ -324,7 +326,7 @@ class SyncFormerStage(Stage):
             total = change + config.lambda1 * position
             figures: dict[str, float | Tensor] = {"position": position.detach(), "change": change.detach()}
             if config.correlation or config.spread:
-                more, lips = self._lip_loss(codes, target, weight)
+                more, lips = self._lip_loss(codes, batch)
                 total, figures = total + more, figures | lips
             if others is not None:
                 named = self.network.sounds(others.float()).transpose(1, 2)
@@ -333,17 +335,25 @@ class SyncFormerStage(Stage):
                 figures["naming"] = naming.detach()
         return total, figures
 
-    def _lip_loss(self, codes: Tensor, target: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Correlation and spread of the lips' measures, over stretches in which the mouth moves."""
+    def _lip_loss(self, codes: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Correlation and spread of the lips' measures, over stretches in which the mouth moves.
+
+        The spread is held to the style reference's.  A stretch's own spread scatters around it, and a network that is held to
+        that plays safe: it draws every style towards the average.
+        """
+        target, weight = batch["target"], batch["weight"]
         measures, shares = self.measures.to(codes.device), self.measure_weights.to(codes.device)
         a, deviation = centred(codes @ measures, weight)
         b, true_deviation = centred(target @ measures, weight)
+        _, style_deviation = centred(batch["reference"] @ measures, batch["present"])
+        if self.former.style_encoder is None:
+            style_deviation = true_deviation
         share = (weight / weight.sum(1, keepdim=True).clamp(min=1))[..., None]
         pearson = (a * b * share).sum(1) / (deviation * true_deviation)  # B M
         moving = ((weight.sum(1) > 20) & (true_deviation[:, 0] > 3e-3)).float()
         count = moving.sum().clamp(min=1)
         correlation = (pearson @ shares * moving).sum() / count
-        spread = ((deviation.log() - true_deviation.log()).abs() @ shares * moving).sum() / count
+        spread = ((deviation.log() - style_deviation.log()).abs() @ shares * moving).sum() / count
         total = self.config.correlation * (1 - correlation) + self.config.spread * spread
         return total, {"pearson": (pearson[:, 0] * moving).sum().detach() / count, "spread": spread.detach()}
 
