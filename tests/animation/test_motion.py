@@ -13,7 +13,7 @@ from talkswap.animation.sync_former import MelEncoderConfig, SyncFormer, SyncFor
 
 SMALL = SyncFormerConfig(
     mel=MelEncoderConfig(width=16, dilations=(1, 2), dropout=0.0), points=20, width=16, feedforward=24, dropout=0.0,
-    chunk=30, overlap=6, period=10, references=12,
+    chunk=30, overlap=6, period=10, references=12, components=5,
 )  # fmt: skip
 
 
@@ -21,7 +21,10 @@ SMALL = SyncFormerConfig(
 def former() -> SyncFormer:
     torch.manual_seed(0)
     made = SyncFormer(SMALL).eval()
-    torch.nn.init.normal_(made.output.weight, std=0.1)
+    torch.nn.init.normal_(made.output.weight, std=0.3)
+    axes = torch.linalg.qr(torch.randn(60, 5)).Q.T
+    made.basis.copy_(axes)
+    made.analysis.copy_(axes)
     return made
 
 

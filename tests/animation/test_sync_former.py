@@ -18,16 +18,18 @@ from talkswap.animation.sync_former import (
 
 SMALL = SyncFormerConfig(
     mel=MelEncoderConfig(width=16, dilations=(1, 2), dropout=0.0), points=20, width=16, feedforward=24, dropout=0.0,
-    chunk=30, overlap=6, period=10, references=12,
+    chunk=30, overlap=6, period=10, references=12, components=0,
 )  # fmt: skip
 
 
 def network(config: SyncFormerConfig = SMALL, spoken: bool = True) -> SyncFormer:
-    """A random network in evaluation mode; ``spoken`` = its output layer is not zero."""
+    """A random network in evaluation mode whose codes are its 20 points; ``spoken`` = its output layers are not zero."""
     torch.manual_seed(0)
     made = SyncFormer(config).eval()
     if spoken:
         torch.nn.init.normal_(made.output.weight, std=0.3)
+        if made.style_output is not None:
+            torch.nn.init.normal_(made.style_output.weight, std=0.1)
     return made
 
 
@@ -35,39 +37,41 @@ def mel(batch: int = 2, rows: int = 120) -> torch.Tensor:
     return torch.rand(batch, rows, 80, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
-def reference(batch: int = 2, scale: float = 0.1, frames: int = 12) -> torch.Tensor:
-    return torch.randn(batch, frames, 20, 3, generator=torch.Generator().manual_seed(2)) * scale
+def reference(batch: int = 2, scale: float = 2.0, frames: int = 12) -> torch.Tensor:
+    """Codes of a style reference; ``scale`` is how far the face moves, in units."""
+    return torch.randn(batch, frames, 60, generator=torch.Generator().manual_seed(2)) * scale
 
 
 @torch.no_grad()
 def test_training_starts_from_the_template() -> None:
     former = network(spoken=False)
     speech, style = former.speech(mel(), 30, 0.2), former.style(reference())
-    assert former(speech, torch.randn(2, 30, 20, 3), style).abs().max() == 0
-    assert former.displaced(former.speak(speech, style)).abs().max() == 0
+    assert former(speech, torch.randn(2, 30, 60), style).abs().max() == 0
+    weight, bias = former.head(style)
+    assert weight.abs().max() == bias.abs().max() == 0
 
 
 @torch.no_grad()
 def test_later_frames_and_their_speech_change_nothing_before() -> None:
     former = network()
-    speech, style, before = former.speech(mel(), 30, 0.2), former.style(reference()), torch.randn(2, 30, 20, 3) * 0.1
+    speech, style, before = former.speech(mel(), 30, 0.2), former.style(reference()), torch.randn(2, 30, 60)
     plain = former(speech, before, style)
     speech, before = speech.clone(), before.clone()
     speech[:, 20:] += 1
     before[:, 20:] += 1
     changed = former(speech, before, style)
     assert torch.equal(plain[:, :20], changed[:, :20])
-    assert (plain[:, 20:] - changed[:, 20:]).abs().amax((0, 2, 3)).min() > 0
+    assert (plain[:, 20:] - changed[:, 20:]).abs().amax((0, 2)).min() > 0
 
 
 @torch.no_grad()
 def test_a_frame_hears_its_own_speech_only() -> None:
     former = network()
-    speech, style, before = former.speech(mel(), 30, 0.2), former.style(reference()), torch.zeros(2, 30, 20, 3)
+    speech, style, before = former.speech(mel(), 30, 0.2), former.style(reference()), torch.zeros(2, 30, 60)
     plain = former(speech, before, style)
     speech = speech.clone()
     speech[:, 7] += 1
-    changed = (former(speech, before, style) - plain).abs().amax((0, 2, 3)) > 0
+    changed = (former(speech, before, style) - plain).abs().amax((0, 2)) > 0
     assert changed.nonzero().flatten().tolist() == [7]
 
 
@@ -91,19 +95,20 @@ def test_positions_repeat_every_period() -> None:
 def test_step_by_step_equals_all_at_once() -> None:
     former = network()
     speech, style = former.speech(mel(), 30, 0.2), former.style(reference())
-    displaced = former.displaced(former.speak(speech, style))
-    before = torch.cat([torch.zeros(2, 1, 20, 3), displaced[:, :-1]], 1)
-    assert torch.allclose(former(speech, before, style), displaced, atol=1e-5)
+    weight, bias = former.head(style)
+    codes = former.speak(speech, style) @ weight.transpose(1, 2) + bias[:, None]
+    before = torch.cat([torch.zeros(2, 1, 60), codes[:, :-1]], 1)
+    assert torch.allclose(former(speech, before, style), codes, atol=1e-5)
 
 
 @torch.no_grad()
 def test_the_style_changes_the_output_and_a_constant_one_does_not() -> None:
     former = network()
     speech = former.speech(mel(), 30, 0.2)
-    small, large = (former.speak(speech, former.style(reference(scale=s))) for s in (0.05, 0.2))
+    small, large = (former.speak(speech, former.style(reference(scale=s))) for s in (1.0, 4.0))
     assert (small - large).abs().max() > 1e-3
     constant = network(dataclasses.replace(SMALL, style="constant"))
-    assert torch.equal(constant.style(reference(scale=0.05)), constant.style(reference(scale=0.2)))
+    assert torch.equal(constant.style(reference(scale=1.0)), constant.style(reference(scale=4.0)))
     assert constant.style(None).shape == (1, 16)
 
 
@@ -111,7 +116,7 @@ def test_the_style_changes_the_output_and_a_constant_one_does_not() -> None:
 def test_frames_that_a_reference_lacks_do_not_count() -> None:
     former = network()
     seven = reference(frames=7)
-    padded = torch.cat([seven, torch.randn(2, 5, 20, 3)], 1)
+    padded = torch.cat([seven, torch.randn(2, 5, 60)], 1)
     present = (torch.arange(12) < 7).float().expand(2, -1)
     assert torch.allclose(former.style(seven), former.style(padded, present), atol=1e-5)
 
@@ -125,6 +130,18 @@ def test_speech_is_read_at_each_frames_own_time() -> None:
     aligned = former.align(times[None, :, None].float(), 20, 0.3)[0, :, :, 0]
     true = 0.3 + torch.arange(20)[:, None] / 25 + torch.tensor([-0.01, 0.01])
     assert torch.allclose(aligned, true, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_code_is_its_coefficients_in_the_basis() -> None:
+    former = network(dataclasses.replace(SMALL, components=3))
+    axes = torch.linalg.qr(torch.randn(60, 3)).Q.T
+    former.basis.copy_(axes)
+    former.analysis.copy_(axes)
+    codes = torch.randn(5, 3)
+    assert former.decode(codes).shape == (5, 20, 3)
+    assert torch.allclose(former.encode(former.decode(codes)), codes, atol=1e-5)
+    assert former.decode(codes).norm() == pytest.approx(0.05 * codes.norm().item(), rel=1e-4), "a unit is 0.05"
 
 
 def test_compact_has_its_size() -> None:
@@ -151,6 +168,7 @@ def test_the_paper_size_is_wav2vec2_base_and_one_block_of_each() -> None:
     embeddings = (768 + 1) * width + 2 * (mesh + 1) * width + (width + 1) * mesh
     blocks = (2 * attention + feed + 3 * norm) + (attention + feed + 2 * norm)
     assert rest == embeddings + blocks + (2 * width + 1) * width
+    assert (PAPER.components, PAPER.style_gain) == (0, False)
 
 
 def test_a_small_wav2vec2_hears_fifty_tokens_a_second() -> None:
