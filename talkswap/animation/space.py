@@ -16,7 +16,6 @@ from talkswap.types import FloatArray
 
 UPPER_INNER, LOWER_INNER = (191, 80, 81, 82, 13, 312, 311, 310, 415), (95, 88, 178, 87, 14, 317, 402, 318, 324)
 """Facing points of the inner lips, from corner to corner."""
-MIDDLE = slice(3, 6)  # of those, the three that measure the opening
 OUTER_CORNERS, MOUTH_CORNERS = (33, 263), (61, 291)
 
 
@@ -68,7 +67,8 @@ def lip_opening(shapes: FloatArray) -> FloatArray:
     Args:
         shapes: T 478 3.
     """
-    gap = shapes[:, list(LOWER_INNER[MIDDLE])].mean(1) - shapes[:, list(UPPER_INNER[MIDDLE])].mean(1)
+    lower, upper = list(LOWER_INNER)[3:6], list(UPPER_INNER)[3:6]  # the three in the middle
+    gap = shapes[:, lower].mean(1) - shapes[:, upper].mean(1)
     eyes = shapes[:, OUTER_CORNERS[1]] - shapes[:, OUTER_CORNERS[0]]
     size = np.linalg.norm(gap, axis=1) * np.sign(gap[:, 1])
     return np.asarray(size / np.maximum(np.linalg.norm(eyes, axis=1), 1e-6), np.float32)

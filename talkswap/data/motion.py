@@ -1,9 +1,8 @@
 """Meshes and voices of talking people: what speech-to-mesh training reads.
 
-``python -m talkswap.data.motion OUT`` gathers them from two kinds of folder.  A *motion folder* holds landmarks without
-pictures (``motion-*.csv`` and ``motion-*.npz``; the README beside such a set describes the code of its points); a
-*prepared folder* is what ``talkswap data prepare`` writes.  Sound and picture of many clips lie apart by up to a quarter
-of a second, so each clip's lag is measured with the compact speech encoder, and how far its lips follow the sound at all.
+``python -m talkswap.data.motion OUT --prepared DATA`` gathers them from what ``talkswap data prepare`` wrote; other sets can
+be stored beside them (``recipes/motion.py``).  Sound and picture of many clips lie apart by up to a quarter of a second, so
+each clip's lag is measured with the compact speech encoder, and how far its lips follow the sound at all.
 
 Layout of OUT, one file per clip::
 
@@ -14,21 +13,19 @@ Layout of OUT, one file per clip::
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.animation.space import lip_opening, pose_free
 from talkswap.errors import TrainingDataError
+from talkswap.faces.measures import pearson
 from talkswap.faces.mesh import POINTS
+from talkswap.files import write_arrays
 from talkswap.types import FloatArray
 from talkswap.voice.mel import MelConfig, log_mel
 
@@ -51,56 +48,6 @@ class MotionClip:
     def seen(self) -> NDArray[np.bool_]:
         """T: frames with a face."""
         return np.isfinite(self.shapes[:, 0, 0])
-
-
-def decode_points(stored: dict[str, NDArray[np.generic]], shift: NDArray[np.generic]) -> FloatArray:
-    """Landmarks (T P 3, 1/64 px where the outer eye corners are 100 px apart) of one coded clip.
-
-    Frame 0 is ``q0``; differences to the frame before are stored in steps of ``1 << shift`` as a low and a high byte, less
-    the frame's common shift ``c``, which counts in steps of 8.
-    """
-    step = 1 << shift.astype(np.int32)[None, :, None]  # 1 P 1
-    residual = stored["lo"].astype(np.int32) | (stored["hi"].astype(np.int8).astype(np.int32) << 8)  # P 3 T-1
-    common = stored["c"].astype(np.int32).T[:, None] * 8 // step  # T-1 P 3
-    first = stored["q0"].astype(np.int64)[None]
-    rest = first + np.cumsum(residual.transpose(2, 0, 1) + common, 0)
-    return (np.concatenate([first, rest]) * step).astype(np.float32)
-
-
-def decode_voice(data: bytes) -> FloatArray:
-    """Samples at 16 kHz of an Ogg Opus file, on its own clock."""
-    import av
-
-    hz, pieces = MelConfig().hz, []
-    resampler = av.AudioResampler(format="flt", layout="mono", rate=hz)
-    with av.open(io.BytesIO(data)) as container:
-        for frame in container.decode(audio=0):
-            pieces += [part.to_ndarray().reshape(-1) for part in resampler.resample(frame)]
-    pieces += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
-    return np.concatenate(pieces).astype(np.float32) if pieces else np.zeros(0, np.float32)
-
-
-def read_motion(folder: Path) -> Iterator[MotionClip]:
-    """Clips of a motion folder, lags not yet measured.
-
-    Raises:
-        TrainingDataError: there is none.
-    """
-    rows = {}
-    for path in sorted(folder.glob("motion-*.csv")):
-        with open(path, newline="") as file:
-            rows |= {row["name"]: row for row in csv.DictReader(file)}
-    if not rows:
-        raise TrainingDataError(f"no motion-*.csv in {folder}", "point --motion at a folder of meshes and sound")
-    for path in sorted(folder.glob("motion-*.npz")):
-        with np.load(path) as archive:
-            points, shift = archive["points"].astype(np.int64), archive["shift"]
-            for name in sorted({key.split("/")[0] for key in archive.files if "/" in key} & set(rows)):
-                stored = {key: archive[f"{name}/{key}"] for key in ("q0", "lo", "hi", "c", "t", "opus")}
-                shapes = pose_free(decode_points(stored, shift), points)
-                times = (stored["t"] - stored["t"][0]).astype(np.float32)
-                mel = log_mel(decode_voice(stored["opus"].tobytes()))
-                yield MotionClip(name, rows[name]["speaker"], rows[name]["split"], times, shapes, points, mel, 0.0, 1.0)
 
 
 def read_prepared(folder: Path, split: str) -> Iterator[MotionClip]:
@@ -148,7 +95,7 @@ def measure_lag(clip: MotionClip, config: LagConfig | None = None) -> MotionClip
     Two curves are held against the lips' opening: what the compact speech encoder expects, and the voice's loudness.  The
     first alone or the mean of both correlations counts, whichever has the clearer peak.
     """
-    from talkswap.data.lips import listener, pearson
+    from talkswap.data.lips import listener
 
     config = config or LagConfig()
     network = listener()
@@ -178,12 +125,9 @@ def measure_lag(clip: MotionClip, config: LagConfig | None = None) -> MotionClip
 
 
 def store(clip: MotionClip, folder: Path) -> None:
-    """Write a clip's file in one move."""
-    target = folder / f"{clip.name}.npz"
-    temporary = target.with_suffix(".part.npz")
+    """Write a clip's file."""
     half = {"shapes": clip.shapes.astype(np.float16), "mel": clip.mel.astype(np.float16)}
-    np.savez(temporary, **{k: np.asarray(v) for k, v in {**vars(clip), **half}.items() if k != "name"})
-    os.replace(temporary, target)
+    write_arrays(folder / f"{clip.name}.npz", {k: v for k, v in {**vars(clip), **half}.items() if k != "name"})
 
 
 def open_motion(folder: Path) -> list[MotionClip]:
@@ -207,13 +151,11 @@ def open_motion(folder: Path) -> list[MotionClip]:
     return clips
 
 
-def gather(out: Path, motion: Path | None, prepared: Path | None, echo: Any = print) -> int:
-    """Write every clip that OUT lacks; returns how many it holds."""
+def gather(out: Path, clips: Iterable[MotionClip], echo: Callable[[str], None] = print) -> int:
+    """Store every clip that OUT lacks, its lag measured; returns how many OUT holds."""
     out.mkdir(parents=True, exist_ok=True)
     present = {path.stem for path in out.glob("*.npz")}
-    sources = [read_motion(motion)] if motion is not None else []
-    sources += [read_prepared(prepared, split) for split in ("train", "val")] if prepared is not None else []
-    for clip in chain(*sources):
+    for clip in clips:
         if clip.name not in present and clip.seen.sum() > 30:
             measured = measure_lag(clip)
             store(measured, out)
@@ -225,13 +167,10 @@ def gather(out: Path, motion: Path | None, prepared: Path | None, echo: Any = pr
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--motion", type=Path, help="folder of meshes and sound")
-    parser.add_argument("--prepared", type=Path, help="prepared clips")
-    parser.add_argument("--again", action="store_true", help="measure the lags of the clips in OUT again")
+    parser.add_argument("--prepared", type=Path, required=True, help="folder of `talkswap data prepare`")
     args = parser.parse_args()
-    for clip in open_motion(args.out) if args.again else ():
-        store(measure_lag(clip), args.out)
-    print(f"{gather(args.out, args.motion, args.prepared, echo=lambda line: print(line, flush=True))} clips")
+    clips = chain.from_iterable(read_prepared(args.prepared, split) for split in ("train", "val"))
+    print(f"{gather(args.out, clips)} clips")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Some clips have all 478 points, some fewer.  Where a clip lacks points, a linear
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,16 +126,16 @@ class MeshLabels:
         part = (place - low)[:, None].astype(np.float32)
         return self.mel[low].astype(np.float32) * (1 - part) + self.mel[low + 1].astype(np.float32) * part
 
-    def at(self, times: FloatArray, series: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+    def at(self, times: NDArray[np.floating[Any]], series: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
         """Codes (N D), or another series with a row per frame, at times of the sound, and 1 where there is a face (N)."""
         series = self.codes if series is None else series
-        times = np.asarray(times, np.float64) + self.lag
-        high = np.searchsorted(self.times, times).clip(1, len(self.times) - 1)
+        place = np.asarray(times, np.float64) + self.lag  # s on the picture's clock
+        high = np.searchsorted(self.times, place).clip(1, len(self.times) - 1)
         low = high - 1
         step = np.maximum(self.times[high] - self.times[low], 1e-6)
-        part = ((times - self.times[low]) / step).clip(0, 1).astype(np.float32)
+        part = ((place - self.times[low]) / step).clip(0, 1).astype(np.float32)
         part = part.reshape(-1, *[1] * (series.ndim - 1))
-        inside = (times >= self.times[0] - 0.02) & (times <= self.times[-1] + 0.02) & (step < 0.2)
+        inside = (place >= self.times[0] - 0.02) & (place <= self.times[-1] + 0.02) & (step < 0.2)
         values = series[low].astype(np.float32) * (1 - part) + series[high].astype(np.float32) * part
         return values, (inside & self.seen[low] & self.seen[high]).astype(np.float32)
 

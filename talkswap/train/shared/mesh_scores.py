@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from talkswap.animation.motion import MeshMotion, mesh_motion
 from talkswap.animation.space import lip_opening, mouth_width
 from talkswap.animation.sync_former import SyncFormer
+from talkswap.faces.measures import pearson
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, OUTER_LIPS
 from talkswap.train.shared.mesh_labels import MeshLabels
 from talkswap.types import FloatArray
@@ -24,13 +25,6 @@ from talkswap.voice.mel import SILENCE, MelConfig
 
 Whole = Callable[[MeshLabels], FloatArray]
 LIPS = [*OUTER_LIPS, *INNER_LIPS]
-
-
-def pearson(a: FloatArray, b: FloatArray) -> float:
-    """Correlation of two series; 0 where one does not move."""
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum() / size) if size > 1e-9 else 0.0
 
 
 @dataclass(frozen=True)

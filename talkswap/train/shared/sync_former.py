@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from talkswap.animation.sync_former import COMPACT, PAPER, SyncFormer, SyncFormerConfig
 from talkswap.data.motion import open_motion
-from talkswap.data.phonetics import SOUNDS
 from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import POINTS, mean_face
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.loop import Batch, LoopConfig, Stage, step_seed
 from talkswap.train.shared.mesh_labels import Lift, MeshLabels, measure_basis, opening_axis
 from talkswap.train.shared.mesh_scores import draw_strips, score_motion
 from talkswap.train.shared.speech_encoder import augment_mel, room_noise, warp_bands
+from talkswap.train.shared.speech_labels import SOUNDS
+from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
 from talkswap.types import FloatArray
 
 MEASURES: tuple[tuple[tuple[int, ...], tuple[int, ...], int, float], ...] = (
@@ -49,7 +49,7 @@ class SyncFormerStageConfig:
 
     data: Path = Path("meshes")  # folder of talkswap.data.motion
     held_out: Path | None = None  # JSON: lists of speakers and clips that are scored and never trained on
-    phonetics: Path | None = None  # folder of talkswap.data.phonetics: speech whose sounds the voice tokens name
+    phonetics: Path | None = None  # folder of recipes/phonetics.py: speech whose sounds the voice tokens name
     start: Path | None = None  # weights of a sync_former, or of a speech encoder for the voice's part
     network: SyncFormerConfig = COMPACT
     loop: LoopConfig = LoopConfig(
@@ -224,7 +224,7 @@ class SyncFormerStage(Stage):
             return []
         files = sorted(folder.glob("made-*.npz"))
         if not files:
-            raise TrainingDataError(f"no labelled speech in {folder}", "run python -m talkswap.data.phonetics first")
+            raise TrainingDataError(f"no labelled speech in {folder}", "run recipes/phonetics.py first")
         speech = []
         for file in files:
             with np.load(file) as stored:
