@@ -25,7 +25,10 @@ class BuildWithWeights(build_py):
             return
         target = Path(self.build_lib) / "talkswap" / "weights"
         shutil.rmtree(target, ignore_errors=True)
-        for source in [ROOT / "weights" / "manifest.toml", *sorted((ROOT / "weights" / "compact").glob("*"))]:
+        compact = ROOT / "weights" / "compact"
+        # runs/ in each room holds curves and scores, which are for people who train
+        files = [path for path in sorted(compact.rglob("*")) if "runs" not in path.relative_to(compact).parts]
+        for source in [ROOT / "weights" / "manifest.toml", *files]:
             if source.is_file() and source.suffix in ENDINGS:
                 copy = target / source.relative_to(ROOT / "weights")
                 copy.parent.mkdir(parents=True, exist_ok=True)

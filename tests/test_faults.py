@@ -143,10 +143,10 @@ def test_weights_replaced_between_check_and_load_are_refused(
     shutil.copytree(find_preset("compact").folders[0], copy)
     check = preparation.find_preset
 
-    def check_and_replace(name: str, weights: Path | None = None) -> object:
-        found = check(name, weights)
-        data = (copy / "landmarks.safetensors").read_bytes()
-        (copy / "landmarks.safetensors").write_bytes(data[:-2] + bytes(2))
+    def check_and_replace(*arguments: Any) -> object:
+        found = check(*arguments)
+        data = (copy / "faces" / "landmarks.safetensors").read_bytes()
+        (copy / "faces" / "landmarks.safetensors").write_bytes(data[:-2] + bytes(2))
         return found
 
     monkeypatch.setattr(preparation, "find_preset", check_and_replace)

@@ -77,10 +77,9 @@ def run(installed: Path, arguments: list[str], cwd: Path) -> subprocess.Complete
 
 
 def compact_files() -> list[Path]:
-    """What a render may need of weights/compact; runs/ below it is for people who train."""
-    return [
-        p for p in (ROOT / "weights" / "compact").glob("*") if p.suffix in {".toml", ".json", ".safetensors", ".md"}
-    ]
+    """What a render may need of weights/compact; runs/ in each of its rooms is for people who train."""
+    endings = {".toml", ".json", ".safetensors", ".md"}
+    return [p for p in (ROOT / "weights" / "compact").rglob("*") if p.suffix in endings and "runs" not in p.parts]
 
 
 def test_the_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:

@@ -271,7 +271,7 @@ def test_weights_replaced_during_a_render_change_nothing(
     before = render_clip(replace(real, output=tmp_path / "before.mp4"))
 
     def replace_all() -> None:
-        for file in copy.glob("*.safetensors"):
+        for file in copy.rglob("*.safetensors"):
             file.write_bytes(bytes(file.stat().st_size))
         (copy / "manifest.toml").write_text("version = 1\n")
 

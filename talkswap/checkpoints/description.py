@@ -6,7 +6,8 @@ network without torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -35,6 +36,9 @@ class NetworkDescription:
     purpose: str  # a clause for the model card
     stage: str  # of `talkswap train`, which makes it
     exact: bool = False  # its answers are positions or identities, which eight bits would move
+    paper_settings: Mapping[str, Any] = field(
+        default_factory=dict, hash=False
+    )  # of its config, in the paper's size only
     presets: tuple[str, ...] = PRESETS  # in which a render can't do without it; () = it is optional, or trains others
 
     @property
@@ -51,3 +55,7 @@ class Requirements:
     networks: tuple[str, ...] = ()  # ROOM/NAME of our own networks
     downloads: tuple[str, ...] = ()  # entries of the catalogue, by name
     packages: tuple[str, ...] = ()  # importable names beyond talkswap's own requirements
+
+
+ANYTHING = Requirements()
+"""Of somebody who loads single networks, and is told what's missing when one of them isn't there."""

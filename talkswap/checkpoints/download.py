@@ -20,7 +20,15 @@ from urllib.parse import quote, urlsplit
 
 import talkswap
 from talkswap.checkpoints.catalogue import CatalogueEntry, Member, download_root
-from talkswap.checkpoints.manifest import FileRecord, check_file, inside, read_records, write_records
+from talkswap.checkpoints.manifest import (
+    FileRecord,
+    check_file,
+    file_path,
+    inside,
+    read_records,
+    with_room,
+    write_records,
+)
 from talkswap.checkpoints.presets import repair_hint
 from talkswap.errors import DownloadError, OutputUnwritableError, WeightsCorruptError, WeightsMissingError
 from talkswap.files import file_sha256, write_atomically
@@ -300,8 +308,8 @@ def entry_problem(entry: CatalogueEntry, folder: Path) -> str | None:
     records = read_records(folder)
     stated = {member.record.file: member.record for member in entry.members}
     for file in entry.results:
-        path = inside(folder, file)
-        record = stated.get(file) or records.get(file)
+        path = file_path(folder, file)
+        record = stated.get(file) or records.get(with_room(file))
         if record is None and entry.convert is None and entry.size is not None and entry.sha256 is not None:
             record = FileRecord(file, entry.size, entry.sha256)
         if not path.is_file():

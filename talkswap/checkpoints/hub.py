@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from talkswap.checkpoints.manifest import file_path
 from talkswap.checkpoints.networks import (
     config_from,
     fill,
@@ -37,7 +38,7 @@ class HubNetwork:
     files called :attr:`hub_name` are read.
     """
 
-    hub_name: ClassVar[str]
+    hub_name: ClassVar[str]  # ROOM/NAME in a preset
     hub_config: ClassVar[type[Any]]
 
     @classmethod
@@ -99,10 +100,11 @@ def stored_network(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, A
     """
     for settings, tensors in ((CONFIG, MODEL), (f"{name}.json", name)):
         files = tensor_files(folder, tensors)
-        if files and (folder / settings).is_file():
-            return read_config(folder / settings, REPAIR), read_tensors([folder / f for f in files], REPAIR)
+        if files and file_path(folder, settings).is_file():
+            paths = [file_path(folder, file) for file in files]
+            return read_config(file_path(folder, settings), REPAIR), read_tensors(paths, REPAIR)
     raise WeightsMissingError(
-        f"{folder} holds no {name} network",
+        f"{folder} holds no {name.rpartition('/')[2]} network",
         f"it needs {CONFIG} and {MODEL}.safetensors, or {name}.json and {name}.safetensors",
     )
 
@@ -124,7 +126,9 @@ def _mixed(network: type[HubNetwork]) -> Any:
     if issubclass(network, PyTorchModelHubMixin):
         return network
 
-    class Mixed(PyTorchModelHubMixin, network, library_name="talkswap", tags=["talkswap", network.hub_name]):  # type: ignore[misc,valid-type]
+    tags = ["talkswap", network.hub_name.rpartition("/")[2]]
+
+    class Mixed(PyTorchModelHubMixin, network, library_name="talkswap", tags=tags):  # type: ignore[misc,valid-type]
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
             # the mixin would complain of a preset folder, which has no config.json
@@ -144,11 +148,14 @@ def _mixed(network: type[HubNetwork]) -> Any:
         def _from_pretrained(cls, *, model_id: str, **options: Any) -> Any:
             folder = Path(model_id)
             if not folder.is_dir():
-                asked: dict[str, Any] = {
+                request: dict[str, Any] = {
                     k: options.get(k) for k in ("revision", "cache_dir", "force_download", "local_files_only", "token")
                 }
-                wanted = [CONFIG, f"{MODEL}*.safetensors", f"{cls.hub_name}.json", f"{cls.hub_name}*.safetensors"]
-                folder = Path(snapshot_download(model_id, allow_patterns=wanted, **asked))
+                # a preset has the network in its room's folder, an old one at its top
+                names = (cls.hub_name, cls.hub_name.rpartition("/")[2])
+                patterns = [CONFIG, f"{MODEL}*.safetensors"]
+                patterns += [pattern for name in names for pattern in (f"{name}.json", f"{name}*.safetensors")]
+                folder = Path(snapshot_download(model_id, allow_patterns=patterns, **request))
             config, tensors = stored_network(folder, cls.hub_name)
             try:
                 made = cls(config_from(cls.hub_config, config))

@@ -1,7 +1,8 @@
 """A preset folder's own list: ``manifest.toml`` with the size and sha256 of every file in it.
 
-Beside the files it states what the folder is (``name``, ``preset``, ``licence``), so that a folder that was packed or
-fetched can be told apart from others.
+A preset has a folder for each room and system, ``faces/detector.safetensors`` or ``NAME/generator.safetensors``.  One manifest
+at the top lists them all, because a commit pins the manifest, the manifest pins the files, and a model card describes
+them together.  Beside the files it states what the folder is (``name``, ``preset``, ``licence``).
 """
 
 from __future__ import annotations
@@ -18,10 +19,18 @@ from typing import Any
 
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
 from talkswap.files import file_sha256, write_atomically
+from talkswap.types import DEFAULT_SYSTEM
 
 MANIFEST = "manifest.toml"
 LISTED = (".safetensors", ".json", ".onnx")
 """Endings of what a manifest lists: weights and configurations."""
+RUNS = "runs"
+"""Folder in a room, or at the top of an old preset, with the records of training; nobody loads them and no list has them."""
+
+# Before systems had folders, all networks of a preset lay side by side; besides these five they were one system's.
+_FLAT_ROOMS = {
+    "detector": "faces", "landmarks": "faces", "identity": "faces", "occlusion": "faces", "speech_encoder": "voice",
+}  # fmt: skip
 
 
 _checked: dict[Path, str] = {}  # sha256 that a file had when this process held it against its record
@@ -31,9 +40,10 @@ _checked: dict[Path, str] = {}  # sha256 that a file had when this process held 
 class FileRecord:
     """A file as it must lie in a preset folder."""
 
-    file: str  # relative to the folder, with /
+    file: str  # ROOM/NAME
     size: int  # bytes
     sha256: str  # 64 hex digits
+    listed: str = ""  # its name on an old flat manifest, where that is another
 
 
 def inside(folder: Path, relative: str) -> Path:
@@ -48,6 +58,45 @@ def inside(folder: Path, relative: str) -> Path:
     if escapes or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise WeightsCorruptError(f"the name {relative!r} leads out of {folder}", "do not use weights from this source")
     return path
+
+
+def room_of(file: str) -> str:
+    """The folder of a preset that a file belongs to, such as ``faces``."""
+    return PurePosixPath(file).parts[0]
+
+
+def with_room(file: str) -> str:
+    """``ROOM/NAME`` of a file that a flat folder lists as ``NAME``; other names as they are."""
+    if "/" in file or not file.endswith((".safetensors", ".json")):
+        return file
+    network = re.split(r"-\d{5}-of-\d{5}\.|\.", file)[0]
+    return f"{_FLAT_ROOMS.get(network, DEFAULT_SYSTEM)}/{file}"
+
+
+def file_path(folder: Path, file: str) -> Path:
+    """Where a preset folder has ``ROOM/NAME``: in the room's folder, or at the top of a flat one.
+
+    Raises:
+        WeightsCorruptError: the name leads out of the folder.
+    """
+    path = inside(folder, file)
+    flat = inside(folder, PurePosixPath(file).name)
+    return flat if not path.is_file() and flat.is_file() else path
+
+
+def is_flat(folder: Path) -> bool:
+    """Whether a preset folder was packed before systems had folders of their own."""
+    return any(
+        "/" not in str(row.get("file", "")) and str(row.get("file", "")).endswith(".safetensors")
+        for row in (read_toml(folder / MANIFEST).get("file", []) if (folder / MANIFEST).is_file() else ())
+        if isinstance(row, dict)
+    )
+
+
+def is_listed(file: str) -> bool:
+    """Whether a file of a preset folder belongs on its manifest: weights and configurations do."""
+    path = PurePosixPath(file)
+    return path.suffix in LISTED and RUNS not in path.parts[:-1]
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -70,16 +119,17 @@ def checked_hash(value: Any, where: str) -> str:
 
 
 def read_records(folder: Path) -> dict[str, FileRecord]:
-    """What ``folder/manifest.toml`` says of its files; empty when there is no such manifest."""
+    """What ``folder/manifest.toml`` says of its files, by ``ROOM/NAME``; empty when there is no such manifest."""
     path = folder / MANIFEST
     if not path.is_file():
         return {}
     records: dict[str, FileRecord] = {}
     for row in read_toml(path).get("file", []):
         try:
-            file = str(row["file"])
-            inside(folder, file)
-            records[file] = FileRecord(file, int(row["size"]), checked_hash(row["sha256"], str(path)))
+            inside(folder, str(row["file"]))
+            file = with_room(str(row["file"]))
+            listed = "" if row["file"] == file else str(row["file"])
+            records[file] = FileRecord(file, int(row["size"]), checked_hash(row["sha256"], str(path)), listed)
         except (KeyError, TypeError, ValueError) as error:
             raise WeightsCorruptError(
                 f"an entry of {path} is not well formed: {error}", "reinstall talkswap"
@@ -100,12 +150,16 @@ def _toml_string(text: str) -> str:
 
 
 def write_records(folder: Path, records: Iterable[FileRecord], about: Mapping[str, str] | None = None) -> None:
-    """Write ``folder/manifest.toml`` in one move; without ``about`` it goes on saying of itself what it said."""
+    """Write ``folder/manifest.toml`` in one move, with each file where it lies; without ``about`` the folder goes on saying
+    of itself what it said.
+    """
     stated = read_about(folder) if about is None else about
-    lines = ["# written by talkswap.checkpoints; what lies here, and its size and sha256", "version = 1"]
+    lines = ["# written by talkswap; what lies here, and its size and sha256", "version = 1"]
     lines += [f"{key} = {_toml_string(value)}" for key, value in stated.items()]
     for record in sorted(records, key=lambda r: r.file):
-        lines += ["", "[[file]]", f"file = {_toml_string(record.file)}"]
+        place = file_path(folder, record.file)
+        file = place.relative_to(folder).as_posix() if place.is_file() else record.file
+        lines += ["", "[[file]]", f"file = {_toml_string(file)}"]
         lines += [f"size = {record.size}", f"sha256 = {_toml_string(record.sha256)}"]
     write_atomically(folder / MANIFEST, "\n".join(lines) + "\n")
 
@@ -113,13 +167,13 @@ def write_records(folder: Path, records: Iterable[FileRecord], about: Mapping[st
 def write_manifest(folder: Path, about: Mapping[str, str] | None = None) -> dict[str, FileRecord]:
     """Make ``folder/manifest.toml`` from the weights (.safetensors, .onnx) and configurations (.json) below it.
 
-    ``runs/`` stays out: it holds the curves and scores of the training, which nobody loads.
+    The curves and scores of the training stay out.
     """
     records: dict[str, FileRecord] = {}
     for path in sorted(folder.rglob("*")):
         file = path.relative_to(folder).as_posix()
-        if path.is_file() and path.suffix in LISTED and not file.startswith("runs/"):
-            records[file] = FileRecord(file, path.stat().st_size, file_sha256(path))
+        if path.is_file() and is_listed(file):
+            records[with_room(file)] = FileRecord(with_room(file), path.stat().st_size, file_sha256(path))
     if not records:
         raise WeightsMissingError(f"{folder} holds no weights to list", "export a network into it first")
     write_records(folder, records.values(), about)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-import types
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from talkswap.checkpoints.manifest import forget_checks, inside, read_checked
+from talkswap.checkpoints.manifest import file_path, forget_checks, inside, read_checked
 from talkswap.errors import OutputUnwritableError, UsageError, WeightsCorruptError, WeightsMissingError
+from talkswap.records import RecordError, from_plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,18 +34,20 @@ def network_of(file: str) -> str | None:
 
 
 def tensor_files(folder: Path, name: str) -> tuple[str, ...]:
-    """The files of ``folder`` that together hold a network's tensors: one, or all its shards in their order.
+    """The files of ``folder`` that together hold the tensors of a network ``ROOM/NAME``: one, or all its shards in their
+    order.
 
     Empty when there are none, or when a shard is missing.
     """
-    if inside(folder, name + ENDING).is_file():
+    if file_path(folder, name + ENDING).is_file():
         return (name + ENDING,)
-    place = inside(folder, name).parent
     counts: dict[int, set[int]] = {}
-    for path in place.iterdir() if place.is_dir() else ():
-        shard = SHARD.fullmatch(path.name)
-        if shard is not None and shard["name"] == Path(name).name:
-            counts.setdefault(int(shard["count"]), set()).add(int(shard["index"]))
+    # the shards of a flat folder lie at its top
+    for place in dict.fromkeys((inside(folder, name).parent, folder)):
+        for path in place.iterdir() if place.is_dir() else ():
+            shard = SHARD.fullmatch(path.name)
+            if shard is not None and shard["name"] == Path(name).name:
+                counts.setdefault(int(shard["count"]), set()).add(int(shard["index"]))
     for count, present in sorted(counts.items()):
         if present == set(range(1, count + 1)):
             return tuple(f"{name}-{index:05d}-of-{count:05d}{ENDING}" for index in range(1, count + 1))
@@ -179,6 +181,47 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
+PRECISIONS = ("fp16", "int8", "float32")
+
+
+def stored_form(weights: dict[str, Tensor], precision: str, name: str, exact: bool) -> dict[str, Tensor]:
+    """Tensors as they go to disk.
+
+    Args:
+        weights: float tensors by name.
+        precision: ``fp16``; ``int8``, in which networks that tell positions or identities stay fp16; ``float32``.
+        name: of the network.
+        exact: whether it tells positions or identities.
+
+    Raises:
+        WeightsCorruptError: a number is not finite, or too large for half precision.
+    """
+    import torch
+
+    kept = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    if precision == "float32":
+        stored = {name: value.float() if value.is_floating_point() else value for name, value in kept.items()}
+    elif precision == "int8" and not exact:
+        stored = pack(kept)
+    else:
+        stored = {name: value.half() if value.is_floating_point() else value for name, value in kept.items()}
+    for key, value in stored.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise WeightsCorruptError(
+                f"{name} has numbers in {key} that are not finite or do not fit into {precision}",
+                "pack with --precision float32, or train the network again",
+            )
+    return stored
+
+
+def stored_precision(stored: dict[str, Tensor]) -> str:
+    """Which of :data:`PRECISIONS` tensors are stored in."""
+    import torch
+
+    kinds = {tensor.dtype for tensor in stored.values()}
+    return "int8" if torch.int8 in kinds else "float32" if torch.float32 in kinds else "fp16"
+
+
 # --- A network from its configuration and its tensors.
 
 
@@ -200,7 +243,7 @@ def read_config(path: Path, repair: str) -> dict[str, Any]:
 Config = TypeVar("Config")
 Network = TypeVar("Network", bound="nn.Module")
 
-_LARGEST = 2**31  # no width, count, size or factor of a network is as large
+_LARGEST = 2**31
 
 
 def config_from(kind: type[Config], values: dict[str, Any]) -> Config:
@@ -209,42 +252,20 @@ def config_from(kind: type[Config], values: dict[str, Any]) -> Config:
     Raises:
         WeightsCorruptError: a field is unknown, is missing, or is not of its kind.
     """
-    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise WeightsCorruptError(
-            f"{kind.__name__} has no field {unknown[0]}",
-            "the weights are of another version: run `talkswap download --check`",
-        )
-    hints = get_type_hints(kind)
-    given = {k: tuple(v) if isinstance(v, list) and "tuple" in str(hints[k]) else v for k, v in values.items()}
-    repair = "pack or fetch the weights again"
-    for name, value in given.items():
-        if not _of_kind(hints[name], value):
-            raise WeightsCorruptError(f"{kind.__name__} cannot have {value!r:.60} as {name}", repair)
+    repair = "the weights are damaged or of another version: pack or fetch them again"
     try:
-        return kind(**given)
-    except (TypeError, ValueError) as error:
-        raise WeightsCorruptError(f"{kind.__name__} is not described: {error}", repair) from error
-
-
-def _of_kind(hint: Any, value: Any) -> bool:
-    """Whether a value of JSON's types may stand where ``hint`` is declared; numbers of networks are not negative."""
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(_of_kind(one, value) for one in inner)
-    if origin is Literal:
-        return value in inner
-    if origin is tuple:
-        if not isinstance(value, tuple):
-            return False
-        kinds = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
-        return len(kinds) == len(value) and all(map(_of_kind, kinds, value))
-    if hint is float:
-        return type(value) in (int, float) and -_LARGEST <= value <= _LARGEST  # which no number that is none does
-    if hint is int:
-        return type(value) is int and 0 <= value < _LARGEST
-    return type(value) is hint if hint in (bool, str, type(None)) else True
+        config = from_plain(kind, values)
+    except RecordError as error:
+        what = f"cannot have {error.value!r:.60} as {error.field}: {error.reason}"
+        if error.reason == "there is no such field":
+            what = f"has no field {error.field}"
+        raise WeightsCorruptError(f"{kind.__name__} {what}", repair) from error
+    for name, value in asdict(config).items():  # type: ignore[call-overload]
+        for number in value if isinstance(value, tuple) else (value,):
+            # no width, count, size or factor of a network is as large, and no count is negative
+            if type(number) in (int, float) and not (-_LARGEST if type(number) is float else 0) <= number < _LARGEST:
+                raise WeightsCorruptError(f"{kind.__name__} cannot have {number!r:.60} as {name}", repair)
+    return config
 
 
 def build_network(build: Callable[[Any], Network], config: type[Any], values: dict[str, Any], name: str) -> Network:
@@ -292,21 +313,22 @@ def load_network(network: Network, weights: dict[str, Tensor], name: str) -> Net
     return fill(network, weights, name).eval().requires_grad_(False)
 
 
-def read_network(build: Callable[[Any], Network], config: type[Any], folder: Path, name: str, stage: str) -> Network:
+def read_network(build: Callable[[Any], Network], config: type[Any], folder: Path, path: str, stage: str) -> Network:
     """A network of a plain folder, in float32, frozen, in evaluation mode.
 
     Args:
         build: the network's class.
         config: its configuration's class.
         folder: where its files lie; they are read as they are.
-        name: of the files.
+        path: ``ROOM/NAME`` of the files; they may also lie in the folder itself.
         stage: of `talkswap train` that makes the network, for the hint.
 
     Raises:
         WeightsMissingError: a file is not there.
         WeightsCorruptError: the files do not fit each other or the network.
     """
-    settings, files = folder / f"{name}.json", tensor_files(folder, name)
+    name = path.rpartition("/")[2]
+    settings, files = file_path(folder, f"{path}.json"), tensor_files(folder, path)
     if not files or not settings.is_file():
         lacking = settings if files else folder / f"{name}.safetensors"
         raise WeightsMissingError(
@@ -314,7 +336,7 @@ def read_network(build: Callable[[Any], Network], config: type[Any], folder: Pat
         )
     repair = "reinstall talkswap"
     network = build_network(build, config, read_config(settings, repair), name)
-    return load_network(network, read_tensors([folder / file for file in files], repair), name)
+    return load_network(network, read_tensors([file_path(folder, file) for file in files], repair), name)
 
 
 def write_network(network: nn.Module, folder: Path, name: str) -> None:

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from talkswap.checkpoints import catalogue as places
-from talkswap.checkpoints.catalogue import RENDER, read_catalogue
-from talkswap.checkpoints.description import PRESETS
-from talkswap.checkpoints.manifest import MANIFEST, check_file, inside, read_about, read_records
-from talkswap.checkpoints.networks import ENDING, network_of, read_config, read_tensors, tensor_files
+from talkswap.checkpoints.catalogue import read_catalogue
+from talkswap.checkpoints.description import ANYTHING, PRESETS, Requirements
+from talkswap.checkpoints.manifest import (
+    MANIFEST,
+    check_file,
+    file_path,
+    is_flat,
+    read_about,
+    read_records,
+    room_of,
+    with_room,
+)
+from talkswap.checkpoints.networks import (
+    ENDING,
+    Network,
+    build_network,
+    load_network,
+    network_of,
+    read_config,
+    read_tensors,
+    tensor_files,
+)
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-COMPACT_NETWORKS = ("detector", "landmarks", "identity", "vqgan", "face_swap", "lip_sync")
-"""Without one of these the compact preset renders nothing, whatever its manifest lists."""
-PACKAGES = {
-    "paper": ("transformers", "diffusers", "insightface", "onnxruntime"),
-    "compact": (),
-}
-"""What a preset's networks import beyond talkswap's own requirements."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,7 @@ class PresetFolder:
     origins: tuple[str, ...]  # why each folder was looked into
     missing: tuple[str, ...]  # names of entries that a render needs and nobody has
     repair: str = ""  # hint where a file is missing or damaged; empty = that of the preset's name
+    requirements: Requirements = ANYTHING  # of the system that it is read for
 
     @property
     def complete(self) -> bool:
@@ -54,6 +65,15 @@ class PresetFolder:
         return tuple(origin for folder, origin in zip(self.folders, self.origins, strict=True) if folder in taken)
 
     @property
+    def notice(self) -> str:
+        """One line for the user where a folder was packed before systems had folders of their own; else empty."""
+        flat = [folder for folder in self.folders if is_flat(folder)]
+        if not flat:
+            return ""
+        pack = f"`talkswap weights pack --base {flat[0]} --out NEW` makes a new one"
+        return f"{flat[0]} is an old preset folder without a folder for each system; it works, and {pack}"
+
+    @property
     def analyser(self) -> str:
         """The face analyser that this preset's networks were made for."""
         return "insightface" if self.name == "paper" else "compact"
@@ -69,7 +89,7 @@ class PresetFolder:
             WeightsMissingError: no folder has it.
         """
         for folder in self.folders:
-            path = inside(folder, file)
+            path = file_path(folder, file)
             if path.is_file():
                 return path
         raise WeightsMissingError(f"the {self.name} preset has no {file}", self.hint)
@@ -82,7 +102,7 @@ class PresetFolder:
         """
         for folder in self.folders:
             if files := tensor_files(folder, network):
-                return tuple(inside(folder, file) for file in files)
+                return tuple(file_path(folder, file) for file in files)
         raise WeightsMissingError(f"the {self.name} preset has no {network}.safetensors", self.hint)
 
 
@@ -95,28 +115,31 @@ def repair_hint(preset: str) -> str:
 
 def has(folder: Path, file: str) -> bool:
     """Whether a folder has a file; for a network's tensors all shards are as good as the whole."""
-    if inside(folder, file).is_file():
+    if file_path(folder, file).is_file():
         return True
     network = network_of(file)
     return network is not None and file == f"{network}.safetensors" and bool(tensor_files(folder, network))
 
 
 def weight_hashes(preset: PresetFolder) -> dict[str, str]:
-    """File -> sha256 of everything a preset's manifests list and its folders hold, for the render report.
+    """File -> sha256 of everything that a preset's manifests list, its folders hold and its system may load, for the
+    render report.
 
     A file that lies in several folders has the hash of the one that is loaded; a listed one that nobody has is
     left out (:attr:`PresetFolder.missing` names it).
     """
-    records = [(folder, read_records(folder)) for folder in preset.folders]
+    rooms, others = preset.requirements.rooms, _download_files(preset.requirements)
     stated: dict[str, str] = {}
-    for folder, listed in records:
-        for file, record in listed.items():
+    for folder in preset.folders:
+        for file, record in read_records(folder).items():
+            if rooms and room_of(file) not in rooms and file not in others:
+                continue  # another system's
             network = network_of(file)
             if network is not None:
                 keeper = next((other for other in preset.folders if tensor_files(other, network)), None)
                 if keeper is not None and file not in tensor_files(keeper, network):
                     continue  # another folder's whole file goes before these shards, or the other way round
-            first = next((other for other in preset.folders if inside(other, file).is_file()), None)
+            first = next((other for other in preset.folders if file_path(other, file).is_file()), None)
             if first == folder or (first is not None and file not in stated):
                 stated[file] = record.sha256
     return stated
@@ -135,7 +158,7 @@ def _verify(preset: PresetFolder, path: Path) -> Path:
     if key in _verified:
         return path
     folder = preset.owner(path)
-    record = read_records(folder).get(path.relative_to(folder).as_posix())
+    record = read_records(folder).get(with_room(path.relative_to(folder).as_posix()))
     if record is None:
         raise WeightsCorruptError(
             f"{path} is not listed in {folder / MANIFEST}", f"run `talkswap download --adopt {folder}`"
@@ -225,6 +248,23 @@ def load_config(preset: PresetFolder, name: str) -> dict[str, Any]:
     return read_config(verify(preset, f"{name}.json"), preset.hint)
 
 
+def preset_network(preset: PresetFolder, network: str, build: Callable[[Any], Network], config: type[Any]) -> Network:
+    """A network ``ROOM/NAME`` of a preset, verified, in float32, frozen and in evaluation mode.
+
+    Args:
+        preset: whose.
+        network: where it lies.
+        build: its class.
+        config: its configuration's class.
+
+    Raises:
+        WeightsMissingError, WeightsCorruptError.
+    """
+    name = network.rpartition("/")[2]
+    settings = load_config(preset, network)
+    return load_network(build_network(build, config, settings, name), load_weights(preset, network), name)
+
+
 # --- Which presets are on this machine, and which of them is taken.
 
 
@@ -236,35 +276,43 @@ class Resolution:
     reason: str
 
 
-def _missing(name: str, folders: tuple[Path, ...]) -> tuple[str, ...]:
-    """What a render with this preset needs and none of the folders has."""
-    needed: dict[str, tuple[str, ...]] = {}
-    if name == "compact":
-        for folder in folders:
-            needed |= {file: (file,) for file in read_records(folder)}
-        needed |= {
-            network + ending: (network + ending,) for network in COMPACT_NETWORKS for ending in (ENDING, ".json")
-        }
-    else:
-        needed = {e.name: e.results for e in read_catalogue() if e.preset == name and RENDER in e.needed_by}
-    return tuple(
-        entry
-        for entry, files in needed.items()
-        if not all(any(has(folder, file) for folder in folders) for file in files)
+def _download_files(requirements: Requirements) -> frozenset[str]:
+    """The files of a system's downloads."""
+    if not requirements.downloads:
+        return frozenset()
+    return frozenset(
+        file for entry in read_catalogue() if entry.name in requirements.downloads for file in entry.results
     )
 
 
-def _found(name: str) -> dict[Path, tuple[Path, str]]:
+def _missing(folders: tuple[Path, ...], requirements: Requirements) -> tuple[str, ...]:
+    """What a render needs and none of the folders has: files of our own networks, downloads by name, listed files."""
+    files = [network + ending for network in requirements.networks for ending in (ENDING, ".json")]
+    if not requirements.downloads:
+        # a preset that is nobody else's must be whole
+        listed = (file for folder in folders for file in read_records(folder))
+        rooms = requirements.rooms
+        files += [file for file in listed if not rooms or room_of(file) in rooms]
+    missing = [file for file in dict.fromkeys(files) if not any(has(folder, file) for folder in folders)]
+    for entry in read_catalogue() if requirements.downloads else ():
+        if entry.name in requirements.downloads and not all(
+            any(has(folder, file) for folder in folders) for file in entry.results
+        ):
+            missing.append(entry.name)
+    return tuple(missing)
+
+
+def _places(name: str) -> dict[Path, tuple[Path, str]]:
     """The existing folders of a preset below all roots, by where they really lie, each with its origin."""
-    found: dict[Path, tuple[Path, str]] = {}
+    folders: dict[Path, tuple[Path, str]] = {}
     for root, origin in places.weight_roots():
         if (root / name).is_dir():
             # TALKSWAP_WEIGHTS may name the checkout's own folder
-            found.setdefault((root / name).resolve(), (root / name, origin))
-    return found
+            folders.setdefault((root / name).resolve(), (root / name, origin))
+    return folders
 
 
-def preset_state(name: str) -> PresetFolder:
+def preset_state(name: str, requirements: Requirements = ANYTHING) -> PresetFolder:
     """What this machine has of a preset, complete or not.
 
     Raises:
@@ -272,12 +320,14 @@ def preset_state(name: str) -> PresetFolder:
     """
     if name not in PRESETS:
         raise UsageError(f"there is no preset {name!r}", f"choose auto, {' or '.join(reversed(PRESETS))}")
-    found = _found(name).values()
-    folders = tuple(folder for folder, _ in found)
-    return PresetFolder(name, folders, tuple(origin for _, origin in found), _missing(name, folders))
+    entries = _places(name).values()
+    folders, origins = tuple(folder for folder, _ in entries), tuple(origin for _, origin in entries)
+    return PresetFolder(name, folders, origins, _missing(folders, requirements), requirements=requirements)
 
 
-def folder_state(folder: Path, name: str = "auto") -> PresetFolder:
+def folder_state(
+    folder: Path, name: str = "auto", requirements: Mapping[str, Requirements] | None = None
+) -> PresetFolder:
     """A preset folder that the user names, complete or not.
 
     Its manifest says which preset it is made like; without a word it is compact.  A compact folder stands alone; one
@@ -287,16 +337,17 @@ def folder_state(folder: Path, name: str = "auto") -> PresetFolder:
     Args:
         folder: as made by `talkswap weights pack` or `talkswap download --repo`.
         name: the preset that it must be made like; ``auto`` = any.
+        requirements: of the system that it's for, by preset; None = whatever its manifest lists.
 
     Raises:
         WeightsMissingError: there is no such folder, or no manifest in it.
         WeightsCorruptError: its manifest names a preset that does not exist.
-        UsageError: it is made like another preset.
+        UsageError: it is made like another preset, or the system has no such preset.
     """
     if not (folder / MANIFEST).is_file():
-        lacking = f"no {MANIFEST} in it" if folder.is_dir() else "not there"
+        problem = f"no {MANIFEST} in it" if folder.is_dir() else "not there"
         raise WeightsMissingError(
-            f"the weights folder {folder} is no preset: {lacking}",
+            f"the weights folder {folder} is no preset: {problem}",
             "name a folder made by `talkswap weights pack` or `talkswap download --repo`; `talkswap weights list` shows them",
         )
     kind = read_about(folder).get("preset", "compact")
@@ -306,69 +357,86 @@ def folder_state(folder: Path, name: str = "auto") -> PresetFolder:
         )
     if name not in ("auto", kind):
         raise UsageError(f"{folder} holds a {kind} preset, not {name}", "leave --preset out")
-    found = {folder.resolve(): (folder, "the folder named by --weights")}
+    needs = _requirements_of(kind, requirements)
+    entries = {folder.resolve(): (folder, "the folder named by --weights")}
     if kind != "compact":
-        found = found | {place: entry for place, entry in _found(kind).items() if place not in found}
-    folders = tuple(path for path, _ in found.values())
+        entries |= {place: entry for place, entry in _places(kind).items() if place not in entries}
+    folders, origins = tuple(path for path, _ in entries.values()), tuple(origin for _, origin in entries.values())
     repair = f"`talkswap weights check {folder}` says what is wrong with it; pack or fetch it again"
-    return PresetFolder(kind, folders, tuple(origin for _, origin in found.values()), _missing(kind, folders), repair)
+    return PresetFolder(kind, folders, origins, _missing(folders, needs), repair, needs)
 
 
-def _named(missing: tuple[str, ...], most: int = 4) -> str:
-    """Some names and how many more: a sentence, not a list."""
-    if not missing:
-        return "everything"
-    more = f" and {len(missing) - most} more" if len(missing) > most else ""
-    return ", ".join(missing[:most]) + more
+def _requirements_of(name: str, requirements: Mapping[str, Requirements] | None) -> Requirements:
+    if requirements is None:
+        return ANYTHING
+    if name not in requirements:
+        raise UsageError(f"this system has no {name} preset", f"choose one of: {', '.join(requirements)}")
+    return requirements[name]
 
 
-def find_preset(name: str, weights: Path | None = None) -> PresetFolder:
-    """A preset that can render, every listed file of it held against size and sha256; ``auto`` takes the best complete one.
+def find_preset(
+    name: str, weights: Path | None = None, requirements: Mapping[str, Requirements] | None = None
+) -> PresetFolder:
+    """A preset that can render, every file that it may load held against size and sha256; ``auto`` takes the best
+    complete one.
 
     Args:
-        name: ``auto``, or one of :data:`PRESETS`.
+        name: ``auto``, or one of :data:`~talkswap.checkpoints.description.PRESETS`.
         weights: a preset folder to take instead of looking for one.
+        requirements: of the system that it's for, by preset (:func:`talkswap.systems.registry.requirements`); None =
+            whatever its manifests list.
 
     Raises:
-        UsageError: there is no such preset.
+        UsageError: there is no such preset, or the system has none of that name.
         WeightsMissingError: files are missing; the message names them.
         WeightsCorruptError: a file is damaged.
     """
     if weights is not None:
-        preset = folder_state(weights, name)
+        preset = folder_state(weights, name, requirements)
     elif name == "auto":
-        return resolve_auto().preset
+        return resolve_auto(requirements).preset
     else:
-        preset = preset_state(name)
+        preset = preset_state(name, ANYTHING if name not in PRESETS else _requirements_of(name, requirements))
     if not preset.complete:
         where = "on this machine" if weights is None else f"in {weights}"
         raise WeightsMissingError(
-            f"the {preset.name} preset is not complete {where}: {_named(preset.missing)} missing", preset.hint
+            f"the {preset.name} preset is not complete {where}: {some_of(preset.missing)} missing", preset.hint
         )
     verify_all(preset)
     return preset
 
 
-def absent_packages(name: str) -> tuple[str, ...]:
-    """Packages that a preset's networks need and that cannot be imported here; looked for, not imported."""
-    return tuple(p for p in PACKAGES[name] if sys.modules.get(p) is None and importlib.util.find_spec(p) is None)
+def some_of(names: tuple[str, ...], most: int = 4) -> str:
+    """Some names and how many more: a clause, not a list."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more if names else "everything"
 
 
-def resolve_auto() -> Resolution:
+def absent_packages(requirements: Requirements) -> tuple[str, ...]:
+    """Packages that a preset needs and that cannot be imported here; looked for, not imported."""
+    packages = requirements.packages
+    return tuple(p for p in packages if sys.modules.get(p) is None and importlib.util.find_spec(p) is None)
+
+
+def resolve_auto(requirements: Mapping[str, Requirements] | None = None) -> Resolution:
     """The best preset whose files and packages are all here, and why it was taken.
+
+    Args:
+        requirements: as :func:`find_preset`; None = the compact preset, since nobody knows what another one needs.
 
     Raises:
         WeightsMissingError: none is complete.
         WeightsCorruptError: the one to take is damaged; a worse one is not taken instead without a word.
     """
-    lacking: list[str] = []
-    for name in PRESETS:
-        preset = preset_state(name)
-        absent = absent_packages(name)
+    choices = {"compact": ANYTHING} if requirements is None else requirements
+    gaps: list[str] = []
+    for name in (preset for preset in PRESETS if preset in choices):
+        preset = preset_state(name, choices[name])
+        absent = absent_packages(choices[name])
         if preset.complete and not absent:
             verify_all(preset)
             reason = f"complete in {' and '.join(preset.sources or preset.origins[:1])}"
-            return Resolution(preset, "; ".join([reason, *lacking]))
+            return Resolution(preset, "; ".join([reason, *gaps]))
         packages = tuple(f"the package {package}" for package in absent)
-        lacking.append(f"{name} lacks {_named((*preset.missing, *packages))}")
-    raise WeightsMissingError("no preset is complete on this machine: " + "; ".join(lacking), repair_hint("compact"))
+        gaps.append(f"{name} lacks {some_of((*preset.missing, *packages))}")
+    raise WeightsMissingError("no preset is complete on this machine: " + "; ".join(gaps), repair_hint("compact"))

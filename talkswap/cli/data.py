@@ -266,7 +266,7 @@ def pairs(
     if identity is None:
         from talkswap.checkpoints.presets import find_preset, verified_folder
 
-        identity = verified_folder(find_preset("compact"), ("identity.safetensors", "identity.json"))
+        identity = verified_folder(find_preset("compact"), ("faces/identity.safetensors", "faces/identity.json"))
     share = same if same is not None else (PairConfig().same if proxy == "mesh" else 0.0)
     config = PairConfig(same=share, source_forehead=forehead)
     with choose_progress(quiet, "pairs") as progress:

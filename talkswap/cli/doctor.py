@@ -168,10 +168,12 @@ def check_presets() -> list[Finding]:
     """Which sets of weights are complete; fails when none is."""
     from talkswap.checkpoints.description import PRESETS
     from talkswap.checkpoints.presets import preset_state, repair_hint, resolve_auto
+    from talkswap.systems.registry import requirements
 
     findings = []
-    for name in reversed(PRESETS):
-        preset = preset_state(name)
+    needs = requirements()
+    for name in (preset for preset in reversed(PRESETS) if preset in needs):
+        preset = preset_state(name, needs[name])
         where = ", ".join(str(folder) for folder in preset.folders) or "nowhere"
         if preset.complete:
             findings.append(Finding(f"preset {name}", "ok", f"complete: {where}"))
@@ -179,16 +181,18 @@ def check_presets() -> list[Finding]:
             lacking = ", ".join(preset.missing)
             state = "ok" if name != "compact" else "warning"
             findings.append(Finding(f"preset {name}", state, f"not complete: {lacking} missing", repair_hint(name)))
-    chosen = resolve_auto()
+    chosen = resolve_auto(needs)
     return [*findings, Finding("preset auto", "ok", f"takes {chosen.preset.name}: {chosen.reason}")]
 
 
 def check_folder(folder: Path) -> list[Finding]:
     """Whether a preset folder that the user names can render."""
     from talkswap.checkpoints.presets import find_preset
+    from talkswap.systems.registry import requirements
 
-    preset = find_preset("auto", folder)
-    return [Finding(f"weights {folder}", "ok", f"a complete {preset.name} preset, every file whole")]
+    preset = find_preset("auto", folder, requirements())
+    about = f"a complete {preset.name} preset, every file whole"
+    return [Finding(f"weights {folder}", "ok", f"{about}; {preset.notice}" if preset.notice else about)]
 
 
 def check_space() -> list[Finding]:

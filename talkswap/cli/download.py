@@ -71,30 +71,36 @@ def command(
     token_file: Annotated[
         Path | None, typer.Option(help="File with an access token, where --repo is private.", show_default=False)
     ] = None,
+    system: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of --repo, only what this system needs.", show_default="all systems"),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Fetch weights, pinned by commit and sha256, into the user's cache or $TALKSWAP_WEIGHTS."""
     from talkswap.checkpoints import download
     from talkswap.checkpoints.catalogue import download_root, read_catalogue
     from talkswap.checkpoints.description import PRESETS
-    from talkswap.checkpoints.manifest import MANIFEST, write_manifest
+    from talkswap.checkpoints.manifest import MANIFEST, file_path, write_manifest
 
     if adopt is not None:
         records = write_manifest(adopt)
         typer.echo(f"{adopt / MANIFEST}: {len(records)} files")
         return
-    if repository is None and any(option is not None for option in (revision, out, token_file)):
+    if repository is None and any(option is not None for option in (revision, out, token_file, system)):
         raise UsageError(
-            "--revision, --out and --token-file belong to --repo", "add --repo OWNER/NAME, or leave them out"
+            "--revision, --out, --token-file and --system belong to --repo", "add --repo OWNER/NAME, or leave them out"
         )
     if repository is not None:
         if names or listing or check or trust or sha256 is not None:
             raise UsageError("--repo fetches one published preset and goes with no other choice", "leave the rest out")
         if offline:
             _forbid_network(context)
-        _fetch_published(repository, revision, out, token_file, quiet)
+        _fetch_published(repository, revision, out, token_file, system, quiet)
         return
-    entries = read_catalogue()
+    from talkswap.systems.registry import stage_made
+
+    entries = [*read_catalogue(), *stage_made()]
     known = {entry.name for entry in entries} | set(PRESETS)
     unknown = [name for name in names or () if name not in known]
     if unknown:
@@ -106,7 +112,7 @@ def command(
     if listing:
         rows = []
         for entry in chosen:
-            present = all((root / entry.preset / file).is_file() for file in entry.results)
+            present = all(file_path(root / entry.preset, file).is_file() for file in entry.results)
             pin = "made here" if entry.source is None else "pinned" if entry.sha256 else "pin unknown"
             licence = entry.licence + (" (non-commercial)" if entry.non_commercial else "")
             origin = entry.source or f"`{entry.made_by}`"
@@ -150,17 +156,19 @@ def command(
 
 
 def _fetch_published(
-    repository: str, revision: str | None, out: Path | None, token_file: Path | None, quiet: bool
+    repository: str, revision: str | None, out: Path | None, token_file: Path | None, system: str | None, quiet: bool
 ) -> None:
     """Bring a preset that somebody pushed."""
     from talkswap.checkpoints.publish.fetch import fetch_preset
     from talkswap.checkpoints.publish.push import read_token
+    from talkswap.systems.registry import requirements
 
     if revision is None:
         raise UsageError("--repo needs the commit to fetch", "give --revision and 40 hex digits; a branch can change")
     token = None if token_file is None else read_token(token_file)
+    rooms = () if system is None else next(iter(requirements(system).values())).rooms
     with choose_progress(quiet, "bytes") as progress:
-        done = fetch_preset(repository, revision, out, token, notify=progress)
+        done = fetch_preset(repository, revision, out, token, rooms, notify=progress)
     note(f"{done.name}, made like the {done.preset} preset, licence {done.licence}; README.md there says more")
     typer.echo(f"{done.folder}: fetched {len(done.fetched)} files; {done.here} already here")
 
@@ -168,7 +176,7 @@ def _fetch_published(
 def _check(entries: list[CatalogueEntry], root: Path, compact: str | None) -> None:
     """Print the state of every file; raise when one is damaged."""
     from talkswap.checkpoints import download
-    from talkswap.checkpoints.manifest import read_records
+    from talkswap.checkpoints.manifest import file_path, read_records
     from talkswap.checkpoints.presets import preset_state
 
     rows: list[list[str]] = []
@@ -177,7 +185,7 @@ def _check(entries: list[CatalogueEntry], root: Path, compact: str | None) -> No
         preset = preset_state(compact)
         for folder in preset.folders:
             for file, record in read_records(folder).items():
-                problem = _problem(folder / file, record)
+                problem = _problem(file_path(folder, file), record)
                 rows.append([compact, file, problem or "whole"])
                 if problem:
                     damaged.append(str(folder / file))

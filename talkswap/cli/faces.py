@@ -55,9 +55,10 @@ def command(
     from talkswap.media.index import index_frames
     from talkswap.media.probe import probe
     from talkswap.render.look import face_width, people_in_clip
+    from talkswap.systems.registry import requirements
 
     info = probe(clip)
-    chosen = find_preset(preset, weights)
+    chosen = find_preset(preset, weights, requirements())
     people = people_in_clip(info, index_frames(info), load_analyser(chosen.analyser, chosen))
     if not people:
         raise NoTargetFaceError(f"no face was found in {clip}", "choose a clip in which a face is larger and in view")

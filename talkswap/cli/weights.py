@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from talkswap.cli.output import colourful, note, table, to_json
+from talkswap.cli.systems import SystemName
 from talkswap.errors import InputMissingError, WeightsCorruptError, WeightsMissingError
+from talkswap.types import DEFAULT_SYSTEM
 
 
 def _text(path: Path | None) -> str:
@@ -23,8 +25,11 @@ def _text(path: Path | None) -> str:
 
 
 def pack(
-    runs: Annotated[list[Path], typer.Argument(help="Finished run folders of `talkswap train`.", show_default=False)],
     out: Annotated[Path, typer.Option(help="Preset folder to make.", show_default=False)],
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Finished run folders of `talkswap train`.", show_default=False)
+    ] = None,
+    system: SystemName = DEFAULT_SYSTEM,
     name: Annotated[str | None, typer.Option(help="What to call it.", show_default="the folder's name")] = None,
     precision: Annotated[
         Literal["fp16", "int8", "float32"],
@@ -34,7 +39,11 @@ def pack(
         float, typer.Option("--largest-mb", min=0.01, help="A larger network is split into shards of at most this.")
     ] = 16.0,
     base: Annotated[
-        Path | None, typer.Option(help="Preset folder that gives the networks which no run has.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Preset folder that gives the networks which no run has; alone, it's written again in today's layout.",
+            show_default=False,
+        ),
     ] = None,
     earlier: Annotated[
         list[Path] | None,
@@ -58,11 +67,16 @@ def pack(
 ) -> None:
     """Make a preset folder from finished runs: weights, configurations, manifest, records, model card."""
     from talkswap.checkpoints.publish.pack import PackConfig, pack_preset
+    from talkswap.systems import registry
 
+    own = registry.networks(system)
     done = pack_preset(
-        runs,
+        runs or [],
         out,
         PackConfig(
+            networks=tuple(own.values()),
+            requirements=registry.requirements(system),
+            others=tuple(network for path, network in registry.networks().items() if path not in own),
             name=name or "",
             precision=precision,
             earlier=tuple(earlier or ()),
@@ -83,11 +97,14 @@ def pack(
 
 def check(
     folder: Annotated[Path, typer.Argument(help="Preset folder.", show_default=False)],
+    system: SystemName = DEFAULT_SYSTEM,
     as_json: Annotated[bool, typer.Option("--json", help="Print the states as JSON.")] = False,
 ) -> None:
     """Hold every file of a preset folder against its manifest."""
     from talkswap.checkpoints.publish.check import check_preset, require_whole
+    from talkswap.systems.registry import requirements
 
+    needs = requirements(system)
     states = check_preset(folder)
     rows = [[s.file, str(s.size), "whole" if s.problem is None else s.problem.message] for s in states]
     if as_json:
@@ -101,16 +118,22 @@ def check(
         raise WeightsCorruptError(f"damaged or not listed: {', '.join(damaged)}", repair)
     if missing:
         raise WeightsMissingError(f"missing: {', '.join(missing)}", repair)
-    require_whole(folder)
+    preset = require_whole(folder, needs)
+    if preset.notice:
+        note(preset.notice)
 
 
-def listing(as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False) -> None:
+def listing(
+    system: SystemName = DEFAULT_SYSTEM,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
+) -> None:
     """List the preset folders on this machine; `talkswap render --weights FOLDER` uses one."""
-    from talkswap.checkpoints.publish.check import found_presets
+    from talkswap.checkpoints.publish.check import installed_presets
+    from talkswap.systems.registry import requirements, systems
 
-    found = found_presets()
+    presets = installed_presets(requirements(system))
     if as_json:
-        typer.echo(to_json(found))
+        typer.echo(to_json(presets))
         return
     rows = [
         [
@@ -120,9 +143,10 @@ def listing(as_json: Annotated[bool, typer.Option("--json", help="Print the list
             f"lacks {p.missing[0]}" if p.missing else "complete",
             str(p.folder),
         ]
-        for p in found
+        for p in presets
     ]
     typer.echo(table(["NAME", "PRESET", "SIZE", "STATE", "FOLDER"], rows))
+    note(f"the states are those for --system {system}; systems are {', '.join(systems())}")
 
 
 def push(
@@ -130,6 +154,7 @@ def push(
     folder: Annotated[
         Path, typer.Option("--from", help="Preset folder made by `talkswap weights pack`.", show_default=False)
     ],
+    system: SystemName = DEFAULT_SYSTEM,
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch.", show_default="the main one")] = None,
     token_file: Annotated[
@@ -143,8 +168,9 @@ def push(
 ) -> None:
     """Publish a preset folder on the model hub that HF_ENDPOINT names, in one commit."""
     from talkswap.checkpoints.publish import push as publishing
+    from talkswap.systems.registry import requirements
 
-    plan = publishing.plan_push(folder, repository)
+    plan = publishing.plan_push(folder, repository, requirements(system))
     note(f"{len(plan.files)} files, {plan.size / 1e6:.1f} MB, licence {plan.licence}, to {repository}")
     if dry_run:
         rows = [[file, str((folder / file).stat().st_size)] for file in plan.files]

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from talkswap.checkpoints.presets import find_preset, load_config, load_weights
+from talkswap.checkpoints.presets import find_preset, preset_network
 from talkswap.faces.measures import mouth_opening, pearson
-from talkswap.systems.swaptalk.lip_sync import LipSyncConfig
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE, MelConfig, log_mel
-from talkswap.voice.speech_encoder import SpeechEncoder
+from talkswap.voice.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
-PART = "transform.speech."  # of the lip-sync weights: the speech encoder
+ENCODER = "voice/speech_encoder"  # in the preset's folder
 
 
 @dataclass(frozen=True)
@@ -51,18 +49,11 @@ class LipListener:
     """Curves that a talking mouth follows, from mel features.
 
     Raises:
-        WeightsMissingError: the compact preset's lip-sync network is not on this machine.
+        WeightsMissingError: the compact preset's speech encoder is not on this machine.
     """
 
     def __init__(self) -> None:
-        preset = find_preset("compact")
-        stored: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in load_config(preset, "lip_sync").items()
-        }
-        weights = load_weights(preset, "lip_sync")
-        self.network = SpeechEncoder(LipSyncConfig(**stored).encoder).eval()
-        own = {k.removeprefix(PART): v.float() for k, v in weights.items() if k.startswith(PART)}
-        self.network.load_state_dict(own)
+        self.network = preset_network(find_preset("compact"), ENCODER, SpeechEncoder, SpeechEncoderConfig)
 
     @torch.inference_mode()
     def __call__(self, mel: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -51,8 +51,8 @@ class CompactAnalyser:
     """Finds, follows and recognises faces with the compact weights.
 
     Args:
-        folder: where detector, landmarks and identity lie (``*.safetensors`` with ``*.json`` beside each), or a
-            function that gives the folder of each of these names.
+        folder: where detector, landmarks and identity lie (``*.safetensors`` with ``*.json`` beside each), themselves or
+            in its folder ``faces``; or a function that gives the folder of each ``faces/NAME``.
         device: a torch device; the caller chooses how many threads a CPU uses (``torch.set_num_threads``).
         threshold: lowest score of a detection.
         presence: lowest presence, as the landmark network sees it, of a face.
@@ -72,10 +72,9 @@ class CompactAnalyser:
         threshold: float = 0.5,
         presence: float = 0.5,
     ) -> None:
-        detector, landmarks, self._identity = (
-            load(folder(name) if callable(folder) else folder)
-            for name, load in (("detector", load_detector), ("landmarks", load_landmarks), ("identity", load_identity))
-        )
+        place = folder if callable(folder) else lambda network: folder
+        detector, landmarks = load_detector(place("faces/detector")), load_landmarks(place("faces/landmarks"))
+        self._identity = load_identity(place("faces/identity"))
         try:
             for network in (detector, landmarks, self._identity):
                 fold_normalisation(network).to(torch.device(device)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

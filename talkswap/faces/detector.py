@@ -70,7 +70,7 @@ class DetectorNetwork(nn.Module, HubNetwork):
     cells from the cell's middle; log(side / 64 px); eyes, nose and mouth as x, y from the centre in sides.
     """
 
-    hub_name = "detector"
+    hub_name = "faces/detector"
     hub_config = DetectorConfig
 
     def __init__(self, config: DetectorConfig | None = None) -> None:
@@ -204,4 +204,4 @@ def load_detector(folder: Path, device: str = "cpu") -> DetectorNetwork:
         WeightsMissingError: a file is not there.
         WeightsCorruptError: the files do not fit the network.
     """
-    return read_network(DetectorNetwork, DetectorConfig, folder, "detector", "faces").to(device)
+    return read_network(DetectorNetwork, DetectorConfig, folder, "faces/detector", "faces").to(device)

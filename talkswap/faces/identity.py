@@ -65,7 +65,7 @@ class IdentityNetwork(nn.Module, HubNetwork):
     bilinear sampling, so gradients reach the pixels.
     """
 
-    hub_name = "identity"
+    hub_name = "faces/identity"
     hub_config = IdentityConfig
 
     def __init__(self, config: IdentityConfig | None = None) -> None:
@@ -125,4 +125,4 @@ def load_identity(folder: Path, device: str = "cpu") -> IdentityNetwork:
         WeightsMissingError: a file is not there.
         WeightsCorruptError: the files do not fit the network.
     """
-    return read_network(IdentityNetwork, IdentityConfig, folder, "identity", "identity").to(device)
+    return read_network(IdentityNetwork, IdentityConfig, folder, "faces/identity", "identity").to(device)

@@ -71,7 +71,7 @@ class LandmarkNetwork(nn.Module, HubNetwork):
     at its centre:  shape = m + M c;  point = [[a, -b], [b, a]] shape_xy + (x, y);  depth = |(a, b)| shape_z.
     """
 
-    hub_name = "landmarks"
+    hub_name = "faces/landmarks"
     hub_config = LandmarkConfig
 
     mean: Tensor  # 1434
@@ -214,4 +214,4 @@ def load_landmarks(folder: Path, device: str = "cpu") -> LandmarkNetwork:
         WeightsMissingError: a file is not there.
         WeightsCorruptError: the files do not fit the network.
     """
-    return read_network(LandmarkNetwork, LandmarkConfig, folder, "landmarks", "faces").to(device)
+    return read_network(LandmarkNetwork, LandmarkConfig, folder, "faces/landmarks", "faces").to(device)

@@ -24,7 +24,7 @@ from talkswap.faces.geometry import smooth_step
 from talkswap.faces.landmarks import Residual
 from talkswap.types import FloatArray, UInt8Image
 
-NAME = "occlusion"  # of its files
+NAME = "faces/occlusion"  # of its files, in a preset's folder
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class OcclusionNetwork(nn.Module, HubNetwork):
 
 def save_occlusion(network: OcclusionNetwork, folder: Path) -> None:
     """Write ``occlusion.safetensors`` (fp16) and ``occlusion.json`` into ``folder``."""
-    write_network(network, folder, NAME)
+    write_network(network, folder, "occlusion")
 
 
 def load_occlusion(folder: Path, device: str = "cpu") -> OcclusionNetwork:
@@ -89,7 +89,7 @@ def load_occlusion(folder: Path, device: str = "cpu") -> OcclusionNetwork:
         WeightsMissingError: a file is not there.
         WeightsCorruptError: the files do not fit the network.
     """
-    return read_network(OcclusionNetwork, OcclusionConfig, folder, NAME, NAME).to(device)
+    return read_network(OcclusionNetwork, OcclusionConfig, folder, NAME, "occlusion").to(device)
 
 
 class OcclusionReader:

@@ -30,7 +30,7 @@ from talkswap.render.look import face_width, people_in_clip
 from talkswap.render.people import PersonRequest, Subject, find_people, person_requests
 from talkswap.render.source import SMALL_FACE, SourceEncoder, read_photo
 from talkswap.systems.contract import Portrait, SpeechFeatures, System
-from talkswap.systems.registry import load_system
+from talkswap.systems.registry import load_system, requirements
 from talkswap.types import ClipInfo, ProgressEvent, RenderPlan, UInt8Image, Voice
 from talkswap.voice.activity import SpeechGate
 
@@ -259,15 +259,18 @@ def load_networks(plan: RenderPlan, dubbed: bool, log: Log) -> Networks:
         WeightsMissingError, WeightsCorruptError, DependencyError: the preset cannot render.
     """
     device = choose_device(plan.device)
+    needs = requirements(plan.system)
     if plan.weights is not None:
-        preset, reason = find_preset(plan.preset, plan.weights), str(plan.weights)
+        preset, reason = find_preset(plan.preset, plan.weights, needs), str(plan.weights)
     elif plan.preset == "auto":
-        resolution = resolve_auto()
+        resolution = resolve_auto(needs)
         preset, reason = resolution.preset, resolution.reason
     else:
-        preset, reason = find_preset(plan.preset), ""
+        preset, reason = find_preset(plan.preset, requirements=needs), ""
     if reason:
         log(f"preset {preset.name}: {reason}")
+    if preset.notice:
+        log(preset.notice)
     log(f"device {device.name}: {device.reason}")
     analyser = load_analyser(preset.analyser, preset, device.name)
     system = load_system(preset, device, plan.system, plan.options)

@@ -11,12 +11,13 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from talkswap import systems as folder
+from talkswap.checkpoints.catalogue import CatalogueEntry
 from talkswap.checkpoints.description import NetworkDescription, Requirements, resolve
 from talkswap.checkpoints.presets import PresetFolder
 from talkswap.errors import UsageError
 from talkswap.records import RecordError, from_plain
 from talkswap.systems import shared
-from talkswap.systems.description import SystemDescription
+from talkswap.systems.description import PresetNeeds, SystemDescription
 from talkswap.train.stages import StageDescription
 from talkswap.types import DEFAULT_SYSTEM
 
@@ -98,7 +99,7 @@ def find_stage(name: str, system: str = DEFAULT_SYSTEM) -> StageDescription:
 
 
 def requirements(system: str = DEFAULT_SYSTEM) -> dict[str, Requirements]:
-    """What a render with a system can't do without, by preset; a system without weights of ours lists no preset.
+    """What a render with a system can't do without, by preset; one that names no preset has the compact face analyser.
 
     Raises:
         UsageError: there is no such system.
@@ -112,8 +113,20 @@ def requirements(system: str = DEFAULT_SYSTEM) -> dict[str, Requirements]:
             needs.downloads,
             needs.packages,
         )
-        for preset, needs in description.presets.items()
+        for preset, needs in (description.presets or {"compact": PresetNeeds()}).items()
     }
+
+
+def stage_made() -> list[CatalogueEntry]:
+    """The paper preset's networks that nobody publishes, of every system, as `talkswap download --list` shows them."""
+    return [
+        CatalogueEntry(
+            network.name, "paper", f"{network.path}.safetensors", "Apache-2.0", False, ("render",),
+            made_by=f"talkswap train {network.stage} --preset paper", beside=(f"{network.path}.json",),
+        )
+        for network in networks().values()
+        if "paper" in network.presets
+    ]  # fmt: skip
 
 
 def read_options(name: str, values: Mapping[str, Any]) -> Any:

@@ -76,7 +76,7 @@ class SpeechEncoder(nn.Module, HubNetwork):
     :attr:`offset`, measured after training, give it the spread and the mean of true mouths.
     """
 
-    hub_name = "speech_encoder"
+    hub_name = "voice/speech_encoder"
     hub_config = SpeechEncoderConfig
 
     gain: Tensor

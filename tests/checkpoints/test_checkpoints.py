@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from talkswap.checkpoints.catalogue import read_catalogue, weight_roots
+from talkswap.checkpoints.description import Requirements
 from talkswap.checkpoints.manifest import inside, read_records, write_manifest
 from talkswap.checkpoints.presets import (
-    COMPACT_NETWORKS,
-    PACKAGES,
     absent_packages,
     find_preset,
     load_config,
@@ -32,8 +32,11 @@ from talkswap.checkpoints.presets import (
 )
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.files import file_sha256
+from talkswap.systems.registry import requirements
 
 ROOT = Path(__file__).parents[2]
+NEEDS = requirements()
+NETWORKS = NEEDS["compact"].networks
 
 
 @pytest.fixture
@@ -51,8 +54,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def make_compact(root: Path) -> Path:
     folder = root / "compact"
-    folder.mkdir(parents=True)
-    for network in COMPACT_NETWORKS:
+    for network in NETWORKS:
+        (folder / network).parent.mkdir(parents=True, exist_ok=True)
         save_file({"w": torch.arange(12.0).reshape(3, 4)}, folder / f"{network}.safetensors")
         (folder / f"{network}.json").write_text(json.dumps({"widths": [64, 128]}))
     write_manifest(folder)
@@ -61,22 +64,22 @@ def make_compact(root: Path) -> Path:
 
 def test_loads_what_the_manifest_lists(root: Path) -> None:
     make_compact(root)
-    preset = find_preset("compact")
-    assert torch.equal(load_weights(preset, "vqgan")["w"], torch.arange(12.0).reshape(3, 4))
-    assert load_config(preset, "vqgan") == {"widths": [64, 128]}
-    names = COMPACT_NETWORKS
+    preset = find_preset("compact", requirements=NEEDS)
+    assert torch.equal(load_weights(preset, "swaptalk/vqgan")["w"], torch.arange(12.0).reshape(3, 4))
+    assert load_config(preset, "swaptalk/vqgan") == {"widths": [64, 128]}
+    names = NETWORKS
     assert set(weight_hashes(preset)) == {f"{n}.safetensors" for n in names} | {f"{n}.json" for n in names}
 
 
 def test_a_flipped_byte_is_named_with_both_hashes_and_the_repair(root: Path) -> None:
     folder = make_compact(root)
-    path = folder / "vqgan.safetensors"
-    stated = read_records(folder)["vqgan.safetensors"].sha256
+    path = folder / "swaptalk/vqgan.safetensors"
+    stated = read_records(folder)["swaptalk/vqgan.safetensors"].sha256
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(WeightsCorruptError) as caught:
-        load_weights(find_preset("compact"), "vqgan")
+        load_weights(find_preset("compact", requirements=NEEDS), "swaptalk/vqgan")
     got = file_sha256(path)
     assert str(path) in caught.value.message and stated in caught.value.message and got in caught.value.message
     assert "weights/compact" in caught.value.hint
@@ -84,52 +87,52 @@ def test_a_flipped_byte_is_named_with_both_hashes_and_the_repair(root: Path) -> 
 
 def test_a_truncated_file_is_named_with_both_sizes(root: Path) -> None:
     folder = make_compact(root)
-    path = folder / "vqgan.safetensors"
+    path = folder / "swaptalk/vqgan.safetensors"
     whole = path.stat().st_size
     os.truncate(path, whole - 7)
     with pytest.raises(WeightsCorruptError, match=f"expected {whole} bytes, got {whole - 7}"):
-        verify(find_preset("compact"), "vqgan.safetensors")
+        verify(find_preset("compact", requirements=NEEDS), "swaptalk/vqgan.safetensors")
 
 
 def test_a_file_damaged_after_it_was_verified_is_noticed(root: Path) -> None:
     folder = make_compact(root)
-    verify(find_preset("compact"), "vqgan.json")
-    (folder / "vqgan.json").write_text(json.dumps({"widths": [64, 129]}))
-    os.utime(folder / "vqgan.json", ns=(1, 1))
+    verify(find_preset("compact", requirements=NEEDS), "swaptalk/vqgan.json")
+    (folder / "swaptalk/vqgan.json").write_text(json.dumps({"widths": [64, 129]}))
+    os.utime(folder / "swaptalk/vqgan.json", ns=(1, 1))
     with pytest.raises(WeightsCorruptError):
-        verify(find_preset("compact"), "vqgan.json")
+        verify(find_preset("compact", requirements=NEEDS), "swaptalk/vqgan.json")
 
 
 def test_a_listed_file_that_holds_no_tensors_is_refused(root: Path) -> None:
     folder = make_compact(root)
-    (folder / "vqgan.safetensors").write_bytes(b"\x80\x04K\x01.")  # a pickle
-    (folder / "vqgan.json").write_text("[1]")
+    (folder / "swaptalk/vqgan.safetensors").write_bytes(b"\x80\x04K\x01.")  # a pickle
+    (folder / "swaptalk/vqgan.json").write_text("[1]")
     write_manifest(folder)
-    preset = preset_state("compact")
+    preset = preset_state("compact", NEEDS["compact"])
     with pytest.raises(WeightsCorruptError, match="no safetensors file"):
-        load_weights(preset, "vqgan")
+        load_weights(preset, "swaptalk/vqgan")
     with pytest.raises(WeightsCorruptError, match="no configuration"):
-        load_config(preset, "vqgan")
+        load_config(preset, "swaptalk/vqgan")
 
 
 def test_a_file_on_no_list_is_refused(root: Path) -> None:
     folder = make_compact(root)
     save_file({"w": torch.zeros(1)}, folder / "stray.safetensors")
     with pytest.raises(WeightsCorruptError, match="not listed"):
-        load_weights(find_preset("compact"), "stray")
+        load_weights(find_preset("compact", requirements=NEEDS), "stray")
 
 
 def test_missing_weights_name_what_is_missing(root: Path) -> None:
-    with pytest.raises(WeightsMissingError, match="compact lacks detector.safetensors"):
-        resolve_auto()
+    with pytest.raises(WeightsMissingError, match="compact lacks faces/detector.safetensors"):
+        resolve_auto(NEEDS)
     folder = make_compact(root)
-    (folder / "vqgan.json").unlink()
+    (folder / "swaptalk/vqgan.json").unlink()
     with pytest.raises(WeightsMissingError, match=re.escape("vqgan.json missing")):
-        find_preset("compact")
-    assert not preset_state("compact").complete
+        find_preset("compact", requirements=NEEDS)
+    assert not preset_state("compact", NEEDS["compact"]).complete
     write_manifest(folder)  # a manifest that lists less does not make the set complete
     with pytest.raises(WeightsMissingError, match=re.escape("vqgan.json missing")):
-        find_preset("compact")
+        find_preset("compact", requirements=NEEDS)
 
 
 def test_unknown_preset(root: Path) -> None:
@@ -137,26 +140,23 @@ def test_unknown_preset(root: Path) -> None:
         find_preset("huge")
 
 
-def test_auto_takes_compact_and_says_what_paper_lacks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PACKAGES, "paper", ("json",))
+def test_auto_takes_compact_and_says_what_paper_lacks(root: Path) -> None:
+    paper = replace(NEEDS["paper"], packages=("json",))
     make_compact(root)
-    resolution = resolve_auto()
+    resolution = resolve_auto({**NEEDS, "paper": paper})
     assert resolution.preset.name == "compact"
-    assert "hubert" in resolution.reason and "and 4 more" in resolution.reason
-    for entry in read_catalogue():
-        if "render" in entry.needed_by:
-            for file in entry.results:
-                path = root / "paper" / file
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(b"x")
-    assert preset_state("paper").complete
-    monkeypatch.setitem(PACKAGES, "paper", ("json", "no_such_package"))
-    resolution = resolve_auto()
+    assert "paper lacks faces/identity.safetensors" in resolution.reason and "and 8 more" in resolution.reason
+    files = [file for entry in read_catalogue() if entry.name in paper.downloads for file in entry.results]
+    for file in (*files, *(network + ending for network in paper.networks for ending in (".safetensors", ".json"))):
+        path = root / "paper" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    assert preset_state("paper", paper).complete
+    resolution = resolve_auto({**NEEDS, "paper": replace(paper, packages=("json", "no_such_package"))})
     assert resolution.preset.name == "compact"
     assert resolution.reason.endswith("; paper lacks the package no_such_package")
-    monkeypatch.setitem(PACKAGES, "paper", ("json",))
-    assert resolve_auto().preset.name == "paper"
-    assert find_preset("paper").analyser == "insightface"
+    assert resolve_auto({**NEEDS, "paper": paper}).preset.name == "paper"
+    assert find_preset("paper", requirements=NEEDS).analyser == "insightface"
 
 
 def test_roots_are_asked_in_the_documented_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -169,9 +169,10 @@ def test_roots_are_asked_in_the_documented_order(monkeypatch: pytest.MonkeyPatch
 
 def test_the_manifest_leaves_the_training_run_out(root: Path) -> None:
     folder = make_compact(root)
-    (folder / "runs").mkdir()
-    (folder / "runs" / "scores.json").write_text("{}")
-    assert "runs/scores.json" not in write_manifest(folder)
+    for place in (folder / "runs", folder / "swaptalk" / "runs" / "vqgan"):
+        place.mkdir(parents=True)
+        (place / "scores.json").write_text("{}")
+    assert not [file for file in write_manifest(folder) if "scores" in file]
 
 
 def test_manifest_of_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -250,27 +251,29 @@ def test_whatever_inside_accepts_is_inside(name: str) -> None:
 
 def test_a_hostile_manifest_cannot_reach_other_files(root: Path) -> None:
     folder = make_compact(root)
-    text = (folder / "manifest.toml").read_text().replace("vqgan.json", "../../secret.json")
+    text = (folder / "manifest.toml").read_text().replace("swaptalk/vqgan.json", "../../secret.json")
     (folder / "manifest.toml").write_text(text)
     with pytest.raises(WeightsCorruptError, match="leads out"):
-        preset_state("compact")
+        preset_state("compact", NEEDS["compact"])
 
 
 def test_a_preset_is_verified_before_it_is_handed_out(root: Path) -> None:
     folder = make_compact(root)
-    assert find_preset("compact").analyser == "compact"
-    os.truncate(folder / "vqgan.safetensors", 9)
+    assert find_preset("compact", requirements=NEEDS).analyser == "compact"
+    os.truncate(folder / "swaptalk/vqgan.safetensors", 9)
     for name in ("compact", "auto"):
         with pytest.raises(WeightsCorruptError, match="is damaged"):
-            find_preset(name)
-    assert preset_state("compact").complete  # nothing is missing: `talkswap doctor` can still say where it looked
+            find_preset(name, requirements=NEEDS)
+    assert preset_state(
+        "compact", NEEDS["compact"]
+    ).complete  # nothing is missing: `talkswap doctor` can still say where it looked
 
 
-def add_own_network(root: Path, name: str = "vqgan") -> tuple[Path, Path]:
+def add_own_network(root: Path, name: str = "swaptalk/vqgan") -> tuple[Path, Path]:
     """A whole set in the user's cache, and one network of the user's own below TALKSWAP_WEIGHTS."""
     shipped = make_compact(root.parent / "cache" / "talkswap" / "weights")
     own = root / "compact"
-    own.mkdir(parents=True)
+    (own / name).parent.mkdir(parents=True)
     save_file({"w": torch.ones(2)}, own / f"{name}.safetensors")
     (own / f"{name}.json").write_text("{}")
     write_manifest(own)
@@ -279,60 +282,66 @@ def add_own_network(root: Path, name: str = "vqgan") -> tuple[Path, Path]:
 
 def test_one_own_network_does_not_hide_the_others(root: Path) -> None:
     own, shipped = add_own_network(root)
-    preset = find_preset("compact")
+    preset = find_preset("compact", requirements=NEEDS)
     assert preset.folders == (own, shipped) and preset.origins == ("TALKSWAP_WEIGHTS", "the user's cache")
-    assert torch.equal(load_weights(preset, "vqgan")["w"], torch.ones(2))
-    assert verified_folder(preset, ["vqgan.safetensors", "vqgan.json"]) == own
-    assert verified_folder(preset, ["detector.safetensors", "detector.json"]) == shipped
+    assert torch.equal(load_weights(preset, "swaptalk/vqgan")["w"], torch.ones(2))
+    assert verified_folder(preset, ["swaptalk/vqgan.safetensors", "swaptalk/vqgan.json"]) == own / "swaptalk"
+    assert verified_folder(preset, ["faces/detector.safetensors", "faces/detector.json"]) == shipped / "faces"
     stated = weight_hashes(preset)
-    assert stated["vqgan.safetensors"] == file_sha256(own / "vqgan.safetensors")
-    assert stated["detector.safetensors"] == file_sha256(shipped / "detector.safetensors")
-    assert resolve_auto().reason.startswith("complete in TALKSWAP_WEIGHTS and the user's cache; ")
+    assert stated["swaptalk/vqgan.safetensors"] == file_sha256(own / "swaptalk/vqgan.safetensors")
+    assert stated["faces/detector.safetensors"] == file_sha256(shipped / "faces/detector.safetensors")
+    assert resolve_auto(NEEDS).reason.startswith("complete in TALKSWAP_WEIGHTS and the user's cache; ")
 
 
 def test_the_set_is_complete_when_its_folders_are_together(root: Path) -> None:
     _, shipped = add_own_network(root)
     for ending in ("safetensors", "json"):
-        (shipped / f"vqgan.{ending}").unlink()
-        assert preset_state("compact").complete
-    (shipped / "detector.json").unlink()
-    assert preset_state("compact").missing == ("detector.json",)
+        (shipped / f"swaptalk/vqgan.{ending}").unlink()
+        assert preset_state("compact", NEEDS["compact"]).complete
+    (shipped / "faces/detector.json").unlink()
+    assert preset_state("compact", NEEDS["compact"]).missing == ("faces/detector.json",)
 
 
 def test_a_damaged_network_in_any_folder_is_refused(root: Path) -> None:
     _, shipped = add_own_network(root)
-    (shipped / "landmarks.json").write_text("{}")
+    (shipped / "faces/landmarks.json").write_text("{}")
     with pytest.raises(WeightsCorruptError, match="landmarks.json is damaged"):
-        verified_folder(preset_state("compact"), ["landmarks.safetensors", "landmarks.json"])
+        verified_folder(
+            preset_state("compact", NEEDS["compact"]), ["faces/landmarks.safetensors", "faces/landmarks.json"]
+        )
 
 
 def test_an_own_network_on_no_list_is_refused_and_not_passed_over(root: Path) -> None:
     own, _ = add_own_network(root)
     (own / "manifest.toml").unlink()
     with pytest.raises(WeightsCorruptError, match="not listed"):
-        find_preset("compact")
+        find_preset("compact", requirements=NEEDS)
 
 
 def test_tensors_and_configuration_of_different_folders_are_not_mixed(root: Path) -> None:
     own, _ = add_own_network(root)
-    (own / "vqgan.json").unlink()
+    (own / "swaptalk/vqgan.json").unlink()
     with pytest.raises(WeightsCorruptError, match="lie apart"):
-        verified_folder(preset_state("compact"), ["vqgan.safetensors", "vqgan.json"])
+        verified_folder(
+            preset_state("compact", NEEDS["compact"]), ["swaptalk/vqgan.safetensors", "swaptalk/vqgan.json"]
+        )
 
 
 def test_a_root_that_is_named_twice_counts_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_compact(root)
     monkeypatch.setattr("talkswap.checkpoints.catalogue.checkout_weights", lambda: root)
-    assert preset_state("compact").folders == (folder,)
+    assert preset_state("compact", NEEDS["compact"]).folders == (folder,)
 
 
 def test_absent_packages_are_looked_for_and_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PACKAGES, "paper", ("no_such_package", "this", "blocked"))
     monkeypatch.setitem(sys.modules, "blocked", None)
     sys.modules.pop("this", None)
-    assert absent_packages("paper") == ("no_such_package", "blocked")
+    assert absent_packages(Requirements(packages=("no_such_package", "this", "blocked"))) == (
+        "no_such_package",
+        "blocked",
+    )
     assert "this" not in sys.modules
-    assert absent_packages("compact") == ()
+    assert absent_packages(NEEDS["compact"]) == ()
 
 
 def test_the_analyser_is_found_over_all_folders_and_verified(root: Path) -> None:
@@ -342,20 +351,20 @@ def test_the_analyser_is_found_over_all_folders_and_verified(root: Path) -> None
     apart = {"detector": root, "landmarks": root.parent / "cache" / "talkswap" / "weights"}
     apart["identity"] = apart["landmarks"]
     for network, place in apart.items():
-        (place / "compact").mkdir(parents=True, exist_ok=True)
+        (place / "compact" / "faces").mkdir(parents=True, exist_ok=True)
         for ending in ("safetensors", "json"):
-            shutil.copy(shipped / f"{network}.{ending}", place / "compact")
+            shutil.copy(shipped / f"faces/{network}.{ending}", place / "compact" / "faces")
         write_manifest(place / "compact")
-    assert load_analyser("compact", preset_state("compact")).name == "compact"
-    path = root / "compact" / "detector.safetensors"
+    assert load_analyser("compact", preset_state("compact", NEEDS["compact"])).name == "compact"
+    path = root / "compact" / "faces/detector.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(WeightsCorruptError, match="detector.safetensors is damaged"):
-        load_analyser("compact", preset_state("compact"))
+        load_analyser("compact", preset_state("compact", NEEDS["compact"]))
     path.unlink()
-    with pytest.raises(WeightsMissingError, match="no detector.safetensors"):
-        load_analyser("compact", preset_state("compact"))
+    with pytest.raises(WeightsMissingError, match="no faces/detector.safetensors"):
+        load_analyser("compact", preset_state("compact", NEEDS["compact"]))
 
 
 def test_insightface_is_looked_for_where_the_catalogue_puts_it(root: Path) -> None:

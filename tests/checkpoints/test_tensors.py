@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 from talkswap.checkpoints.manifest import write_manifest
 from talkswap.checkpoints.networks import network_of, pack, read_tensors, shards, tensor_files, write_tensors
 from talkswap.checkpoints.presets import (
-    COMPACT_NETWORKS,
     find_preset,
     folder_state,
     load_weights,
@@ -22,6 +21,7 @@ from talkswap.checkpoints.presets import (
     weight_hashes,
 )
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
+from talkswap.systems.registry import requirements
 
 TENSORS = {f"layer.{index}": torch.full((100, 100), float(index)) for index in range(10)}  # 40 kB each
 
@@ -99,9 +99,10 @@ def test_two_shards_with_the_same_tensor_are_refused(tmp_path: Path) -> None:
 def sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A compact preset, all networks in shards, as the only one below TALKSWAP_WEIGHTS."""
     folder = tmp_path / "weights" / "compact"
-    for name in COMPACT_NETWORKS:
-        write_tensors(TENSORS, folder, name, 100_000)
-        (folder / f"{name}.json").write_text("{}")
+    for network in requirements()["compact"].networks:
+        room, _, name = network.partition("/")
+        write_tensors(TENSORS, folder / room, name, 100_000)
+        (folder / f"{network}.json").write_text("{}")
     write_manifest(folder)
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(tmp_path / "weights"))
     return folder
@@ -110,27 +111,27 @@ def sharded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_preset_of_shards_is_complete_and_loads(sharded: Path) -> None:
     preset = find_preset("compact", sharded)
     assert preset.folders == (sharded,)
-    assert same(load_weights(preset, "vqgan"), TENSORS)
-    assert network_folder(preset, "detector") == sharded
-    assert len([file for file in weight_hashes(preset) if file.startswith("vqgan-")]) == 5
+    assert same(load_weights(preset, "swaptalk/vqgan"), TENSORS)
+    assert network_folder(preset, "faces/detector") == sharded / "faces"
+    assert len([file for file in weight_hashes(preset) if file.startswith("swaptalk/vqgan-")]) == 5
 
 
 def test_own_shards_go_before_a_shipped_whole_file(sharded: Path) -> None:
     preset = preset_state("compact")
     assert len(preset.folders) == 2  # ours, then that of the checkout
-    assert preset.locate_tensors("vqgan")[0].parent == sharded
+    assert preset.locate_tensors("swaptalk/vqgan")[0].parent == sharded / "swaptalk"
     hashes = weight_hashes(preset)
-    assert "vqgan.safetensors" not in hashes and "vqgan-00001-of-00005.safetensors" in hashes
-    assert "sync_expert.safetensors" in hashes  # only the checkout has it
+    assert "swaptalk/vqgan.safetensors" not in hashes and "swaptalk/vqgan-00001-of-00005.safetensors" in hashes
+    assert "swaptalk/sync_expert.safetensors" in hashes  # only the checkout has it
 
 
 def test_a_lost_or_damaged_shard_is_named(sharded: Path) -> None:
-    shard = sharded / "vqgan-00002-of-00005.safetensors"
+    shard = sharded / "swaptalk/vqgan-00002-of-00005.safetensors"
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
     with pytest.raises(WeightsCorruptError, match="vqgan-00002-of-00005.safetensors is damaged"):
-        load_weights(folder_state(sharded), "vqgan")
+        load_weights(folder_state(sharded), "swaptalk/vqgan")
     shard.unlink()
     with pytest.raises(WeightsMissingError, match="vqgan-00002-of-00005.safetensors"):
         find_preset("compact", sharded)

@@ -14,6 +14,7 @@ import pytest
 from talkswap.checkpoints.catalogue import read_catalogue
 from talkswap.checkpoints.manifest import read_records
 from talkswap.cli import main
+from talkswap.systems.registry import stage_made
 
 CONTENT = b"weights" * 1000
 CATALOGUE = f"""
@@ -37,14 +38,6 @@ licence = "MIT"
 non_commercial = false
 needed_by = ["train"]
 
-[[file]]
-name = "vqgan"
-preset = "paper"
-file = "vqgan.safetensors"
-licence = "Apache-2.0"
-non_commercial = false
-needed_by = ["render"]
-made_by = "talkswap train vqgan --preset paper"
 """
 
 
@@ -144,23 +137,24 @@ def test_what_nobody_publishes_says_how_to_make_it(root: Path, capsys: pytest.Ca
 
 def test_the_list_shows_licence_pin_and_origin(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "--list"]) == 0
-    header, thing, loose, own = capsys.readouterr().out.splitlines()
+    header, thing, loose, *own = capsys.readouterr().out.splitlines()
     assert header.split()[:4] == ["NAME", "PRESET", "SIZE", "STATE"]
     assert "for looking only (non-commercial)" in thing and "https://example.org/thing.bin" in thing
     assert "pin unknown" in loose
-    assert "made here" in own and "talkswap train vqgan" in own
+    (vqgan,) = [line for line in own if line.startswith("vqgan ")]
+    assert "made here" in vqgan and "talkswap train vqgan" in vqgan
 
 
 def test_the_list_of_our_own_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "--list"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert listed == [entry.name for entry in read_catalogue()]
+    assert listed == [entry.name for entry in (*read_catalogue(), *stage_made())]
 
 
 def test_adopt_writes_a_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "vqgan.json").write_text("{}")
     assert main(["download", "--adopt", str(tmp_path)]) == 0
-    assert read_records(tmp_path)["vqgan.json"].size == 2
+    assert read_records(tmp_path)["swaptalk/vqgan.json"].size == 2
 
 
 def test_offline_holds_for_one_command_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,12 +158,12 @@ def test_weights_that_were_changed_are_refused(render: Run, tmp_path: Path, monk
     copy = tmp_path / "weights" / "compact"
     shutil.copytree(find_preset("compact").folders[0], copy)
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(tmp_path / "weights"))
-    data = bytearray((copy / "vqgan.safetensors").read_bytes())
+    data = bytearray((copy / "swaptalk" / "vqgan.safetensors").read_bytes())
     data[-1] ^= 1
-    (copy / "vqgan.safetensors").write_bytes(data)
+    (copy / "swaptalk" / "vqgan.safetensors").write_bytes(data)
     code, _, err = render("--quiet")
     assert code == 12 and "vqgan.safetensors is damaged" in err
-    (copy / "vqgan.safetensors").unlink()
+    (copy / "swaptalk" / "vqgan.safetensors").unlink()
     monkeypatch.setattr("talkswap.checkpoints.catalogue.checkout_weights", lambda: None)
     monkeypatch.setattr("talkswap.checkpoints.catalogue.packaged_weights", lambda: None)
     code, _, err = render("--quiet")

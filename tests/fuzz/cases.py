@@ -284,8 +284,10 @@ def preset(chance: random.Random, whole: Path, room: Path) -> Case:
     """A preset folder: a file that its manifest knows otherwise, one that it vouches for, or the manifest itself."""
     origin, folder = weights(), room / "in" / "weights"
     folder.mkdir()
-    files = sorted(path.name for path in origin.iterdir() if path.is_file() and path.name != "README.md")
+    paths = [path.relative_to(origin) for path in origin.rglob("*") if path.is_file() and path.name != "README.md"]
+    files = sorted(path.as_posix() for path in paths if "runs" not in path.parts)
     for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
         os.link(origin / name, folder / name)
     networks = [name for name in files if name.endswith(".safetensors")]
     configs = [name for name in files if name.endswith(".json")]

@@ -22,6 +22,7 @@ from talkswap.checkpoints.publish.pack import PackConfig, pack_preset
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork
+from talkswap.systems import registry
 from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig
 from talkswap.systems.swaptalk.lip_sync import LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
@@ -75,6 +76,11 @@ STAGES: dict[str, tuple[str, Callable[[], torch.nn.Module]]] = {
 MakeRun = Callable[..., Path]
 
 
+def pack_config(**settings: Any) -> PackConfig:
+    """How `talkswap weights pack` packs runs of the default system."""
+    return PackConfig(tuple(registry.networks("swaptalk").values()), registry.requirements(), **settings)
+
+
 def finished_run(folder: Path, network: str, seed: int = 3) -> Path:
     """A run folder as `talkswap train` leaves it."""
     stage, build = STAGES[network]
@@ -111,7 +117,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def packed(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole preset folder in shards; not to be changed."""
     folder = tmp_path_factory.mktemp("packed") / "small"
-    pack_preset(list(runs.values()), folder, PackConfig(largest_mb=1.5, licence="Apache-2.0"))
+    pack_preset(list(runs.values()), folder, pack_config(largest_mb=1.5, licence="Apache-2.0"))
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from talkswap.checkpoints.publish.check import preset_files
 from talkswap.checkpoints.publish.fetch import fetch_preset, preset_place
 from talkswap.cli import main
 from talkswap.errors import DownloadError, OutputUnwritableError, UsageError, WeightsCorruptError
+from talkswap.systems.registry import requirements
 
 REPOSITORY = "lab/small-talk"
 QUICK = FetchConfig(attempts=1, wait=0.01, timeout=5)
@@ -54,7 +56,7 @@ def test_a_push_is_one_commit_with_every_file(
     assert (commit["repository"], commit["revision"]) == (REPOSITORY, "main")
     assert commit["lines"][0]["value"]["summary"] == "first words"
     assert hub.repositories[REPOSITORY] == contents(packed) and REPOSITORY in hub.private
-    assert {"manifest.toml", "README.md", "runs/lip-sync/curve.png"} <= set(hub.repositories[REPOSITORY])
+    assert {"manifest.toml", "README.md", "swaptalk/runs/lip-sync/curve.png"} <= set(hub.repositories[REPOSITORY])
     assert [path for method, path, key in hub.asked if method == "POST" and key != f"Bearer {hub.token}"] == []
 
 
@@ -68,15 +70,15 @@ def test_large_files_go_to_the_store(hub: Any, packed: Path, token: Path) -> Non
 def test_a_second_push_removes_shards_that_are_no_more(hub: Any, preset: Path, token: Path) -> None:
     assert push(preset, "--token-file", str(token)) == 0
     hub.repositories[REPOSITORY]["notes.txt"] = b"somebody's own"
-    gone = [path.name for path in preset.glob("vqgan-*.safetensors")]
+    gone = [f"swaptalk/{path.name}" for path in preset.glob("swaptalk/vqgan-*.safetensors")]
     assert len(gone) > 1
     for name in gone:
         (preset / name).unlink()
-    shutil.copy(next(preset.glob("detector.safetensors")), preset / "vqgan.safetensors")
+    shutil.copy(preset / "faces/detector.safetensors", preset / "swaptalk/vqgan.safetensors")
     write_manifest(preset)
     assert push(preset, "--token-file", str(token)) == 0
     held = hub.repositories[REPOSITORY]
-    assert not set(gone) & set(held) and "vqgan.safetensors" in held and "notes.txt" in held
+    assert not set(gone) & set(held) and "swaptalk/vqgan.safetensors" in held and "notes.txt" in held
     assert len(hub.commits) == 2
 
 
@@ -96,13 +98,13 @@ def test_a_dry_run_lists_and_asks_nobody(hub: Any, packed: Path, capsys: pytest.
 
 def test_what_only_lies_in_the_folder_stays_here(hub: Any, preset: Path, token: Path) -> None:
     (preset / "secret.txt").write_text("mine")
-    (preset / "runs" / ".hidden").write_text("mine")
+    (preset / "swaptalk" / "runs" / ".hidden").write_text("mine")
     assert push(preset, "--token-file", str(token)) == 0
-    assert not {"secret.txt", "runs/.hidden"} & set(hub.repositories[REPOSITORY])
+    assert not {"secret.txt", "swaptalk/runs/.hidden"} & set(hub.repositories[REPOSITORY])
 
 
 def test_a_damaged_folder_is_not_sent(hub: Any, preset: Path, token: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = preset / "identity.json"
+    path = preset / "faces" / "identity.json"
     path.write_text(path.read_text().replace("64", "65"))
     assert push(preset, "--token-file", str(token)) == 12
     assert "identity.json is damaged" in capsys.readouterr().err
@@ -218,27 +220,48 @@ def test_an_interrupted_fetch_goes_on_where_it_stopped(hub: Any, published: str)
         fetch_preset(REPOSITORY, published, config=QUICK)
     place = preset_place(REPOSITORY, published)
     assert not (place / "manifest.toml").exists()
-    (part,) = place.glob("*.part")
-    whole = [p.name for p in place.iterdir() if p.suffix in (".json", ".safetensors")]
+    (part,) = place.rglob("*.part")
+    whole = [p.name for p in place.rglob("*") if p.suffix in (".json", ".safetensors")]
     done = fetch_preset(REPOSITORY, published, config=QUICK)
-    assert hub.ranges == [f"{part.name.removesuffix('.part')} bytes=5000-"]
+    assert hub.ranges == [f"{part.relative_to(place).as_posix().removesuffix('.part')} bytes=5000-"]
     assert done.here == len(whole) and find_preset("auto", place).complete
+
+
+def test_one_system_is_fetched_without_the_others(hub: Any, published: str) -> None:
+    done = fetch_preset(REPOSITORY, published, rooms=("faces", "voice"), config=QUICK)
+    assert {file.partition("/")[0] for file in done.fetched} == {"faces"}
+    assert fetch_preset(REPOSITORY, published, rooms=("faces",), config=QUICK).fetched == ()
+    more = fetch_preset(REPOSITORY, published, config=QUICK)
+    assert {file.partition("/")[0] for file in more.fetched} == {"swaptalk"} and more.here == len(done.fetched)
+    assert find_preset("auto", done.folder, requirements()).complete
+    assert fetch_preset(REPOSITORY, published, rooms=("faces",), config=QUICK).fetched == ()
+
+
+def test_an_old_flat_preset_arrives_in_todays_folders(hub: Any, published: str) -> None:
+    files = hub.repositories[REPOSITORY]
+    for name in [name for name in files if name.startswith(("faces/", "swaptalk/")) and "/runs/" not in name]:
+        files[name.rpartition("/")[2]] = files.pop(name)
+    manifest = re.sub(r'(file = ")(faces|swaptalk)/', r"\1", files["manifest.toml"].decode())
+    files["manifest.toml"] = manifest.encode()
+    place = fetch_preset(REPOSITORY, published, config=QUICK).folder
+    preset = find_preset("auto", place, requirements())
+    assert preset.notice == "" and preset.locate("swaptalk/vqgan.json").parent == place / "swaptalk"
 
 
 def test_a_damaged_file_is_fetched_again_alone(hub: Any, published: str) -> None:
     place = fetch_preset(REPOSITORY, published, config=QUICK).folder
-    (place / "vqgan.json").write_text("{}")
+    (place / "swaptalk" / "vqgan.json").write_text("{}")
     done = fetch_preset(REPOSITORY, published, config=QUICK)
-    assert done.fetched == ("vqgan.json",)
+    assert done.fetched == ("swaptalk/vqgan.json",)
     assert find_preset("auto", place).complete
 
 
 def test_content_that_is_not_the_manifests_is_refused(
     hub: Any, published: str, capsys: pytest.CaptureFixture[str], weights: Path
 ) -> None:
-    data = bytearray(hub.repositories[REPOSITORY]["detector.safetensors"])
+    data = bytearray(hub.repositories[REPOSITORY]["faces/detector.safetensors"])
     data[-1] ^= 1
-    hub.repositories[REPOSITORY]["detector.safetensors"] = bytes(data)
+    hub.repositories[REPOSITORY]["faces/detector.safetensors"] = bytes(data)
     assert fetch(published) == 12
     assert "is not the pinned file" in capsys.readouterr().err
     assert list(weights.rglob("manifest.toml")) == [preset_place(REPOSITORY, published) / ".fetched" / "manifest.toml"]
@@ -249,7 +272,7 @@ def test_content_that_is_not_the_manifests_is_refused(
 @pytest.mark.parametrize("file", ["../../out.json", "/etc/x.json", "evil.py", ".hidden.json", "runs/x.json"])
 def test_a_hostile_manifest_is_refused(hub: Any, published: str, weights: Path, file: str) -> None:
     manifest = hub.repositories[REPOSITORY]["manifest.toml"].decode()
-    hub.repositories[REPOSITORY]["manifest.toml"] = manifest.replace("vqgan.json", file).encode()
+    hub.repositories[REPOSITORY]["manifest.toml"] = manifest.replace("swaptalk/vqgan.json", file).encode()
     with pytest.raises(WeightsCorruptError):
         fetch_preset(REPOSITORY, published, config=QUICK)
     assert [p.name for p in weights.rglob("*") if p.is_file()] == ["manifest.toml"]

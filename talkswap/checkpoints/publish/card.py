@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from talkswap import __version__
-from talkswap.checkpoints.publish.networks import NETWORKS, Run
+from talkswap.checkpoints.publish.runs import Run
 
 CARD = "README.md"
 HUB_LICENCES = {
@@ -31,7 +31,8 @@ front of the face come out worse. Nothing here was tested for telling people apa
 class CardNetwork:
     """A row of the card's first table."""
 
-    name: str
+    name: str  # ROOM/NAME
+    purpose: str
     parameters: int
     stored: str  # fp16 | int8 | float32 | as in the base
     origin: str  # the stage that made it, or the preset that it was taken from
@@ -93,7 +94,7 @@ def _run_row(run: Run, hardware: str) -> str:
     minutes = f"{run.minutes:,.0f}" if run.minutes else "not recorded"
     seed = "-" if run.seed is None else str(run.seed)
     samples = f"{steps} of {batch}" if batch else steps
-    return f"| [`{run.label}`](runs/{run.label}) | {samples} | {minutes} | {_hardware(run, hardware)} | {seed} |"
+    return f"| [`{run.label}`]({run.place}) | {samples} | {minutes} | {_hardware(run, hardware)} | {seed} |"
 
 
 def _score_lines(runs: Sequence[Run]) -> list[str]:
@@ -106,7 +107,7 @@ def _score_lines(runs: Sequence[Run]) -> list[str]:
 
 def _data_lines(facts: CardFacts) -> list[str]:
     lines = [facts.data.strip(), ""] if facts.data.strip() else []
-    lists = sorted({f"runs/{r.label}/{n}" for r in facts.runs for n in r.records if n in _LISTS})
+    lists = sorted({f"{r.place}/{n}" for r in facts.runs for n in r.records if n in _LISTS})
     if lists:
         return [*lines, "What each run was trained on: " + ", ".join(f"[{name}]({name})" for name in lists) + "."]
     return lines or ["The runs recorded no list of what they were trained on."]
@@ -119,7 +120,7 @@ def write_card(facts: CardFacts) -> str:
     """The whole model card."""
     total = sum(network.size for network in facts.networks)
     rows = [
-        f"| `{n.name}` | {n.parameters / 1e6:.1f} M | {n.stored}, {n.size / 1e6:.1f} MB | {n.origin} | {NETWORKS[n.name].purpose} |"
+        f"| `{n.name}` | {n.parameters / 1e6:.1f} M | {n.stored}, {n.size / 1e6:.1f} MB | {n.origin} | {n.purpose} |"
         for n in facts.networks
     ]
     theirs = f" under its licence, {facts.base_licence}" if facts.base_licence else ""
@@ -131,7 +132,7 @@ def write_card(facts: CardFacts) -> str:
         "",
         f"# {facts.name}",
         "",
-        f"Weights for talkswap, a command-line implementation of SwapTalk (one photo, one clip, one voice in; the dubbed clip out), "
+        "Weights for talkswap, a command-line tool that dubs clips (one photo, one clip, one voice in; the dubbed clip out), "
         f"packed by version {__version__} like its {facts.preset} preset: {len(facts.networks)} networks, {total / 1e6:.1f} MB.",
         "",
         "```",
@@ -166,7 +167,7 @@ def write_card(facts: CardFacts) -> str:
         "| --- | --- | --- | --- | --- |",
         *[_run_row(run, facts.hardware) for run in facts.runs],
         "",
-        "Configuration, curve and scores of each run lie in its folder below `runs/`.",
+        "Configuration, curve and scores of each run lie in its folder below `ROOM/runs/`.",
         "",
         "## Scores",
         "",

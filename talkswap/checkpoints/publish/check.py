@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from talkswap.checkpoints.catalogue import weight_roots
-from talkswap.checkpoints.manifest import LISTED, MANIFEST, check_file, inside, read_about, read_records
-from talkswap.checkpoints.presets import folder_state
+from talkswap.checkpoints.description import Requirements
+from talkswap.checkpoints.manifest import (
+    MANIFEST,
+    RUNS,
+    check_file,
+    file_path,
+    is_listed,
+    read_about,
+    read_records,
+    with_room,
+)
+from talkswap.checkpoints.presets import PresetFolder, folder_state
 from talkswap.checkpoints.publish.card import CARD
-from talkswap.errors import TalkswapError, WeightsCorruptError, WeightsMissingError
+from talkswap.errors import TalkswapError, UsageError, WeightsCorruptError, WeightsMissingError
 
 HUB = "hub"  # folder below a root for presets fetched by repository and commit
 
@@ -25,7 +35,7 @@ class FileState:
 
 
 @dataclass(frozen=True)
-class FoundPreset:
+class InstalledPreset:
     """A preset folder on this machine."""
 
     folder: Path
@@ -50,34 +60,42 @@ def check_preset(folder: Path) -> list[FileState]:
     for file, record in sorted(records.items()):
         problem: TalkswapError | None = None
         try:
-            check_file(inside(folder, file), record, repair)
+            check_file(file_path(folder, file), record, repair)
         except (WeightsMissingError, WeightsCorruptError) as error:
             problem = error
         states.append(FileState(file, record.size, problem))
     for path in sorted(folder.rglob("*")):
         file = path.relative_to(folder).as_posix()
-        if path.is_file() and path.suffix in LISTED and file not in records and not file.startswith("runs/"):
+        if path.is_file() and is_listed(file) and with_room(file) not in records:
             stray = WeightsCorruptError(f"{path} is not listed in {folder / MANIFEST}", repair)
             states.append(FileState(file, path.stat().st_size, stray))
     return states
 
 
-def require_whole(folder: Path) -> None:
-    """Raise the first problem of :func:`check_preset`, and :class:`WeightsMissingError` for what a render lacks."""
+def require_whole(folder: Path, requirements: Mapping[str, Requirements]) -> PresetFolder:
+    """The preset of a folder in which nothing is damaged and nothing is missing that a render needs.
+
+    Raises:
+        TalkswapError: the first problem of :func:`check_preset`.
+        WeightsMissingError: of what a render lacks.
+    """
     for state in check_preset(folder):
         if state.problem is not None:
             raise state.problem
-    preset = folder_state(folder)
+    preset = folder_state(folder, requirements=requirements)
     if preset.missing:
         raise WeightsMissingError(f"{folder} lacks {', '.join(preset.missing)}", preset.hint)
+    return preset
 
 
 def preset_files(folder: Path) -> list[str]:
     """All that belongs to a preset folder: manifest, card, listed files, records; nothing that only lies there."""
-    records = [path.relative_to(folder).as_posix() for path in sorted((folder / "runs").rglob("*")) if path.is_file()]
-    kept = [name for name in records if not any(part.startswith(".") for part in name.split("/"))]
+    files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    records = [
+        file.as_posix() for file in files if RUNS in file.parts and not any(part.startswith(".") for part in file.parts)
+    ]
     card = [CARD] if (folder / CARD).is_file() else []
-    return [MANIFEST, *card, *sorted(read_records(folder)), *kept]
+    return [MANIFEST, *card, *sorted(record.listed or file for file, record in read_records(folder).items()), *records]
 
 
 def _candidates() -> Iterator[tuple[Path, str]]:
@@ -87,18 +105,18 @@ def _candidates() -> Iterator[tuple[Path, str]]:
                 yield path.parent, origin
 
 
-def found_presets() -> list[FoundPreset]:
+def installed_presets(requirements: Mapping[str, Requirements]) -> list[InstalledPreset]:
     """Preset folders below the places where weights are looked for, and those fetched from the hub."""
-    found: dict[Path, FoundPreset] = {}
+    presets: dict[Path, InstalledPreset] = {}
     for folder, origin in _candidates():
-        if folder.resolve() in found:
+        if folder.resolve() in presets:
             continue
         about = read_about(folder)
         kind = about.get("preset", folder.name)
         try:
-            missing = folder_state(folder).missing
-        except WeightsCorruptError as error:
+            missing = folder_state(folder, requirements=requirements).missing
+        except (UsageError, WeightsCorruptError) as error:
             missing = (error.message,)
         size = sum(record.size for record in read_records(folder).values())
-        found[folder.resolve()] = FoundPreset(folder, origin, about.get("name", folder.name), kind, size, missing)
-    return list(found.values())
+        presets[folder.resolve()] = InstalledPreset(folder, origin, about.get("name", folder.name), kind, size, missing)
+    return list(presets.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from talkswap.checkpoints.catalogue import download_root
 from talkswap.checkpoints.description import PRESETS
 from talkswap.checkpoints.download import FetchConfig, Notify, fetch, hub_address, offline
 from talkswap.checkpoints.manifest import (
-    LISTED,
     MANIFEST,
     FileRecord,
     check_file,
     inside,
+    is_listed,
     read_about,
     read_records,
+    room_of,
     write_records,
 )
 from talkswap.checkpoints.publish.card import CARD
@@ -50,6 +52,7 @@ def fetch_preset(
     commit: str,
     folder: Path | None = None,
     token: str | None = None,
+    rooms: Collection[str] = (),
     config: FetchConfig | None = None,
     notify: Notify | None = None,
 ) -> Fetched:
@@ -63,6 +66,7 @@ def fetch_preset(
         commit: 40 hex digits.
         folder: where it goes; None = :func:`preset_place`.
         token: for a repository that is not public.
+        rooms: folders of the preset to bring, for example those that one system needs; () = all.
         config: patience.
         notify: progress in bytes.
 
@@ -83,7 +87,10 @@ def fetch_preset(
         about = read_about(folder)
         if {key: about.get(key) for key in origin} != origin:
             raise OutputUnwritableError(f"{folder} holds another preset", "choose another folder with --out")
-        if all(state.problem is None for state in check_preset(folder)):
+        # an earlier fetch may have brought some rooms only
+        here = about.get("rooms", "").split()
+        rooms = () if "rooms" not in about else (*rooms, *here) if rooms else ()
+        if set(rooms) == set(here) and all(state.problem is None for state in check_preset(folder)):
             return _fetched(folder, about, (), len(read_records(folder)))
     if offline():
         raise DownloadError(
@@ -97,6 +104,9 @@ def fetch_preset(
     )  # fmt: skip
     records, about = read_records(arrived), read_about(arrived)
     _check_list(records, about, repository)
+    if rooms:
+        records = {file: record for file, record in records.items() if room_of(file) in rooms}
+        about["rooms"] = " ".join(dict.fromkeys(rooms))
     new: list[str] = []
     for file, record in sorted(records.items()):
         target = inside(folder, file)
@@ -105,7 +115,7 @@ def fetch_preset(
             continue
         except (WeightsMissingError, WeightsCorruptError):
             pass
-        url = hub_address(repository, commit, file)
+        url = hub_address(repository, commit, record.listed or file)  # an old flat preset gets today's folders here
         fetch(url, target, record.size, record.sha256, config, notify, file, token)
         new.append(file)
     fetch(
@@ -119,7 +129,7 @@ def fetch_preset(
 
 def _check_list(records: dict[str, FileRecord], about: dict[str, str], repository: str) -> None:
     """A stranger's manifest may list weights and configurations, nothing that could be mistaken for something else."""
-    strange = [file for file in records if Path(file).suffix not in LISTED or file.startswith((".", "runs/"))]
+    strange = [file for file in records if not is_listed(file) or "/." in f"/{file}"]
     if strange or not records or len(records) > MOST_FILES:
         what = f"lists {strange[0]!r}" if strange else f"lists {len(records)} files"
         raise WeightsCorruptError(f"the manifest of {repository} {what}, which is no preset", "do not use this source")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,25 +11,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from talkswap.checkpoints.manifest import MANIFEST, FileRecord, read_about, read_records, write_manifest
-from talkswap.checkpoints.networks import fill, network_of, read_tensors, tensor_files, unpack, write_tensors
-from talkswap.checkpoints.presets import PresetFolder, folder_state, verify_all
-from talkswap.checkpoints.publish.card import CARD, CardFacts, CardNetwork, card_licence, write_card
-from talkswap.checkpoints.publish.networks import (
-    EXPORT,
-    NETWORKS,
+from talkswap.checkpoints.description import NetworkDescription, Requirements, resolve
+from talkswap.checkpoints.manifest import (
+    MANIFEST,
+    RUNS,
+    FileRecord,
+    file_path,
+    is_flat,
+    read_about,
+    read_records,
+    write_manifest,
+)  # fmt: skip
+from talkswap.checkpoints.networks import (
     PRECISIONS,
-    Run,
-    exported_files,
-    kind_of,
-    needed_networks,
-    parameters,
-    read_json,
-    read_run,
+    build_network,
+    fill,
+    network_of,
+    read_config,
+    read_tensors,
     stored_form,
     stored_precision,
-    without_places,
-)
+    tensor_files,
+    unpack,
+    write_tensors,
+)  # fmt: skip
+from talkswap.checkpoints.presets import PresetFolder, folder_state, verify_all
+from talkswap.checkpoints.publish.card import CARD, CardFacts, CardNetwork, card_licence, write_card
+from talkswap.checkpoints.publish.runs import EXPORT, Run, exported_files, read_json, read_run, without_places
 from talkswap.errors import OutputExistsError, OutputUnwritableError, UsageError, WeightsMissingError
 
 REPAIR = "export the run again"
@@ -38,6 +47,9 @@ REPAIR = "export the run again"
 class PackConfig:
     """How runs become a preset folder."""
 
+    networks: tuple[NetworkDescription, ...]  # of the system that the runs trained, the shared ones too
+    requirements: Mapping[str, Requirements]  # of that system, by preset
+    others: tuple[NetworkDescription, ...] = ()  # of other systems, which a base may hold as well
     name: str = ""  # of the preset; "" = the folder's
     precision: str = "fp16"
     earlier: tuple[Path, ...] = ()  # runs that the given ones started from: only their records are kept
@@ -56,31 +68,45 @@ class Packed:
 
     folder: Path
     preset: str
-    networks: tuple[str, ...]
+    networks: tuple[str, ...]  # ROOM/NAME
     records: Mapping[str, FileRecord]
 
 
-def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig | None = None) -> Packed:
+@dataclass(frozen=True)
+class Contents:
+    """What a preset folder will hold, and from where."""
+
+    runs: Sequence[Run]  # whose records are kept
+    trained: Mapping[NetworkDescription, Run]  # networks that a run gives
+    base: Path | None
+    copied: Sequence[NetworkDescription]  # networks that the base gives
+
+
+def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig) -> Packed:
     """Make the preset folder ``out`` from finished runs; it appears in one move.
 
+    Without runs it is the base again, in today's layout: that is how a folder from before systems had folders moves on.
+
     Raises:
-        UsageError: two runs hold the same network, or a file cannot be made small enough.
+        UsageError: two runs hold the same network, there is nothing to pack, or a file cannot be made small enough.
         InputMissingError, WeightsMissingError: a run is not there or not finished; networks are missing that a
             render needs.
         WeightsCorruptError: weights do not fit their configuration, or the base is damaged.
         OutputExistsError, OutputUnwritableError.
     """
-    config = config or PackConfig()
     if config.precision not in PRECISIONS:
         raise UsageError(f"there is no precision {config.precision}", f"choose one of: {', '.join(PRECISIONS)}")
+    if not run_folders and config.base is None:
+        raise UsageError("there is nothing to pack", "name a finished run of `talkswap train`, or a folder with --base")
     _check_target(out, config)
-    runs = [read_run(folder) for folder in run_folders]
-    makers = _makers(runs)
-    earlier = _earlier([read_run(folder) for folder in config.earlier], {run.label for run in runs})
+    runs = [read_run(folder, config.networks) for folder in run_folders]
+    trained = _trained(runs)
+    earlier = _earlier([read_run(folder, config.networks) for folder in config.earlier], {run.place for run in runs})
     base = None if config.base is None else folder_state(config.base)
-    preset = _preset_kind(makers, base)
-    given = set(makers) | (set() if base is None else _networks_in(base.folders[0]))
-    missing = [name for name in needed_networks(preset) if name not in given]
+    preset = _preset_kind(trained, base)
+    copied = () if base is None else tuple(n for n in _networks_in(base.folders[0], config) if n not in trained)
+    packed = {network.path for network in (*trained, *copied)}
+    missing = [path for path in config.requirements[preset].networks if path not in packed]
     if missing:
         raise WeightsMissingError(
             f"a {preset} preset needs {', '.join(missing)} as well",
@@ -88,16 +114,17 @@ def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig | Non
         )
     if base is not None:
         verify_all(PresetFolder(base.name, base.folders[:1], base.origins[:1], (), base.repair))
+    contents = Contents([*earlier, *runs], trained, None if base is None else base.folders[0], copied)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
             folder = Path(place) / out.name
             folder.mkdir()
-            packed = _fill(folder, out, [*earlier, *runs], makers, base, preset, config)
+            names, records = _fill(folder, out, contents, preset, config)
             _put(folder, out)
     except OSError as error:
         raise OutputUnwritableError(f"cannot write {out}: {error.strerror or error}", "choose another --out") from error
-    return packed
+    return Packed(out, preset, names, records)
 
 
 def _check_target(out: Path, config: PackConfig) -> None:
@@ -113,99 +140,103 @@ def _check_target(out: Path, config: PackConfig) -> None:
         raise OutputExistsError(f"{out} exists already", "choose another folder, or give --overwrite")
 
 
-def _makers(runs: Sequence[Run]) -> dict[str, Run]:
+def _trained(runs: Sequence[Run]) -> dict[NetworkDescription, Run]:
     """Which run gives which network."""
-    makers: dict[str, Run] = {}
-    labels: dict[str, Path] = {}
+    trained: dict[NetworkDescription, Run] = {}
+    places: dict[str, Path] = {}
     for run in runs:
-        for name in run.networks:
-            if name in makers:
-                raise UsageError(f"{makers[name].folder} and {run.folder} both hold {name}", "give one of the two")
-            makers[name] = run
-        if run.label in labels:
+        for network in run.networks:
+            if network in trained:
+                both = f"{trained[network].folder} and {run.folder}"
+                raise UsageError(f"{both} both hold {network.name}", "give one of the two")
+            trained[network] = run
+        if run.place in places:
             raise UsageError(
-                f"{labels[run.label]} and {run.folder} are both runs of {run.label}", "give one of the two"
+                f"{places[run.place]} and {run.folder} are both runs of {run.label}", "give one of the two"
             )
-        labels[run.label] = run.folder
-    return makers
+        places[run.place] = run.folder
+    return trained
 
 
-def _earlier(runs: Sequence[Run], taken: set[str]) -> list[Run]:
-    """Runs of which only the records are kept, each with a place of its own below runs/."""
-    told: list[Run] = []
+def _earlier(runs: Sequence[Run], places: set[str]) -> list[Run]:
+    """Runs of which only the records are kept, each with a place of its own."""
+    placed: list[Run] = []
     for run in runs:
-        placed = replace(run, tag=run.folder.resolve().name) if run.label in taken else run
-        if placed.label in taken:
-            raise UsageError(f"two runs would leave their records in runs/{placed.label}", "rename one run folder")
-        taken = taken | {placed.label}
-        told.append(placed)
-    return told
+        tagged = replace(run, tag=run.folder.resolve().name) if run.place in places else run
+        if tagged.place in places:
+            raise UsageError(f"two runs would leave their records in {tagged.place}", "rename one run folder")
+        places = places | {tagged.place}
+        placed.append(tagged)
+    return placed
 
 
-def _preset_kind(makers: Mapping[str, Run], base: PresetFolder | None) -> str:
-    """Which preset the folder is made like: a lip-sync that hears HuBERT is the paper's."""
-    if "lip_sync" in makers:
-        settings = read_json(makers["lip_sync"].folder / EXPORT / "lip_sync.json")
-        return "paper" if isinstance(settings, dict) and settings.get("speech") == "hubert" else "compact"
+def _preset_kind(trained: Mapping[NetworkDescription, Run], base: PresetFolder | None) -> str:
+    """Which preset the folder is made like: some networks show by their settings that they're of the paper's size."""
+    kinds = set()
+    for network, run in trained.items():
+        if network.paper_settings:
+            settings = read_config(run.folder / EXPORT / f"{network.name}.json", REPAIR)
+            kinds.add("paper" if network.paper_settings.items() <= settings.items() else "compact")
+    if kinds:
+        return "paper" if "paper" in kinds else "compact"
     return "compact" if base is None else base.name
 
 
-def _networks_in(folder: Path) -> set[str]:
+def _networks_in(folder: Path, config: PackConfig) -> list[NetworkDescription]:
     """The networks of ours that a preset folder lists, with their configurations."""
     records = read_records(folder)
-    named = {network_of(file) for file in records}
-    return {name for name in NETWORKS if name in named and f"{name}.json" in records}
+    listed = {network_of(file) for file in records}
+    known = dict.fromkeys((*config.networks, *config.others))
+    return [network for network in known if network.path in listed and f"{network.path}.json" in records]
 
 
 def _fill(
-    folder: Path,
-    out: Path,
-    runs: Sequence[Run],
-    makers: Mapping[str, Run],
-    base: PresetFolder | None,
-    preset: str,
-    config: PackConfig,
-) -> Packed:
-    """Write everything into an empty folder."""
+    folder: Path, out: Path, contents: Contents, preset: str, config: PackConfig
+) -> tuple[tuple[str, ...], Mapping[str, FileRecord]]:
+    """Write everything into an empty folder; returns the networks and the manifest."""
     largest = int(config.largest_mb * 1e6)
     name = config.name or out.resolve().name
-    base_name = None if base is None else read_about(base.folders[0]).get("name", base.folders[0].resolve().name)
-    taken = sorted(_networks_in(base.folders[0]) - set(makers)) if base is not None else []
-    rows: dict[str, CardNetwork] = {}
-    for network in (n for n in NETWORKS if n in makers or n in taken):
-        run = makers.get(network)
+    base = contents.base
+    base_name = None if base is None else read_about(base).get("name", base.resolve().name)
+    rows: list[CardNetwork] = []
+    known = dict.fromkeys((*config.networks, *config.others))
+    for network in (n for n in known if n in contents.trained or n in contents.copied):
+        (folder / network.room).mkdir(exist_ok=True)
+        run = contents.trained.get(network)
         if run is not None:
             count = _write_trained(folder, run, network, config.precision, largest)
-            stored = "fp16" if config.precision == "int8" and kind_of(network).exact else config.precision
+            stored = "fp16" if config.precision == "int8" and network.exact else config.precision
             origin = f"`talkswap train {run.stage}`"
         else:
             assert base is not None
-            count, stored = _write_taken(folder, base.folders[0], network, largest)
+            count, stored = _write_copy(folder, base, network, largest)
             origin = str(base_name)
-        size = sum((folder / file).stat().st_size for file in tensor_files(folder, network))
-        rows[network] = CardNetwork(network, count, stored, origin, size)
-    for run in runs:
-        _write_records(folder / "runs" / run.label, run)
-    base_licence = None
+        size = sum((folder / file).stat().st_size for file in tensor_files(folder, network.path))
+        rows.append(CardNetwork(network.path, network.purpose, count, stored, origin, size))
+    for run in contents.runs:
+        _write_records(folder / run.place, run)
+    base_card = base_licence = None
     if base is not None:
-        for network in taken:
-            _copy_records(base.folders[0], folder, network)
-        card = base.folders[0] / CARD
-        base_licence = card_licence(card.read_text(encoding="utf-8")) if card.is_file() else None
-    facts = CardFacts(
-        name=name,
-        preset=preset,
-        licence=config.licence,
-        networks=list(rows.values()),
-        runs=runs,
-        base=base_name,
-        base_licence=base_licence,
-        hardware=config.hardware,
-        data=config.data,
-        notes=config.notes,
-    )
-    (folder / CARD).write_text(write_card(facts), encoding="utf-8")
-    about = {"name": name, "preset": preset} | ({} if config.licence is None else {"licence": config.licence})
+        places = _copy_records(base, folder, contents, everything=not contents.runs)
+        if (base / CARD).is_file():
+            base_card = (base / CARD).read_text(encoding="utf-8")
+            base_licence = card_licence(base_card)
+    licence = config.licence
+    if base_card is not None and not contents.runs:
+        # nothing was trained, so what its card says of data and scores still holds
+        licence = licence or base_licence
+        for old, new in places.items():
+            base_card = re.sub(rf"(?<![\w/]){re.escape(old)}(?!\w)", new, base_card)
+        card = base_card
+    else:
+        card = write_card(
+            CardFacts(
+                name, preset, licence, rows, contents.runs, base_name, base_licence, config.hardware, config.data,
+                config.notes,
+            )
+        )  # fmt: skip
+    (folder / CARD).write_text(card, encoding="utf-8")
+    about = {"name": name, "preset": preset} | ({} if licence is None else {"licence": licence})
     records = write_manifest(folder, about)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_size > largest:
@@ -213,39 +244,43 @@ def _fill(
                 f"{path.relative_to(folder)} has {path.stat().st_size / 1e6:.1f} MB, more than {config.largest_mb:g} MB",
                 "shorten it in the run folder, or give a larger --largest-mb",
             )
-    return Packed(out, preset, tuple(rows), records)
+    return tuple(row.name for row in rows), records
 
 
-def _write_trained(folder: Path, run: Run, network: str, precision: str, largest: int) -> int:
-    """A run's network as it goes to disk, once it is known to fit its configuration; returns its parameters."""
-    kind = kind_of(network)
-    settings = run.folder / EXPORT / f"{network}.json"
-    tensors = read_tensors(exported_files(run, network), REPAIR)
-    count = parameters(fill(kind.build(_settings(settings)), tensors, network))
-    write_tensors(stored_form(tensors, precision, kind), folder, network, largest)
-    shutil.copyfile(settings, folder / f"{network}.json")
+def _count(network: NetworkDescription, settings: Path, tensors: Mapping[str, Any]) -> int:
+    """Trained numbers of a network, once its tensors are known to fit its configuration."""
+    build, config = resolve(network.network), resolve(network.config)
+    filled = fill(
+        build_network(build, config, read_config(settings, REPAIR), network.name), dict(tensors), network.name
+    )
+    return sum(parameter.numel() for parameter in filled.parameters())
+
+
+def _write_trained(folder: Path, run: Run, network: NetworkDescription, precision: str, largest: int) -> int:
+    """A run's network as it goes to disk; returns its parameters."""
+    settings = run.folder / EXPORT / f"{network.name}.json"
+    tensors = read_tensors(exported_files(run, network.name), REPAIR)
+    count = _count(network, settings, tensors)
+    stored = stored_form(tensors, precision, network.name, network.exact)
+    write_tensors(stored, folder / network.room, network.name, largest)
+    shutil.copyfile(settings, folder / f"{network.path}.json")
     return count
 
 
-def _write_taken(folder: Path, base: Path, network: str, largest: int) -> tuple[int, str]:
+def _write_copy(folder: Path, base: Path, network: NetworkDescription, largest: int) -> tuple[int, str]:
     """A base's network as it is there, in smaller files where needed; returns its parameters and precision."""
     from safetensors.torch import load_file
 
-    files = tensor_files(base, network)
-    tensors = {name: tensor for file in files for name, tensor in load_file(base / file).items()}
-    if all((base / file).stat().st_size <= largest for file in files):
-        for file in files:
-            shutil.copyfile(base / file, folder / file)
+    files = {file: file_path(base, file) for file in tensor_files(base, network.path)}
+    tensors = {name: tensor for path in files.values() for name, tensor in load_file(path).items()}
+    if all(path.stat().st_size <= largest for path in files.values()):
+        for file, path in files.items():
+            shutil.copyfile(path, folder / file)
     else:
-        write_tensors(tensors, folder, network, largest)
-    shutil.copyfile(base / f"{network}.json", folder / f"{network}.json")
-    count = parameters(fill(kind_of(network).build(_settings(base / f"{network}.json")), unpack(tensors), network))
-    return count, stored_precision(tensors)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    settings = read_json(path)
-    return settings if isinstance(settings, dict) else {}
+        write_tensors(tensors, folder / network.room, network.name, largest)
+    settings = file_path(base, f"{network.path}.json")
+    shutil.copyfile(settings, folder / f"{network.path}.json")
+    return _count(network, settings, unpack(tensors)), stored_precision(tensors)
 
 
 def _write_records(folder: Path, run: Run) -> None:
@@ -259,12 +294,28 @@ def _write_records(folder: Path, run: Run) -> None:
             shutil.copyfile(path, folder / name)
 
 
-def _copy_records(base: Path, folder: Path, network: str) -> None:
-    """The records of a base's network."""
-    stage = network.replace("_", "-")
-    source, target = base / "runs" / stage, folder / "runs" / stage
-    if source.is_dir() and not target.exists():
-        shutil.copytree(source, target)
+def _copy_records(base: Path, folder: Path, contents: Contents, everything: bool) -> dict[str, str]:
+    """Copy the records of a base's networks, or all that it has; returns new places by old ones."""
+    rooms = {network.name.replace("_", "-"): network.room for network in contents.copied}
+    places: dict[str, str] = {}
+    if is_flat(base):
+        own = next((room for room in reversed(rooms.values()) if room not in ("faces", "voice")), "faces")
+        for record in sorted((base / RUNS).glob("*")) if everything else [base / RUNS / label for label in rooms]:
+            places[f"{RUNS}/{record.name}"] = f"{rooms.get(record.name, own)}/{RUNS}/{record.name}"
+    else:
+        for label, room in rooms.items():
+            records = (base / room / RUNS).glob("*") if everything else (base / room / RUNS / label,)
+            places |= {p: p for p in (record.relative_to(base).as_posix() for record in records)}
+    for old, new in places.items():
+        source, target = base / old, folder / new
+        if target.exists():
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        elif source.is_file():
+            shutil.copyfile(source, target)
+    return places
 
 
 def _put(folder: Path, out: Path) -> None:

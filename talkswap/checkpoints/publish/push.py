@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from talkswap.checkpoints.description import Requirements
 from talkswap.checkpoints.download import hub_endpoint, is_safe, offline
 from talkswap.checkpoints.networks import network_of
 from talkswap.checkpoints.publish.card import CARD, card_licence
@@ -73,7 +75,7 @@ def read_token(path: Path | None) -> str | None:
     return get_token()
 
 
-def plan_push(folder: Path, repository: str) -> PushPlan:
+def plan_push(folder: Path, repository: str, requirements: Mapping[str, Requirements]) -> PushPlan:
     """What a push would send, once the folder is found whole and licensed.
 
     Raises:
@@ -82,7 +84,7 @@ def plan_push(folder: Path, repository: str) -> PushPlan:
         PublishError: the model card names no licence.
     """
     check_repository(repository)
-    require_whole(folder)
+    require_whole(folder, requirements)
     card = folder / CARD
     licence = card_licence(card.read_text(encoding="utf-8")) if card.is_file() else None
     if licence is None:
@@ -173,8 +175,10 @@ def push(
 
 def _replaced(plan: PushPlan) -> list[str]:
     """Patterns of files that older pushes of the same networks may have left."""
-    networks = sorted({name for file in plan.files if (name := network_of(file)) is not None})
-    return [p for name in networks for p in (f"{name}.safetensors", f"{name}-?????-of-?????.safetensors")]
+    paths = sorted({name for file in plan.files if (name := network_of(file)) is not None})
+    # a push from before systems had folders left its files at the top
+    names = [*paths, *dict.fromkeys(path.rpartition("/")[2] for path in paths if "/" in path)]
+    return [p for name in names for p in (f"{name}.safetensors", f"{name}-?????-of-?????.safetensors")]
 
 
 def _refusal(repository: str, endpoint: str, error: Any) -> TalkswapError:

@@ -91,7 +91,7 @@ def load_features(file: Path | None = None) -> FeatureNetwork:
     if any(has(folder, f"{INCEPTION}.safetensors") for folder in paper.folders):
         # `talkswap download` converts the pinned file: the published tensors in another container
         return load_inception(verify_tensors(paper, INCEPTION)[0], published=True)
-    return load_compact_features(network_folder(find_preset("compact"), "detector"))
+    return load_compact_features(network_folder(find_preset("compact"), "faces/detector"))
 
 
 def load_sync_judge(file: Path | None = None, device: str = "cpu") -> SyncJudge:

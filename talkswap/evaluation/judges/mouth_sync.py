@@ -53,7 +53,7 @@ class MouthJudge:
             kind="syncnet",
             name="compact mouth shapes",
             comparable=False,
-            sha256=weight_hashes(preset).get("lip_sync.safetensors", ""),
+            sha256=weight_hashes(preset).get("voice/speech_encoder.safetensors", ""),
             note="The speech encoder that judges also drives the compact preset's lips, which flatters our own renders",
         )
 

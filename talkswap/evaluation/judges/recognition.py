@@ -94,12 +94,12 @@ class CompactIdentity:
 
     def __init__(self) -> None:
         preset = find_preset("compact")
-        self._network = load_identity(network_folder(preset, "identity"))
+        self._network = load_identity(network_folder(preset, "faces/identity"))
         self.judge = Judge(
             kind="identity",
             name="compact identity network",
             comparable=False,
-            sha256=weight_hashes(preset).get("identity.safetensors", ""),
+            sha256=weight_hashes(preset).get("faces/identity.safetensors", ""),
             note="It took part in training, which breaks equation 17's condition: give --identity-network",
         )
 

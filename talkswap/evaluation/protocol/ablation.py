@@ -19,7 +19,7 @@ from talkswap.evaluation.protocol.methods import Method, Rendering, Setup, Task,
 from talkswap.evaluation.protocol.plan import EvaluationPlan, OnProgress, Table, published_rows
 from talkswap.evaluation.results import Evaluation
 from talkswap.systems.description import Ablation
-from talkswap.systems.registry import find_system
+from talkswap.systems.registry import find_system, requirements
 from talkswap.types import DEFAULT_SYSTEM
 
 
@@ -84,7 +84,8 @@ def rows(system: str, table: Ablation, name: str, folder: Path) -> list[Method]:
     Raises:
         WeightsMissingError, WeightsCorruptError.
     """
-    preset = find_preset("auto", folder)
+    needs = requirements(system)
+    preset = find_preset("auto", folder, needs)
     try:
         choices = table.choices(preset)
     except (KeyError, TypeError, ValueError, TalkswapError):
@@ -99,7 +100,7 @@ def rows(system: str, table: Ablation, name: str, folder: Path) -> list[Method]:
             f"{name}-{variant}" if variant else name, f"{name}, {variant}" if variant else name,
             f"the preset folder {folder}", partial(render, options), swaps=table.swap,
             choices={**choices, **{key: str(value) for key, value in options.items()}},
-            hashes=lambda setup: weight_hashes(find_preset("auto", folder)),
+            hashes=lambda setup: weight_hashes(find_preset("auto", folder, needs)),
         )
         for variant, options in table.variants.items()
     ]  # fmt: skip

@@ -29,6 +29,7 @@ from talkswap.evaluation.results import Column
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.media.probe import probe
 from talkswap.media.sound import load_voice
+from talkswap.systems.registry import requirements
 from talkswap.types import Voice
 
 
@@ -67,7 +68,7 @@ def score_clip(plan: ClipPlan) -> ClipScore:
     """
     for path in (plan.result, plan.target):
         probe(path)  # the cheap checks come first
-    preset = find_preset(plan.setup.preset, plan.setup.weights)
+    preset = find_preset(plan.setup.preset, plan.setup.weights, requirements())
     analyser = load_analyser(preset.analyser, preset)
     photo = None
     if plan.source is not None:

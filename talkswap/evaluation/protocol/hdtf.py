@@ -89,6 +89,7 @@ from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.files import write_atomically, write_error
 from talkswap.media.sound import load_voice
 from talkswap.records import RecordError, read_record, to_json
+from talkswap.systems.registry import requirements
 from talkswap.types import ProgressEvent
 
 CROPS = "crops-"  # folders of one pair at a time, tens of MB
@@ -182,7 +183,7 @@ class Run:
         self.plan, self.clips, self.methods, self.progress = plan, clips, methods, progress
         self.drawn, self.pairs = pairs, pairs[: plan.limit or None]
         self.work = plan.out / "work"
-        self.preset: PresetFolder = find_preset(plan.setup.preset, plan.setup.weights)
+        self.preset: PresetFolder = find_preset(plan.setup.preset, plan.setup.weights, requirements(plan.system))
         self.judges: Judges = load_judges(plan.judges)
         self.missing = {method.key: method.missing(plan.setup) for method in methods}
         try:

@@ -22,7 +22,7 @@ from talkswap.media.mux import mux
 from talkswap.media.probe import probe
 from talkswap.media.sound import load_voice
 from talkswap.systems.description import EvaluationRow, SystemDescription
-from talkswap.systems.registry import find_system, systems
+from talkswap.systems.registry import find_system, requirements, systems
 from talkswap.types import RenderPlan
 
 GROUND_TRUTH = "ground-truth"
@@ -136,7 +136,7 @@ def method_of(system: SystemDescription, row: EvaluationRow) -> Method:
     def hashes(setup: Setup) -> dict[str, str]:
         if system.hashes:
             return dict(resolve(system.hashes)(system.name))
-        return weight_hashes(find_preset(setup.preset, setup.weights)) if system.presets else {}
+        return weight_hashes(find_preset(setup.preset, setup.weights, requirements(system.name)))
 
     return Method(row.key, row.label, row.about, render, missing, row.swaps, hashes=hashes, note=row.note)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from talkswap.systems.description import EvaluationRow, SystemDescription
+from talkswap.systems.description import EvaluationRow, PresetNeeds, SystemDescription
 
 CASCADES: Mapping[str, tuple[str, ...]] = {
     "wav2lip": ("sync",),
@@ -26,6 +26,10 @@ def _describe(name: str, label: str, about: str) -> SystemDescription:
         title=label,
         paper="the methods that table I of SwapTalk (arXiv 2405.05636) compares with",
         system="talkswap.systems.cascade.system:Cascade",
+        presets={
+            "compact": PresetNeeds(),
+            "paper": PresetNeeds(downloads=("buffalo_l",), packages=("insightface", "onnxruntime")),
+        },
         rows=(
             EvaluationRow(
                 name,

@@ -56,6 +56,7 @@ SYSTEM = SystemDescription(
             f"{_HERE}.lip_sync:LipSyncConfig",
             "moves the lips with the voice",
             "lip-sync",
+            paper_settings={"speech": "hubert"},
         ),
         NetworkDescription(
             "sync_expert",

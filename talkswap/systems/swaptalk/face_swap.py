@@ -253,7 +253,7 @@ class SwapTransformer(nn.Module):
 class FaceSwap(nn.Module, HubNetwork):
     """The module of Fig. 2c, with the backbone that its config names."""
 
-    hub_name = "face_swap"
+    hub_name = "swaptalk/face_swap"
     hub_config = FaceSwapConfig
 
     def __init__(self, config: FaceSwapConfig = COMPACT) -> None:

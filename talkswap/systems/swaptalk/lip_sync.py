@@ -223,7 +223,7 @@ class LipTransform(nn.Module):
 class LipSync(nn.Module, HubNetwork):
     """Face warping and lip transform over whole latents."""
 
-    hub_name = "lip_sync"
+    hub_name = "swaptalk/lip_sync"
     hub_config = LipSyncConfig
 
     def __init__(self, config: LipSyncConfig = COMPACT) -> None:

@@ -91,7 +91,7 @@ class OpeningProbe(nn.Module):
 class SyncExpert(nn.Module, HubNetwork):
     """Unit embeddings of mouths and of speech, whose cosine says how well they fit in time."""
 
-    hub_name = "sync_expert"
+    hub_name = "swaptalk/sync_expert"
     hub_config = SyncExpertConfig
 
     def __init__(self, config: SyncExpertConfig = COMPACT) -> None:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from talkswap.checkpoints.networks import build_network, load_network
-from talkswap.checkpoints.presets import PresetFolder, load_config, load_weights, verify
+from talkswap.checkpoints.presets import PresetFolder, preset_network, verify
 from talkswap.device import Device
 from talkswap.faces.guide import FaceGuide
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork
@@ -72,21 +70,17 @@ class SwapTalk:
             WeightsMissingError, WeightsCorruptError.
         """
 
-        def read(kind: type[nn.Module], config: type[Any], name: str) -> Any:
-            network = build_network(kind, config, load_config(preset, name), name)
-            return load_network(network, load_weights(preset, name), name)
-
         def hubert() -> FeatureExtractor:
             from talkswap.voice.hubert import HubertFeatures
 
             return HubertFeatures(verify(preset, "hubert/model.safetensors").parent, device.place)
 
-        lip_sync: LipSync = read(LipSync, LipSyncConfig, "lip_sync")
+        lip_sync = preset_network(preset, "swaptalk/lip_sync", LipSync, LipSyncConfig)
         return cls(
-            read(VQGAN, VQGANConfig, "vqgan"),
-            read(FaceSwap, FaceSwapConfig, "face_swap"),
+            preset_network(preset, "swaptalk/vqgan", VQGAN, VQGANConfig),
+            preset_network(preset, "swaptalk/face_swap", FaceSwap, FaceSwapConfig),
             lip_sync,
-            read(IdentityNetwork, IdentityConfig, "identity"),
+            preset_network(preset, "faces/identity", IdentityNetwork, IdentityConfig),
             device,
             options,
             DetailConfig() if preset.name == "compact" else None,

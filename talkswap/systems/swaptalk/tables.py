@@ -135,16 +135,16 @@ WAVSYNCSWAP = (
 
 def _compression(preset: PresetFolder) -> dict[str, str]:
     """How many px of the crop are one cell of the latent grid."""
-    size, grid = load_config(preset, "vqgan")["size"], load_config(preset, "lip_sync")["grid"]
+    size, grid = load_config(preset, "swaptalk/vqgan")["size"], load_config(preset, "swaptalk/lip_sync")["grid"]
     return {"compression": f"{int(size) // int(grid)}x"}
 
 
 def _swap_backbone(preset: PresetFolder) -> dict[str, str]:
-    return {"backbone": str(load_config(preset, "face_swap")["backbone"])}
+    return {"backbone": str(load_config(preset, "swaptalk/face_swap")["backbone"])}
 
 
 def _sync_backbone(preset: PresetFolder) -> dict[str, str]:
-    return {"backbone": str(load_config(preset, "lip_sync")["backbone"])}
+    return {"backbone": str(load_config(preset, "swaptalk/lip_sync")["backbone"])}
 
 
 _SELF = {"mode": "self"}

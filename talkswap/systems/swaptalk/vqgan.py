@@ -271,7 +271,7 @@ class Codebook(nn.Module):
 class VQGAN(nn.Module, HubNetwork):
     """Enc_VQ and Dec_VQ (eq. 1 and 2)."""
 
-    hub_name = "vqgan"
+    hub_name = "swaptalk/vqgan"
     hub_config = VQGANConfig
 
     def __init__(self, config: VQGANConfig = COMPACT) -> None:

@@ -36,7 +36,7 @@ class FaceSwapStageConfig:
 
     data: Path = Path("cache")  # prepared folders; held-out pairs are drawn from them
     pairs: Path = Path("pairs")  # made by `talkswap data pairs`
-    vqgan: Path = Path("weights/compact/vqgan.safetensors")
+    vqgan: Path = Path("weights/compact/swaptalk/vqgan.safetensors")
     identity_network: Path | None = None  # folder
     perceptual_network: Path | None = None
     network: FaceSwapConfig = FaceSwapConfig()

@@ -36,11 +36,11 @@ class JointStageConfig:
     data: Path = Path("cache")
     videos: Path | None = None  # folder with clips.csv; None: every prepared clip counts alike
     lags: Path | None = None  # seconds by clip name, from the stage speech-encoder
-    vqgan: Path = Path("weights/compact/vqgan.safetensors")
-    lip_sync: Path = Path("weights/compact/lip_sync.safetensors")
+    vqgan: Path = Path("weights/compact/swaptalk/vqgan.safetensors")
+    lip_sync: Path = Path("weights/compact/swaptalk/lip_sync.safetensors")
     speech: Path | None = None  # another trained speech encoder
     identity_network: Path | None = None  # folder
-    landmark_network: Path = Path("weights/compact")  # folder
+    landmark_network: Path = Path("weights/compact/faces")  # folder
     perceptual_network: Path | None = None
     network: LipSyncConfig = LipSyncConfig()
     loop: LoopConfig = LoopConfig(steps=2000, batch=6, learning_rate=2.5e-4, warmup=50, ema=0.995, sample_every=400)
