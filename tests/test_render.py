@@ -80,7 +80,11 @@ def test_a_clip_is_dubbed(plan: RenderPlan) -> None:
     assert far.mean() > 0.5
     assert min(psnr(a[far], b[far]) for a, b in zip(before, after, strict=True)) >= 40
     assert report.identity_similarity is not None and report.real_time_factor > 0
-    assert report.preset == "compact" and report.device == "cpu" and len(report.weights["swaptalk/vqgan.safetensors"]) == 64
+    assert (
+        report.preset == "compact"
+        and report.device == "cpu"
+        and len(report.weights["swaptalk/vqgan.safetensors"]) == 64
+    )
     assert {"prepare", "read", "faces", "network", "paste", "encode", "mux"} <= report.timings.keys()
     done = [e.done for e in events if e.stage == "render"]
     assert done == sorted(done) and done[-1] == 12
