@@ -15,11 +15,13 @@ from typing import cast
 import av
 import numpy as np
 from av.codec.context import CodecContext
+from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from talkswap.errors import EncoderError, OutputUnwritableError
+from talkswap.media.containers import local_url
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Endings of an output, and FFmpeg's name for the container."""
@@ -61,75 +63,79 @@ class Codec:
     full_range: bool = True  # whether it can say that its pictures use the full range
 
 
-def _x264(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+def x264_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    """H.264 by constant quality, with the adaptive tools off that would take bits from the target's own pixels."""
     # Adaptive quantisation takes bits from textured areas. Without it the worst of ten clips came 1.35 dB nearer
     # to its target at the same size and time, and what lies outside the face is to stay the target's.
     # Without macroblock trees equal pictures give equal bytes: with them (PyAV 18) one clip encoded five times gave four files.
     return {"crf": str(settings.crf), "preset": settings.preset, "aq-mode": "0", "mbtree": "0"}
 
 
-def _x265(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+def x265_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    """HEVC by constant quality, silent on stderr."""
     return {"crf": str(settings.crf), "preset": settings.preset, "x265-params": "log-level=error"}
 
 
-def _vp9(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+def vp9_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    """VP9 by constant quality; its speeds run from 8 (fast) to 0."""
     speed = max(0, min(8, 8 - PRESETS.index(settings.preset)))
     return {"crf": str(settings.crf), "b": "0", "deadline": "good", "cpu-used": str(min(speed, 5)), "row-mt": "1"}
 
 
-def _svt_av1(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+def svt_av1_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    """AV1 by constant quality; its presets run from 12 (fast) to 0."""
     os.environ.setdefault("SVT_LOG", "1")  # errors only: the library writes to stderr past every logger
     return {"crf": str(settings.crf), "preset": str(12 - PRESETS.index(settings.preset)), "svtav1-params": "scd=0"}
 
 
-def _nvenc(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+def nvenc_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    """NVIDIA's H.264 and HEVC by constant quality."""
     step = PRESETS.index(settings.preset)  # p1 (fastest) to p7
     return {"rc": "vbr", "cq": str(settings.crf), "b": "0", "preset": f"p{min(7, 1 + step)}"}
 
 
-def _videotoolbox(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+def videotoolbox_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    """Apple's H.264 and HEVC by constant quality."""
     # Its constant quality runs from 1 to 100, best last; FFmpeg hands it on in units of FF_QP2LAMBDA, 118.
     quality = max(1, min(100, 100 - 2 * (settings.crf or 0)))
     fast = PRESETS.index(settings.preset) < PRESETS.index("medium")
     return {"flags": "+qscale", "global_quality": str(118 * quality), "prio_speed": str(int(fast)), "allow_sw": "1"}
 
 
-def _prores(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+def prores_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    """ProRes has profiles instead of a quality; 4:4:4 has its own."""
     profile = settings.preset
     if profile == AUTO:
         profile = "4444" if pixel_format.startswith("yuv444") else "hq"
     return {"profile": profile, "vendor": "apl0"}  # some editors take no other vendor's
 
 
-def _lossless(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+def ffv1_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
+    """Lossless; version 3 of the format has checksums and slices."""
     return {"level": "3"}  # one effort only; how many slices fit an odd size, FFmpeg knows best
-
-
-def _same(*formats: str) -> dict[str, str]:
-    return {name: name for name in formats}
 
 
 _MP4_FAMILY = frozenset({".mp4", ".mov", ".mkv"})
 _OPEN_FAMILY = frozenset({".mp4", ".mkv", ".webm"})
-_ALL = _same(*EIGHT_BITS, *TEN_BITS)
+_ALL = {name: name for name in (*EIGHT_BITS, *TEN_BITS)}
 _HARDWARE = {"yuv420p": "yuv420p", "yuv420p10le": "p010le"}
 
 CODECS = {
-    "libx264": Codec(_MP4_FAMILY, 18, 51, False, _x264, _ALL),
-    "libx265": Codec(_MP4_FAMILY, 20, 51, False, _x265, _ALL),
-    "libvpx-vp9": Codec(_OPEN_FAMILY, 24, 63, True, _vp9, _ALL),
-    "libsvtav1": Codec(_OPEN_FAMILY, 24, 63, False, _svt_av1, _same("yuv420p", "yuv420p10le")),
+    "libx264": Codec(_MP4_FAMILY, 18, 51, False, x264_options, _ALL),
+    "libx265": Codec(_MP4_FAMILY, 20, 51, False, x265_options, _ALL),
+    "libvpx-vp9": Codec(_OPEN_FAMILY, 24, 63, True, vp9_options, _ALL),
+    "libsvtav1": Codec(_OPEN_FAMILY, 24, 63, False, svt_av1_options, {"yuv420p": "yuv420p", "yuv420p10le": "yuv420p10le"}),
     "prores_ks": Codec(
-        frozenset({".mov", ".mkv"}), None, 0, True, _prores, _same("yuv422p10le", "yuv444p10le"),
+        frozenset({".mov", ".mkv"}), None, 0, True, prores_options, {"yuv422p10le": "yuv422p10le", "yuv444p10le": "yuv444p10le"},
         (AUTO, *PRORES_PROFILES), AUTO, False,
     ),
-    "h264_nvenc": Codec(_MP4_FAMILY, 19, 51, False, _nvenc, _same("yuv420p", "yuv444p")),
+    "h264_nvenc": Codec(_MP4_FAMILY, 19, 51, False, nvenc_options, {"yuv420p": "yuv420p", "yuv444p": "yuv444p"}),
     "hevc_nvenc": Codec(
-        _MP4_FAMILY, 21, 51, False, _nvenc, {**_HARDWARE, "yuv444p": "yuv444p", "yuv444p10le": "yuv444p16le"}
+        _MP4_FAMILY, 21, 51, False, nvenc_options, {**_HARDWARE, "yuv444p": "yuv444p", "yuv444p10le": "yuv444p16le"}
     ),
-    "h264_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, _videotoolbox, _same("yuv420p")),
-    "hevc_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, _videotoolbox, _HARDWARE),
-    "ffv1": Codec(frozenset({".mkv"}), None, 0, True, _lossless, _ALL),
+    "h264_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, videotoolbox_options, {"yuv420p": "yuv420p"}),
+    "hevc_videotoolbox": Codec(_MP4_FAMILY, 18, 49, False, videotoolbox_options, _HARDWARE),
+    "ffv1": Codec(frozenset({".mkv"}), None, 0, True, ffv1_options, _ALL),
 }  # fmt: skip
 
 
@@ -152,6 +158,20 @@ def container_of(output: Path) -> str:
         *endings, last = CONTAINERS
         raise OutputUnwritableError(f"{output} has {given}", f"end its name in {', '.join(endings)} or {last}")
     return CONTAINERS[ending]
+
+
+def open_output(path: Path, time_base: Fraction) -> OutputContainer:
+    """A new file whose container is the one of its ending, with the target's clock.
+
+    Raises:
+        FFmpegError, OSError: it cannot be written.
+        OutputUnwritableError: the ending is unknown.
+    """
+    name, options = container_of(path), {}
+    if name in ("mp4", "mov"):
+        # Left alone, the muxer would choose a time scale of its own and round the times to it.
+        options["video_track_timescale"] = str(time_base.denominator)
+    return av.open(local_url(path), "w", format=name, options=options)
 
 
 def check_encoder(
@@ -295,7 +315,7 @@ def is_deep(pixel_format: str) -> bool:
 THREADS = Path("/proc/self/task")
 
 
-def _policies() -> dict[int, tuple[int, int]]:
+def thread_policies() -> dict[int, tuple[int, int]]:
     """Scheduling policy and priority by thread of this process; empty where the system does not tell."""
     policies: dict[int, tuple[int, int]] = {}
     if not hasattr(os, "sched_getscheduler") or not THREADS.is_dir():
@@ -313,13 +333,13 @@ def ordinary_priority() -> Iterator[None]:
 
     After the block every thread has its policy of before, and new threads have the calling thread's.
     """
-    before = _policies()
+    before = thread_policies()
     own = before.get(threading.get_native_id())
     try:
         yield
     finally:
         if own is not None:
-            for number, now in _policies().items():
+            for number, now in thread_policies().items():
                 policy, priority = before.get(number, own)
                 if now != (policy, priority):
                     with contextlib.suppress(OSError):

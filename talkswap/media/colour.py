@@ -101,24 +101,10 @@ def stream_range(tags: ColourTags, pixel_format: str) -> int:
     return FULL_RANGE if pixel_format.startswith("yuvj") else LIMITED_RANGE
 
 
-def _subsampling(pixel_format: str) -> tuple[int, int]:
+def subsampling(pixel_format: str) -> tuple[int, int]:
     """Width and height of a picture's colour where that of its brightness is 16: (8, 8) for 4:2:0."""
     components = VideoFormat(pixel_format, 16, 16).components
     return (components[1].width, components[1].height) if len(components) > 2 else (16, 16)
-
-
-def _without_place(picture: VideoFrame) -> VideoFrame:
-    """A copy that does not say where between the pixels its colour lies.
-
-    The reader would move the colour from there, by a quarter of its pixels in most clips; the writer does not move it
-    back.
-    """
-    return VideoFrame.from_ndarray(picture.to_ndarray(), format=picture.format.name)
-
-
-def _threads() -> int:
-    # A second thread for one 540p picture costs more than it saves on two cores.
-    return min(4, max(1, (os.cpu_count() or 1) // 4))
 
 
 class PixelConverter:
@@ -141,11 +127,12 @@ class PixelConverter:
         self._reader = VideoReformatter()
         self._writer = VideoReformatter()
         self._narrower = VideoReformatter()
-        self._threads = _threads()
+        # A second thread for one 540p picture costs more than it saves on two cores.
+        self._threads = min(4, max(1, (os.cpu_count() or 1) // 4))
         self._back = (
             bool(written)
             and info.pixel_format in _RETURNING
-            and _subsampling(written) == _subsampling(info.pixel_format)
+            and subsampling(written) == subsampling(info.pixel_format)
             and not (info.width % 2 or info.height % 2)
         )
 
@@ -181,8 +168,12 @@ class PixelConverter:
             *self._size,
             self.info.pixel_format,
         )
+        if back:
+            # A copy that doesn't say where between the pixels its colour lies: the reader would move the colour from
+            # there, by a quarter of its pixels in most clips, and the writer doesn't move it back.
+            picture = VideoFrame.from_ndarray(picture.to_ndarray(), format=picture.format.name)
         return self._reader.reformat(
-            _without_place(picture) if back else picture,
+            picture,
             width=self._size[0],
             height=self._size[1],
             format=pixel_format,

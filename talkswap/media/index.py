@@ -106,7 +106,7 @@ def index_frames(info: ClipInfo) -> FrameIndex:
         NoVideoError: there is no frame.
         InputMissingError, UnreadableMediaError: the file went away or changed since it was probed.
     """
-    return _index_of_packets(info) or _index_of_pictures(info)
+    return index_of_packets(info) or index_of_pictures(info)
 
 
 def frame_times(info: ClipInfo) -> list[Fraction]:
@@ -148,7 +148,8 @@ def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
         yield from pictures
 
 
-def _index_of_packets(info: ClipInfo) -> FrameIndex | None:
+def index_of_packets(info: ClipInfo) -> FrameIndex | None:
+    """The index by demuxing alone; None if the packets don't tell all: see the docstring of the module."""
     if info.codec not in _ONE_PICTURE_A_PACKET:
         return None
     packets: list[tuple[int, bool, int]] = []  # pts, decoding can start here, duration in ticks
@@ -162,14 +163,14 @@ def _index_of_packets(info: ClipInfo) -> FrameIndex | None:
             packets.append((packet.pts, packet.is_keyframe, packet.duration or 0))
     packets.sort()
     stamps = tuple(pts for pts, _, _ in packets)
-    if not stamps or len(set(stamps)) != len(stamps) or not _first_pictures_agree(info, stamps):
+    if not stamps or len(set(stamps)) != len(stamps) or not first_pictures_agree(info, stamps):
         return None
     times = tuple((pts - stamps[0]) * info.time_base for pts in stamps)
     keyframes = tuple(position for position, (_, key, _) in enumerate(packets) if key)
-    return FrameIndex(times, _last_duration(info, times, packets[-1][2]), stamps, keyframes)
+    return FrameIndex(times, last_duration_of(info, times, packets[-1][2]), stamps, keyframes)
 
 
-def _first_pictures_agree(info: ClipInfo, stamps: tuple[int, ...]) -> bool:
+def first_pictures_agree(info: ClipInfo, stamps: tuple[int, ...]) -> bool:
     """Whether decoding starts with the pictures that the packets announce."""
     seen: list[int | None] = []
     with open_clip(info.path) as container:
@@ -184,7 +185,8 @@ def _first_pictures_agree(info: ClipInfo, stamps: tuple[int, ...]) -> bool:
     return tuple(seen) == stamps[: len(seen)] and len(seen) == min(len(stamps), _PROBED_PICTURES)
 
 
-def _index_of_pictures(info: ClipInfo) -> FrameIndex:
+def index_of_pictures(info: ClipInfo) -> FrameIndex:
+    """The index by decoding the whole clip once."""
     clock = Clock(info)
     times: list[Fraction] = []
     stamps: list[int] = []
@@ -203,13 +205,13 @@ def _index_of_pictures(info: ClipInfo) -> FrameIndex:
             ticks = picture.duration
     if not times:
         raise NoVideoError(f"{info.path} has no frame that decodes", "the file may be damaged or empty")
-    last_duration = _last_duration(info, tuple(times), ticks)
+    last_duration = last_duration_of(info, tuple(times), ticks)
     if clock.repaired:
         return FrameIndex(tuple(times), last_duration, None, ())
     return FrameIndex(tuple(times), last_duration, tuple(stamps), tuple(keyframes))
 
 
-def _last_duration(info: ClipInfo, times: tuple[Fraction, ...], ticks: int) -> Fraction:
+def last_duration_of(info: ClipInfo, times: tuple[Fraction, ...], ticks: int) -> Fraction:
     """The last frame's duration in seconds: what the container says, else that of the clip's typical frame."""
     if ticks > 0:
         return ticks * info.time_base
@@ -266,7 +268,7 @@ def cut(index: FrameIndex, start: Fraction, end: Fraction | None) -> tuple[Frame
     if end is not None and end <= start:
         raise UsageError(f"--end {_seconds(end)} does not come after --start {_seconds(start)}", _HINT)
     if start == 0 and (end is None or end >= whole):
-        return index, _beyond(index, end)
+        return index, beyond_the_end(index, end)
     first = bisect_left(index.times, start)
     last = len(index.times) if end is None else bisect_left(index.times, end)
     if first >= last:
@@ -280,10 +282,11 @@ def cut(index: FrameIndex, start: Fraction, end: Fraction | None) -> tuple[Frame
     shown = natural - begins
     if end is not None and natural - end > step:
         shown = max(min(step, shown), end - begins)
-    return index.part(first, last, shown), _beyond(index, end)
+    return index.part(first, last, shown), beyond_the_end(index, end)
 
 
-def _beyond(index: FrameIndex, end: Fraction | None) -> str:
+def beyond_the_end(index: FrameIndex, end: Fraction | None) -> str:
+    """A warning for an ``--end`` more than one frame behind the clip's; else empty."""
     step = typical_step(index.times, index.last_duration)
     if end is None or end <= index.duration + step:
         return ""

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import av
-from av.container import OutputContainer
+from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.video.stream import VideoStream
 
 from talkswap.errors import EncoderError
-from talkswap.media.codecs import codec_named, container_of
-from talkswap.media.containers import local_url, open_clip, output_error, video_stream
+from talkswap.media.codecs import codec_named, open_output
+from talkswap.media.containers import open_clip, output_error, video_stream
 
 _BROKEN = "start again with --fresh"
 
@@ -58,13 +57,13 @@ def join(
     unit = Fraction(1, time_base.denominator)
     ends = [*times[1:], duration]
     try:
-        ranks = [_ranks(piece) for piece in pieces]
+        ranks = [frame_ranks(piece) for piece in pieces]
         # How many packets a frame may come before its turn: players get each of them that much earlier.
         delay = max(place - rank for order in ranks for place, rank in enumerate(order))
         # The first ones come so early that the packets together last as long as the picture.
         last = pieces[-1].first + ranks[-1][-1]
         lead = max(delay, round((duration - (ends[last] - times[last]) - times[len(times) - 1 - delay]) / unit))
-        with _open(output, time_base) as container:
+        with open_output(output, time_base) as container:
             stream: VideoStream | None = None
             kind = None
             for piece, order in zip(pieces, ranks, strict=True):
@@ -74,10 +73,10 @@ def join(
                         stream = container.add_stream_from_template(segment, opaque=True)  # parameters as they are
                         stream.time_base = unit
                         stream.codec_context.sample_aspect_ratio = segment.sample_aspect_ratio or Fraction(1)
-                        kind = _kind(segment)
-                    elif _kind(segment) != kind:
+                        kind = stream_kind(segment)
+                    elif stream_kind(segment) != kind:
                         raise EncoderError(f"the segment {piece.path.name} is of another kind than the first", _BROKEN)
-                    for place, packet in enumerate(_packets(source, segment)):
+                    for place, packet in enumerate(frame_packets(source, segment)):
                         frame = piece.first + order[place]
                         before = piece.first + place - delay
                         packet.stream = stream
@@ -91,24 +90,17 @@ def join(
         raise output_error(error, output) or EncoderError(message, _BROKEN) from error
 
 
-def _open(output: Path, time_base: Fraction) -> OutputContainer:
-    container_format = container_of(output)
-    options = {}
-    if container_format in ("mp4", "mov"):
-        options["video_track_timescale"] = str(time_base.denominator)
-    return av.open(local_url(output), "w", format=container_format, options=options)
-
-
-def _packets(source: av.container.InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+def frame_packets(source: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The packets that hold a frame, in the order in which they are stored."""
     for packet in source.demux(stream):
         if packet.size and packet.pts is not None:
             yield packet
 
 
-def _ranks(piece: Piece) -> list[int]:
+def frame_ranks(piece: Piece) -> list[int]:
     """For each packet as it is stored, which frame of the segment it holds."""
     with open_clip(piece.path) as source:
-        stamps = [packet.pts or 0 for packet in _packets(source, video_stream(source, piece.path))]
+        stamps = [packet.pts or 0 for packet in frame_packets(source, video_stream(source, piece.path))]
     if len(stamps) != piece.last - piece.first:
         raise EncoderError(
             f"the segment {piece.path.name} holds {len(stamps)} frames instead of {piece.last - piece.first}", _BROKEN
@@ -121,6 +113,7 @@ def _ranks(piece: Piece) -> list[int]:
     return ranks
 
 
-def _kind(stream: VideoStream) -> tuple[str, int, int, str | None, bytes]:
+def stream_kind(stream: VideoStream) -> tuple[str, int, int, str | None, bytes]:
+    """What two streams must share for their packets to stand in one."""
     context = stream.codec_context
     return context.name, context.width, context.height, context.pix_fmt, bytes(context.extradata or b"")

@@ -104,7 +104,7 @@ class SoundInput:
             sound = sound.filter("adelay", delays=f"{moved}S", all=1)
         elif moved < 0:
             sound = sound.filter("atrim", start_sample=-moved).filter("asetpts", "N/SR/TB")
-        return _exactly(sound, round(duration * hz))
+        return exactly(sound, round(duration * hz))
 
 
 def mux(
@@ -173,11 +173,11 @@ def mux(
         warnings = list(streams.warnings)
         while True:
             try:
-                run_ffmpeg(_command(video, sound, target, finished, duration, streams, mix, metadata or {}), output)
+                run_ffmpeg(final_pass(video, sound, target, finished, duration, streams, mix, metadata or {}), output)
                 break
             except EncoderError as error:
                 # A render isn't thrown away for a subtitle, then for another stream, that this ffmpeg can't write.
-                fewer, what = _fewer(streams, ending)
+                fewer, what = fewer_streams(streams, ending)
                 if fewer is None:
                     raise
                 warnings.append(f"the target's {what} were left out: {error.message}")
@@ -198,7 +198,7 @@ def mux(
     return replace(clip, streams=outcomes, warnings=tuple(warnings))
 
 
-def _fewer(streams: OtherStreams, ending: str) -> tuple[OtherStreams | None, str]:
+def fewer_streams(streams: OtherStreams, ending: str) -> tuple[OtherStreams | None, str]:
     """A second and a third attempt: without subtitles, then with the sounds encoded again and nothing else."""
     if streams.subtitles:
         outcomes = tuple(outcome for outcome in streams.outcomes if not outcome.startswith("subtitle "))
@@ -213,7 +213,7 @@ def _fewer(streams: OtherStreams, ending: str) -> tuple[OtherStreams | None, str
     return fewer, "chapters, pictures and sounds as they are"
 
 
-def _command(
+def final_pass(
     video: Path,
     sound: SoundInput | None,
     target: Path,
@@ -232,7 +232,7 @@ def _command(
     shift = {"itsoffset": f"{float(streams.shift):.6f}"} if streams.shift else {}
     source = ffmpeg.input(ffmpeg_url(target), protocol_whitelist="file", **shift)
     maps = [ffmpeg.input(ffmpeg_url(video), protocol_whitelist="file")["v:0"]]
-    options = ["-c:v", "copy", *_stream_tags("v:0", streams.picture_tags)]
+    options = ["-c:v", "copy", *stream_tags("v:0", streams.picture_tags)]
     if streams.picture_dispositions:
         options += ["-disposition:v:0", f"default+{streams.picture_dispositions}"]
 
@@ -240,27 +240,27 @@ def _command(
     if sound is not None:
         under = streams.own if mix == "duck" else None
         own = SoundInput.of_stream(target, under.index, streams.offset) if under else None
-        mixed, encoder = _encoded(sound, own, ending, duration)
+        mixed, encoder = encoded_sound(sound, own, ending, duration)
         maps.append(mixed)
-        options += [*_stream_options("a:0", encoder), "-disposition:a:0", "default"]
+        options += [*stream_options("a:0", encoder), "-disposition:a:0", "default"]
         options += ["-metadata:s:a:0", "title=dubbed"] if mix == "keep" and streams.own else []
     for number, track in enumerate(streams.sounds, 0 if sound is None else 1):
         if track.codec == COPY:
             maps.append(source[str(track.index)])
-            options += [f"-c:a:{number}", "copy", *_cut_sound(f"a:{number}", streams, ending, duration)]
+            options += [f"-c:a:{number}", "copy", *cut_sound(f"a:{number}", streams, ending, duration)]
         else:
             own = SoundInput.of_stream(target, track.index, streams.offset)
-            mixed, encoder = _encoded(own, None, ending, duration)
+            mixed, encoder = encoded_sound(own, None, ending, duration)
             maps.append(mixed)
-            options += [*_stream_options(f"a:{number}", encoder), *_stream_tags(f"a:{number}", track.tags)]
-        options += _title(f"a:{number}", track, ending)
+            options += [*stream_options(f"a:{number}", encoder), *stream_tags(f"a:{number}", track.tags)]
+        options += title_options(f"a:{number}", track, ending)
         if sound is not None:
             options += [f"-disposition:a:{number}", track.dispositions or "0"]
 
     for number, track in enumerate(streams.subtitles):
         maps.append(source[str(track.index)])
-        options += [f"-c:s:{number}", track.codec, f"-bsf:s:{number}", _cut_subtitle(streams, duration)]
-        options += _title(f"s:{number}", track, ending)
+        options += [f"-c:s:{number}", track.codec, f"-bsf:s:{number}", cut_subtitle(streams, duration)]
+        options += title_options(f"s:{number}", track, ending)
 
     # Cover pictures: Matroska has them as attachments, mp4 as streams.
     for number, track in enumerate(streams.covers, 1):
@@ -305,13 +305,13 @@ def _command(
     arguments = [str(argument) for argument in ffmpeg.compile(run, cmd=str(find_ffmpeg().path))]
     # ffmpeg-python numbers the inputs itself, so their places are read off its result.
     inputs = [url for option, url in pairwise(arguments) if option == "-i"]
-    options += ["-map_metadata", str(_last(inputs, ffmpeg_url(target)))]
-    options += ["-map_chapters", str(_last(inputs, ffmpeg_url(chapters)) if streams.chapters else -1)]
-    end = _last(arguments, ffmpeg_url(finished))
+    options += ["-map_metadata", str(last_place(inputs, ffmpeg_url(target)))]
+    options += ["-map_chapters", str(last_place(inputs, ffmpeg_url(chapters)) if streams.chapters else -1)]
+    end = last_place(arguments, ffmpeg_url(finished))
     return [*arguments[:end], *options, *arguments[end:]]
 
 
-def _encoded(
+def encoded_sound(
     sound: SoundInput, under: SoundInput | None, ending: str, duration: Fraction
 ) -> tuple[Any, dict[str, str]]:
     """A sound to be encoded, alone or over another, and its encoder's options."""
@@ -326,15 +326,16 @@ def _encoded(
         split = mixed.filter_multi_output("asplit")
         lowered = ffmpeg.filter([under.on_clock(hz, layout, duration), split[0]], "sidechaincompress", **_DUCK)
         mixed = ffmpeg.filter([lowered, split[1]], "amix", inputs=2, duration="longest", normalize=0)
-        mixed = _exactly(mixed.filter("alimiter", **_LIMIT), round(duration * hz))
+        mixed = exactly(mixed.filter("alimiter", **_LIMIT), round(duration * hz))
     return mixed, {"c": encoder, "b": str(_BITS_A_CHANNEL[encoder] * channels)}
 
 
-def _exactly(sound: Any, samples: int) -> Any:
+def exactly(sound: Any, samples: int) -> Any:
+    """The sound cut, or followed by silence, at a number of samples."""
     return sound.filter("apad", whole_len=samples).filter("atrim", end_sample=samples)
 
 
-def _cut_sound(place: str, streams: OtherStreams, ending: str, duration: Fraction) -> list[str]:
+def cut_sound(place: str, streams: OtherStreams, ending: str, duration: Fraction) -> list[str]:
     """Drop a copied sound's packets around the part that is shown; a whole clip keeps every one."""
     if not streams.cut:
         return []
@@ -344,7 +345,7 @@ def _cut_sound(place: str, streams: OtherStreams, ending: str, duration: Fractio
     return [f"-bsf:{place}", f"noise=drop='{outside}'"]
 
 
-def _cut_subtitle(streams: OtherStreams, duration: Fraction) -> str:
+def cut_subtitle(streams: OtherStreams, duration: Fraction) -> str:
     """Subtitles end with the clip at the latest, or they would lengthen the file, and begin with it at the earliest."""
     end = f"{float(duration):.6f}"
     outside = f"gte(pts*tb,{end})" + ("+lt(pts*tb,0)*lte((pts+duration)*tb,0)" if streams.cut else "")
@@ -353,19 +354,22 @@ def _cut_subtitle(streams: OtherStreams, duration: Fraction) -> str:
     return f"noise=drop='{outside}',setts={times}"
 
 
-def _stream_options(place: str, options: Mapping[str, str]) -> list[str]:
+def stream_options(place: str, options: Mapping[str, str]) -> list[str]:
+    """ffmpeg's options for one output stream, such as ``a:0``."""
     return [word for name, value in options.items() for word in (f"-{name}:{place}", value)]
 
 
-def _stream_tags(place: str, tags: Mapping[str, str]) -> list[str]:
+def stream_tags(place: str, tags: Mapping[str, str]) -> list[str]:
+    """ffmpeg's options for the tags of one output stream."""
     return [word for name, value in tags.items() for word in (f"-metadata:s:{place}", f"{name}={value}")]
 
 
-def _title(place: str, track: Track, ending: str) -> list[str]:
+def title_options(place: str, track: Track, ending: str) -> list[str]:
     """mp4 and mov have no titles of tracks, but a name that players show instead."""
     title = track.tags.get("title")
     return [f"-metadata:s:{place}", f"handler_name={title}"] if title and ending in (".mp4", ".mov") else []
 
 
-def _last(words: Sequence[str], word: str) -> int:
+def last_place(words: Sequence[str], word: str) -> int:
+    """Where a word stands last."""
     return len(words) - 1 - words[::-1].index(word)

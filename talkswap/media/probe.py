@@ -64,8 +64,8 @@ def probe(path: Path) -> ClipInfo:
             transfer=int(codec.color_trc),
             range=int(codec.color_range),
         )
-        picture = _first_picture(container, stream, path)
-        colour = _merged(colour_of_stream, picture)
+        picture = first_picture(container, stream, path)
+        colour = merged_tags(colour_of_stream, picture)
         check_convertible(str(path), colour)
         rotation, mirrored = display_orientation(picture)
         turned = rotation in (90, 270)
@@ -73,14 +73,14 @@ def probe(path: Path) -> ClipInfo:
         time_base = Fraction(stream.time_base or 0)
         if time_base <= 0:
             raise UnreadableMediaError(f"{path} has a video stream without a clock", "remux it, for example to .mkv")
-        has_audio, audio_duration = _audio(container)
+        has_audio, audio_duration = stated_sound(container)
         return ClipInfo(
             path=path,
             width=picture.height if turned else picture.width,
             height=picture.width if turned else picture.height,
-            rate=_rate(stream),
+            rate=nominal_rate(stream),
             time_base=time_base,
-            duration=_duration(container, stream, time_base),
+            duration=stated_duration(container, stream, time_base),
             frames=stream.frames,
             rotation=rotation,
             codec=codec.codec.canonical_name,
@@ -91,7 +91,7 @@ def probe(path: Path) -> ClipInfo:
             audio_duration=audio_duration,
             sample_aspect_ratio=1 / aspect if turned else aspect,
             mirrored=mirrored,
-            audio_offset=_audio_offset(container, stream, picture) if has_audio else Fraction(0),
+            audio_offset=sound_offset(container, stream, picture) if has_audio else Fraction(0),
         )
 
 
@@ -113,7 +113,8 @@ def display_orientation(picture: VideoFrame) -> tuple[int, bool]:
     return round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360, mirrored
 
 
-def _first_picture(container: InputContainer, stream: VideoStream, path: Path) -> VideoFrame:
+def first_picture(container: InputContainer, stream: VideoStream, path: Path) -> VideoFrame:
+    """The first picture that decodes; damaged packets before it are passed over."""
     stream.thread_count = 1  # one picture needs no pipeline
     damaged = 0
     packets = container.demux(stream)
@@ -130,7 +131,7 @@ def _first_picture(container: InputContainer, stream: VideoStream, path: Path) -
     raise NoVideoError(f"{path} has a video stream but no frame that decodes", "the file may be damaged or empty")
 
 
-def _merged(tags: ColourTags, picture: VideoFrame) -> ColourTags:
+def merged_tags(tags: ColourTags, picture: VideoFrame) -> ColourTags:
     """The stream's tags, completed by those of its first picture."""
     return ColourTags(
         matrix=int(picture.colorspace) if tags.matrix == UNSPECIFIED else tags.matrix,
@@ -140,14 +141,16 @@ def _merged(tags: ColourTags, picture: VideoFrame) -> ColourTags:
     )
 
 
-def _rate(stream: VideoStream) -> Fraction:
+def nominal_rate(stream: VideoStream) -> Fraction:
+    """Frames per second as the container states them, where it states something possible."""
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
         if rate and 0 < rate < 1000:
             return Fraction(rate)
     return FALLBACK_RATE
 
 
-def _duration(container: InputContainer, stream: VideoStream, time_base: Fraction) -> Fraction:
+def stated_duration(container: InputContainer, stream: VideoStream, time_base: Fraction) -> Fraction:
+    """Seconds of the picture, else of the whole container; 0 if neither says."""
     if stream.duration and stream.duration > 0:
         return stream.duration * time_base
     if container.duration and container.duration > 0:
@@ -155,7 +158,7 @@ def _duration(container: InputContainer, stream: VideoStream, time_base: Fractio
     return Fraction(0)
 
 
-def _audio(container: InputContainer) -> tuple[bool, Fraction]:
+def stated_sound(container: InputContainer) -> tuple[bool, Fraction]:
     """(has sound, its seconds)."""
     if not container.streams.audio:
         return False, Fraction(0)
@@ -166,7 +169,7 @@ def _audio(container: InputContainer) -> tuple[bool, Fraction]:
     return True, seconds
 
 
-def _audio_offset(container: InputContainer, stream: VideoStream, picture: VideoFrame) -> Fraction:
+def sound_offset(container: InputContainer, stream: VideoStream, picture: VideoFrame) -> Fraction:
     """The start of the container, where the sound's clock begins, seen from the first picture."""
     # An audio stream's own start is no measure: in mp4 it counts the encoder's delay, which nobody hears.
     first = picture.pts if picture.pts is not None else stream.start_time

@@ -49,7 +49,7 @@ def find_ffmpeg() -> Program:
     """
     if name := os.environ.get(VARIABLE):
         path = shutil.which(name)
-        if path is None or not _can_cut_packets(path):
+        if path is None or not can_cut_packets(path):
             raise EncoderError(
                 f"{name}, which {VARIABLE} names, is no ffmpeg of version 5 or later that runs", f"unset {VARIABLE}"
             )
@@ -60,21 +60,21 @@ def find_ffmpeg() -> Program:
 
         bundled = imageio_ffmpeg.get_ffmpeg_exe()  # without a program of its own it answers with the name on PATH
         if os.path.isabs(bundled):
-            if _can_cut_packets(bundled):
+            if can_cut_packets(bundled):
                 return Program(Path(bundled))
             problem = f"{bundled} does not run"
     except (ImportError, RuntimeError):
         pass
     path = shutil.which("ffmpeg")
-    if path is None or not _can_cut_packets(path):
+    if path is None or not can_cut_packets(path):
         raise EncoderError(
             f"no ffmpeg was found: {problem}", "pip install imageio-ffmpeg, with --force-reinstall if it's there"
         )
     return Program(Path(path), f"{problem}, {path} on PATH takes its place")
 
 
-def _can_cut_packets(program: str) -> bool:
-    # Parts of a target are cut by dropping packets, which the filter `noise` learned in FFmpeg 5.
+def can_cut_packets(program: str) -> bool:
+    """Whether an ffmpeg runs and can drop packets of copied streams, which its filter ``noise`` learned in FFmpeg 5."""
     question = [program, "-hide_banner", "-h", "bsf=noise"]
     try:
         answer = subprocess.run(question, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)

@@ -128,7 +128,7 @@ class ClipReader:
     def _along(self, timeline: Timeline) -> Generator[Frame, None, None]:
         output = 0
         held: tuple[int, VideoFrame] | None = None
-        for first, last in _runs(timeline.picture):
+        for first, last in stretches(timeline.picture):
             if held is not None and first == last == held[0]:
                 placed: Iterator[tuple[int, VideoFrame]] = iter([held])
             elif first <= last:
@@ -190,13 +190,13 @@ class ClipReader:
                 placed = self._decode_at(pts, self.index.stamps)
                 start = next(placed, None)
                 if start is not None and start[0] <= first:
-                    yield from _not_before(first, start, placed)
+                    yield from not_before(first, start, placed)
                     return
                 placed.close()  # the container found a later keyframe; only the file's start is certain
         placed = self._decode_at(None, self.index.stamps)
         start = next(placed, None)
         if start is not None:
-            yield from _not_before(first, start, placed)
+            yield from not_before(first, start, placed)
 
     def _keyframe_before(self, position: int) -> int:
         place = bisect_right(self.index.keyframes, position) - 1
@@ -226,7 +226,8 @@ class ClipReader:
                     yield positions[picture.pts], picture
 
 
-def _not_before(first: int, start: tuple[int, VideoFrame], rest: _Placed) -> _Placed:
+def not_before(first: int, start: tuple[int, VideoFrame], rest: _Placed) -> _Placed:
+    """Pictures from position ``first`` on, beginning with one that was already read."""
     if start[0] >= first:
         yield start
     for placed in rest:
@@ -234,7 +235,7 @@ def _not_before(first: int, start: tuple[int, VideoFrame], rest: _Placed) -> _Pl
             yield placed
 
 
-def _runs(picture: Sequence[int]) -> Iterator[tuple[int, int]]:
+def stretches(picture: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Cut a timeline into stretches that go up by one, go down by one, or are a single picture."""
     start = 0
     while start < len(picture):

@@ -55,7 +55,7 @@ def load_voice(path: Path, hz: int = 16000) -> Voice:
                 f"the sound of {path} has {stated} samples a second, too few for speech", "its header may be damaged"
             )
         track = MonoTrack(hz, Fraction(container.start_time or 0, 1_000_000))  # in FFmpeg's AV_TIME_BASE
-        failures = _decode(container, stream, track)
+        failures = fill_track(container, stream, track)
     if track.full:
         raise UnreadableMediaError(
             f"the sound of {path} runs past {LONGEST_SECONDS // 3600} hours", "cut the voice into shorter files"
@@ -67,7 +67,7 @@ def load_voice(path: Path, hz: int = 16000) -> Voice:
         raise NoAudioError(f"the audio stream of {path} has no samples", "give a file with at least a moment of sound")
     if track.bad == track.read:
         raise UnreadableMediaError(f"no sample in the sound of {path} is a number", hint)
-    return Voice(_within_full_scale(np.frombuffer(track.samples, np.float32)), hz)
+    return Voice(within_full_scale(np.frombuffer(track.samples, np.float32)), hz)
 
 
 def shift_voice(voice: Voice, seconds: Fraction) -> Voice:
@@ -96,7 +96,7 @@ def default_sound(container: InputContainer, path: Path) -> AudioStream:
     )
 
 
-def _decode(container: InputContainer, stream: AudioStream, track: MonoTrack) -> int:
+def fill_track(container: InputContainer, stream: AudioStream, track: MonoTrack) -> int:
     """Fill ``track`` packet by packet, so that one damaged packet costs that packet and no more.
 
     Returns:
@@ -222,7 +222,7 @@ class MonoTrack:
         if not floats and named:
             self.read += frame.samples
             return frame
-        planes = _planes(frame)  # C N
+        planes = float_planes(frame)  # C N
         self.read += planes.size
         if floats:
             good = np.isfinite(planes)
@@ -239,7 +239,7 @@ class MonoTrack:
         return clean
 
 
-def _planes(frame: AudioFrame) -> np.ndarray:
+def float_planes(frame: AudioFrame) -> np.ndarray:
     """Samples as float64 (C N), integers scaled to [-1, 1)."""
     values = frame.to_ndarray()
     if not frame.format.is_planar:
@@ -251,7 +251,7 @@ def _planes(frame: AudioFrame) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def _within_full_scale(samples: FloatArray) -> FloatArray:
+def within_full_scale(samples: FloatArray) -> FloatArray:
     """The samples (N) in [-1, 1]: a few peaks beyond full scale are clipped, a whole track is turned down."""
     samples[~np.isfinite(samples)] = 0
     if max(samples.max(), -samples.min()) > 1:

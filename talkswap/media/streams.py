@@ -102,7 +102,7 @@ def plan_streams(
         best = container.streams.best("audio")
         own_index = None if best is None else best.index
         cut = index is not None and (index.partial or duration < index.duration)
-        zero = _first_frame(picture, index)
+        zero = first_frame_time(picture, index)
         planner = StreamPlanner(ending, len(container.chapters()))
         own = None
         sounds: list[Track] = []
@@ -121,7 +121,7 @@ def plan_streams(
         chapters = planner.chapters(container, zero, duration, cut) if tracks else ()
         used = [track.index for track in (*sounds, *(track for group in groups.values() for track in group))]
         # ffmpeg counts from the start of the whole file, the plan from the first frame.
-        shift = _file_start(container, used) - zero
+        shift = file_start(container, used) - zero
         return OtherStreams(
             own,
             tuple(sounds),
@@ -129,8 +129,8 @@ def plan_streams(
             tuple(groups["cover"]),
             tuple(groups["attachment"]),
             chapters,
-            _lasting(picture.metadata, from_start),
-            _dispositions(picture),
+            lasting_tags(picture.metadata, from_start),
+            dispositions(picture),
             dict(container.metadata),
             shift if abs(shift) >= _NO_SHIFT else Fraction(0),
             Fraction(container.start_time or 0, av.time_base) - zero,
@@ -151,16 +151,16 @@ class StreamPlanner:
 
     def name(self, stream: Stream, kind: str) -> str:
         number = self._seen[kind] = self._seen.get(kind, 0) + 1
-        facts = [_codec(stream) or "unknown", stream.metadata.get("language", ""), stream.metadata.get("title", "")]
+        facts = [codec_name(stream) or "unknown", stream.metadata.get("language", ""), stream.metadata.get("title", "")]
         return f"{kind} {number} ({', '.join(fact for fact in facts if fact and fact != 'und')})"
 
     def sound(self, stream: Any) -> Track:
-        codec = _codec(stream)
+        codec = codec_name(stream)
         return Track(
             stream.index,
             COPY if codec in holdable(self.ending) else "libopus" if self.ending == ".webm" else "aac",
             self.name(stream, "sound"),
-            _dispositions(stream),
+            dispositions(stream),
             dict(stream.metadata),
             int(stream.codec_context.sample_rate or 0) if stream.codec_context else 0,
             int(stream.codec_context.layout.nb_channels) if stream.codec_context else 0,
@@ -186,7 +186,7 @@ class StreamPlanner:
             return  # mp4 and mov write chapters a second time, as a track of text
         if kind == "data" and stream.metadata.get("timecode") and whole:
             return  # the picture's tag of that name says it too; mp4 and mov get their track of it
-        name, codec = self.name(stream, kind), _codec(stream)
+        name, codec = self.name(stream, kind), codec_name(stream)
         how = ""
         if kind == "subtitle":
             if codec in holdable(self.ending):
@@ -204,7 +204,7 @@ class StreamPlanner:
             self.warnings.append(f"the target's {name} was left out: {where}")
             return
         self.outcomes.append(f"{name}: copied" if how == COPY else f"{name}: written as {how}")
-        groups[kind].append(Track(stream.index, how, name, _dispositions(stream), dict(stream.metadata)))
+        groups[kind].append(Track(stream.index, how, name, dispositions(stream), dict(stream.metadata)))
 
     def chapters(self, container: InputContainer, zero: Fraction, duration: Fraction, cut: bool) -> tuple[Chapter, ...]:
         """The target's chapters on the output's clock, whose start is ``zero`` on the target's."""
@@ -267,7 +267,7 @@ def chapter_file(chapters: tuple[Chapter, ...]) -> str:
     for chapter in chapters:
         lines += ["[CHAPTER]", "TIMEBASE=1/1000000"]
         lines += [f"START={round(chapter.start * 1_000_000)}", f"END={round(chapter.end * 1_000_000)}"]
-        lines += [f"{_escaped(name)}={_escaped(value)}" for name, value in chapter.tags.items()]
+        lines += [f"{escaped(name)}={escaped(value)}" for name, value in chapter.tags.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -279,7 +279,7 @@ def cover_file(target: Path, cover: Track, folder: Path, number: int) -> tuple[P
     """
     with open_clip(target) as container:
         stream = container.streams[cover.index]
-        name, media_type = COVERS[_codec(stream)]
+        name, media_type = COVERS[codec_name(stream)]
         try:
             packet = next((packet for packet in container.demux(stream) if packet.size), None)
         except FFmpegError as error:
@@ -291,27 +291,30 @@ def cover_file(target: Path, cover: Track, folder: Path, number: int) -> tuple[P
     return path, media_type
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text as FFmpeg's metadata files want it."""
     return "".join("\\" + letter if letter in "=;#\\\n" else letter for letter in text)
 
 
-def _codec(stream: Stream) -> str:
+def codec_name(stream: Stream) -> str:
+    """FFmpeg's own name of a stream's codec; empty if it knows none."""
     context = stream.codec_context
     return context.codec.canonical_name if context is not None else ""
 
 
-def _dispositions(stream: Stream) -> str:
+def dispositions(stream: Stream) -> str:
+    """A stream's dispositions without the default, as ffmpeg takes them: ``forced+comment``."""
     flags = Disposition(stream.disposition) & ~Disposition.default
     return "+".join(str(flag.name) for flag in Disposition if flag & flags)
 
 
-def _lasting(tags: Mapping[str, str], whole: bool) -> dict[str, str]:
+def lasting_tags(tags: Mapping[str, str], whole: bool) -> dict[str, str]:
     """The picture's tags that stay true of another encode; a time code only where the first frame is the same."""
     stale = _STALE_TAGS if whole else (*_STALE_TAGS, "timecode")
     return {name: value for name, value in tags.items() if not name.lower().startswith(stale)}
 
 
-def _first_frame(picture: VideoStream, index: FrameIndex | None) -> Fraction:
+def first_frame_time(picture: VideoStream, index: FrameIndex | None) -> Fraction:
     """Seconds on the target's clock at which the output's first frame is shown there."""
     unit = Fraction(picture.time_base or 0)
     if index is not None and index.stamps is not None:
@@ -319,7 +322,7 @@ def _first_frame(picture: VideoStream, index: FrameIndex | None) -> Fraction:
     return (picture.start_time or 0) * unit + (Fraction(0) if index is None else index.start)
 
 
-def _file_start(container: InputContainer, used: list[int]) -> Fraction:
+def file_start(container: InputContainer, used: list[int]) -> Fraction:
     """What ffmpeg takes for the file's start, in seconds: in MPEG-TS and its like, that of the streams it uses."""
     if Flags.ts_discont in Flags(container.format.flags):
         starts = [

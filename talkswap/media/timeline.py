@@ -81,69 +81,70 @@ def plan_timeline(
     """
     if fit not in FITS:
         raise UsageError(f"there is no fit called '{fit}'", f"choose one of {', '.join(FITS)}")
-    _check(times, last_duration)
+    if not times or times[0] != 0:
+        raise ValueError("a timeline needs frame times that start at 0")
+    if last_duration <= 0 or any(after <= before for before, after in zip(times, times[1:], strict=False)):
+        raise ValueError("frame times have to increase and the last frame has to last")
     step = typical_step(times, last_duration)
     clip_seconds = times[-1] + last_duration
     excess = Fraction(voice_seconds) - clip_seconds  # positive where the voice is the longer
     if abs(excess) <= step:
-        return replace(_whole_clip(times, clip_seconds), difference=excess)
+        return replace(whole_clip(times, clip_seconds), difference=excess)
     if excess < 0:
         if fit == "voice":
-            return _ends_with_voice(times, clip_seconds, Fraction(voice_seconds), step)
+            return ends_with_voice(times, clip_seconds, Fraction(voice_seconds), step)
         note = f"the voice ends {_seconds(-excess)} before the clip, silence follows it"
-        return _whole_clip(times, clip_seconds, note=note)
+        return whole_clip(times, clip_seconds, note=note)
     if fit in ("clip", "voice") and own_sound:
         note = f"the target's own sound goes on {_seconds(excess)} after its last picture, as it did"
-        return _whole_clip(times, clip_seconds, note=note)
+        return whole_clip(times, clip_seconds, note=note)
     if fit in ("clip", "voice"):
         warning = (
             f"the voice is {_seconds(excess)} longer than the clip and is cut at {_seconds(clip_seconds)}; "
             "loop, bounce or freeze would keep it"
         )
-        return _whole_clip(times, clip_seconds, warnings=(warning,))
-    return _stretched(times, last_duration, Fraction(voice_seconds), step, fit)
-
-
-def _check(times: Sequence[Fraction], last_duration: Fraction) -> None:
-    if not times or times[0] != 0:
-        raise ValueError("a timeline needs frame times that start at 0")
-    if last_duration <= 0 or any(after <= before for before, after in zip(times, times[1:], strict=False)):
-        raise ValueError("frame times have to increase and the last frame has to last")
+        return whole_clip(times, clip_seconds, warnings=(warning,))
+    return stretched_clip(times, last_duration, Fraction(voice_seconds), step, fit)
 
 
 def _seconds(value: Fraction) -> str:
     return f"{float(value):.2f} s"
 
 
-def _whole_clip(
+def whole_clip(
     times: Sequence[Fraction], clip_seconds: Fraction, warnings: tuple[str, ...] = (), note: str = ""
 ) -> Timeline:
     return Timeline(tuple(range(len(times))), tuple(times), clip_seconds, warnings, note)
 
 
-def _end(natural: Fraction, voice_seconds: Fraction, step: Fraction) -> Fraction:
+def end_of_last_frame(natural: Fraction, voice_seconds: Fraction, step: Fraction) -> Fraction:
+    """Seconds at which the last frame ends: a long one is cut where the voice ends."""
     # A frame of a variable-rate clip may be on the screen for seconds; it is cut where the voice ends
     # then, while at a steady rate the last frame keeps its full length.
     return natural if natural - voice_seconds <= step else voice_seconds
 
 
-def _ends_with_voice(
+def ends_with_voice(
     times: Sequence[Fraction], clip_seconds: Fraction, voice_seconds: Fraction, step: Fraction
 ) -> Timeline:
+    """The target's frames that begin before the voice ends."""
     count = max(1, bisect_left(times, voice_seconds))  # frames that start before the voice ends
     natural = times[count] if count < len(times) else clip_seconds
-    duration = max(_end(natural, voice_seconds, step), times[count - 1] + min(step, natural - times[count - 1]))
+    duration = max(
+        end_of_last_frame(natural, voice_seconds, step), times[count - 1] + min(step, natural - times[count - 1])
+    )
     note = f"the clip ends with the voice, its last {_seconds(clip_seconds - duration)} are left out"
     return Timeline(tuple(range(count)), tuple(times[:count]), duration, (), note)
 
 
-def _stretched(
+def stretched_clip(
     times: Sequence[Fraction], last_duration: Fraction, voice_seconds: Fraction, step: Fraction, fit: str
 ) -> Timeline:
+    """The target's frames, repeated as ``fit`` says until the voice ends."""
     picture: list[int] = []
     starts: list[Fraction] = []
     now = Fraction(0)
-    for index, seconds in _endless(frame_durations(times, last_duration), step, fit):
+    for index, seconds in endless_frames(frame_durations(times, last_duration), step, fit):
         if now >= voice_seconds:
             break
         picture.append(index)
@@ -156,11 +157,11 @@ def _stretched(
         "freeze": "holds its last picture",
     }[fit]
     note = f"the clip ({_seconds(clip_seconds)}) {how} until the voice ends ({_seconds(voice_seconds)})"
-    duration = max(_end(now, voice_seconds, step), starts[-1] + min(step, now - starts[-1]))
+    duration = max(end_of_last_frame(now, voice_seconds, step), starts[-1] + min(step, now - starts[-1]))
     return Timeline(tuple(picture), tuple(starts), duration, (), note)
 
 
-def _endless(durations: Sequence[Fraction], step: Fraction, fit: str) -> Iterator[tuple[int, Fraction]]:
+def endless_frames(durations: Sequence[Fraction], step: Fraction, fit: str) -> Iterator[tuple[int, Fraction]]:
     """(source frame, seconds shown) without end; a frame played backwards keeps its own duration."""
     forward = list(range(len(durations)))
     yield from zip(forward, durations, strict=True)

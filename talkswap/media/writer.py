@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
-import av
 from av.container import OutputContainer
 from av.error import FFmpegError
 from av.video.frame import VideoFrame
@@ -19,14 +18,14 @@ from talkswap.errors import EncoderError, TalkswapError
 from talkswap.media.codecs import (
     EncoderSettings,
     codec_named,
-    container_of,
     encoder_options,
     is_deep,
+    open_output,
     ordinary_priority,
     pixel_format_for,
 )
 from talkswap.media.colour import LIMITED_RANGE, PixelConverter, tagged_matrix
-from talkswap.media.containers import local_url, output_error
+from talkswap.media.containers import output_error
 from talkswap.media.index import nominal_ticks
 from talkswap.types import ClipInfo, Int8Image, UInt8Image
 
@@ -67,7 +66,7 @@ class VideoWriter:
         self._ticks: dict[int, int] = {}  # pts -> duration of what the encoder holds back
         options = encoder_options(settings)
         try:
-            self._container: OutputContainer | None = self._open()
+            self._container: OutputContainer | None = open_output(self.path, info.time_base)
             self._stream = self._add_stream(self._container, settings, options)
             with ordinary_priority():
                 self._container.start_encoding()  # writes the header: a place that cannot be written shows now
@@ -82,8 +81,14 @@ class VideoWriter:
     ) -> None:
         if kind is None:
             self.close()
-        else:
-            self._abandon()
+            return
+        # Nothing half-written stays after a failure, whatever the encoder says to being closed in the middle.
+        if self._container is not None:
+            container, self._container = self._container, None
+            with contextlib.suppress(FFmpegError, OSError, ValueError):
+                container.close()
+        if self.path.is_file():
+            self.path.unlink()
 
     def write(self, rgb: UInt8Image, time: Fraction, fine: Int8Image | None = None) -> None:
         """Encode one frame.
@@ -116,30 +121,16 @@ class VideoWriter:
             return
         try:
             if self._waiting is not None:
-                self._encode(self._waiting, self._last_ticks(self._waiting.pts or 0))
+                ticks = nominal_ticks(self.info)
+                if self._duration is not None:
+                    ticks = max(1, round(self._duration / self.info.time_base) - (self._waiting.pts or 0))
+                self._encode(self._waiting, ticks)
                 self._waiting = None
             self._mux(None)
             container, self._container = self._container, None
             container.close()
         except (FFmpegError, OSError, ValueError) as error:
             raise self._named(error) from error
-
-    def _abandon(self) -> None:
-        """Give up after a failure: nothing half-written stays."""
-        if self._container is not None:
-            container, self._container = self._container, None
-            with contextlib.suppress(FFmpegError, OSError, ValueError):
-                container.close()
-        if self.path.is_file():
-            self.path.unlink()
-
-    def _open(self) -> OutputContainer:
-        container_format = container_of(self.path)
-        options = {}
-        if container_format in ("mp4", "mov"):
-            # Left alone, the muxer would pick a time scale of its own and round the times to it.
-            options["video_track_timescale"] = str(self.info.time_base.denominator)
-        return av.open(local_url(self.path), "w", format=container_format, options=options)
 
     def _add_stream(
         self, container: OutputContainer, settings: EncoderSettings, options: dict[str, str]
@@ -158,11 +149,6 @@ class VideoWriter:
         context.color_trc = colour.transfer
         context.color_range = self._converter.range if colour.range else 0
         return stream
-
-    def _last_ticks(self, start: int) -> int:
-        if self._duration is None:
-            return nominal_ticks(self.info)
-        return max(1, round(self._duration / self.info.time_base) - start)
 
     def _encode(self, picture: VideoFrame, ticks: int) -> None:
         self._ticks[picture.pts or 0] = ticks

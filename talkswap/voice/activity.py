@@ -71,15 +71,15 @@ def active_steps(samples: FloatArray, config: ActivityConfig | None = None) -> B
     samples = np.asarray(samples, np.float32).reshape(-1)
     if samples.size == 0:
         return np.zeros(0, bool)
-    evidence, silent = _evidence(samples, config)
-    active = _hysteresis(evidence, config.on_db, config.off_db)
+    evidence, silent = speech_evidence(samples, config)
+    active = hysteresis(evidence, config.on_db, config.off_db)
     per_second = float(BANDS.rate)
-    active = _without_bursts(active, round(config.shortest_burst * per_second))
-    active = _held(active, round(config.hangover * per_second))
+    active = without_bursts(active, round(config.shortest_burst * per_second))
+    active = held_on(active, round(config.hangover * per_second))
     return active & ~silent
 
 
-def _evidence(samples: FloatArray, config: ActivityConfig) -> tuple[FloatArray, BoolArray]:
+def speech_evidence(samples: FloatArray, config: ActivityConfig) -> tuple[FloatArray, BoolArray]:
     """Mean excess over the noise floor in dB (T), and the steps of digital silence (T)."""
     scale = BANDS.top_db - BANDS.floor_db
     level = (log_mel(samples, BANDS) + 1) / 2 * scale + BANDS.floor_db  # T bands, dB
@@ -87,16 +87,16 @@ def _evidence(samples: FloatArray, config: ActivityConfig) -> tuple[FloatArray, 
     if silent.all():
         return np.zeros(len(level), np.float32), silent
     loud = np.quantile(level[~silent], 0.95, axis=0)  # bands: this voice's own speech
-    floor = _floor(_moving_mean(level, 5), silent, config)
+    floor = noise_floor(moving_mean(level, 5), silent, config)
     floor = np.maximum(floor, np.maximum(loud - config.floor_under_speech_db, config.quietest_db))
-    excess = np.clip(_moving_mean(level, 3) - floor - config.floor_margin_db, 0, config.excess_cap_db)
+    excess = np.clip(moving_mean(level, 3) - floor - config.floor_margin_db, 0, config.excess_cap_db)
     loudest = np.sort(excess, axis=1)[:, -config.loudest_bands :].mean(1, keepdims=True)  # T 1
     wide = 2 * round(config.wide_seconds * float(BANDS.rate) / 2) + 1
-    evidence = (1 - config.wide_weight) * loudest + config.wide_weight * _moving_mean(loudest, wide)
+    evidence = (1 - config.wide_weight) * loudest + config.wide_weight * moving_mean(loudest, wide)
     return evidence[:, 0].astype(np.float32), silent
 
 
-def _floor(level: np.ndarray, silent: BoolArray, config: ActivityConfig) -> np.ndarray:
+def noise_floor(level: np.ndarray, silent: BoolArray, config: ActivityConfig) -> np.ndarray:
     """Level of the quiet moments around each step (T bands): a moving quantile, taken four times a second."""
     window = max(2, round(config.floor_seconds * float(BANDS.rate)))
     stride = max(1, round(float(BANDS.rate) / 4))
@@ -114,38 +114,39 @@ def _floor(level: np.ndarray, silent: BoolArray, config: ActivityConfig) -> np.n
     return np.stack([np.interp(steps, centres[sounding], band[sounding]) for band in knots.T], axis=1)
 
 
-def _moving_mean(values: np.ndarray, width: int) -> np.ndarray:
+def moving_mean(values: np.ndarray, width: int) -> np.ndarray:
     """Centred mean over time of an odd number of steps; the ends are repeated."""
     padded = np.pad(values, ((width // 2 + 1, width // 2), (0, 0)), mode="edge").cumsum(0, dtype=np.float64)
     return (padded[width:] - padded[:-width]) / width
 
 
-def _hysteresis(evidence: FloatArray, on: float, off: float) -> BoolArray:
+def hysteresis(evidence: FloatArray, on: float, off: float) -> BoolArray:
     """Runs above ``off`` that reach ``on`` somewhere: a word begins before it is loud."""
     above = evidence > off
     result = np.zeros(len(evidence), bool)
-    for first, last in _runs(above):
+    for first, last in runs_of(above):
         result[first:last] = evidence[first:last].max() > on
     return result
 
 
-def _without_bursts(active: BoolArray, shortest: int) -> BoolArray:
+def without_bursts(active: BoolArray, shortest: int) -> BoolArray:
+    """Runs of at least so many steps; a click is no word."""
     result = active.copy()
-    for first, last in _runs(active):
+    for first, last in runs_of(active):
         if last - first < shortest:
             result[first:last] = False
     return result
 
 
-def _held(active: BoolArray, steps: int) -> BoolArray:
+def held_on(active: BoolArray, steps: int) -> BoolArray:
     """Active for some steps more after each run; pauses up to that length close."""
     result = active.copy()
-    for _, last in _runs(active):
+    for _, last in runs_of(active):
         result[last : last + steps] = True
     return result
 
 
-def _runs(active: BoolArray) -> list[tuple[int, int]]:
+def runs_of(active: BoolArray) -> list[tuple[int, int]]:
     """First and past-the-last step of each run of True."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], active.astype(np.int8), [0]])))
     return [(int(first), int(last)) for first, last in zip(edges[::2], edges[1::2], strict=True)]
@@ -178,11 +179,11 @@ def ease(active: BoolArray, times: Sequence[Fraction], attack: float = 0.08, rel
     until_next = np.where(after < len(spoken), spoken[np.minimum(after, len(spoken) - 1)] - seconds, np.inf)
     before = np.searchsorted(spoken, seconds, side="right") - 1
     since_last = np.where(before >= 0, seconds - spoken[np.maximum(before, 0)], np.inf)
-    nearness = np.maximum(_fall(until_next, attack), _fall(since_last, release))
+    nearness = np.maximum(cosine_fall(until_next, attack), cosine_fall(since_last, release))
     return nearness.astype(np.float32)
 
 
-def _fall(distance: np.ndarray, length: float) -> np.ndarray:
+def cosine_fall(distance: np.ndarray, length: float) -> np.ndarray:
     """1 at distance 0, 0 from ``length`` on, half a cosine between."""
     if length == 0:
         return (distance <= 0).astype(np.float64)
@@ -200,7 +201,7 @@ class SpeechGate:
 
     def __init__(self, samples: FloatArray, attack: float = 0.08, release: float = 0.16, bridge: float = 0.5) -> None:
         active = active_steps(samples)
-        for first, last in _runs(~active):
+        for first, last in runs_of(~active):
             if first > 0 and last < len(active) and last - first < bridge * BANDS.rate:
                 active[first:last] = True
         margin = math.ceil(max(attack, release) * BANDS.rate) + 1  # steps: it opens before the voice, closes after

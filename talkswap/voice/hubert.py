@@ -58,11 +58,11 @@ class HubertFeatures:
     ) -> None:
         self.config = config or HubertConfig()
         # Any: transformers' parts are attributes that a type checker sees as Tensor | Module.
-        self.model = cast(Any, _load(Path(model)) if isinstance(model, Path | str) else model)
+        self.model = cast(Any, load_model(Path(model)) if isinstance(model, Path | str) else model)
         self.model.to(device).eval().requires_grad_(False)
         self.device = device
         self._silence: FloatArray | None = None
-        self.stride, self.receptive = _geometry(self.model.config)
+        self.stride, self.receptive = strides(self.model.config)
         context = self._frames(self.config.context_seconds)
         fade = self._frames(self.config.fade_seconds)
         if context < fade or self._frames(self.config.window_seconds) <= 2 * context:
@@ -188,18 +188,18 @@ class HubertFeatures:
             last = count if last_seam is None else last_seam + context
             weight = np.ones(last - first, np.float32)
             if first_seam is not None:
-                weight *= _rise(np.arange(first, last), first_seam, fade)
+                weight *= rising_weight(np.arange(first, last), first_seam, fade)
             if last_seam is not None:
-                weight *= 1 - _rise(np.arange(first, last), last_seam, fade)
+                weight *= 1 - rising_weight(np.arange(first, last), last_seam, fade)
             yield first, last, weight
 
 
-def _rise(index: np.ndarray, seam: int, fade: int) -> FloatArray:
+def rising_weight(index: np.ndarray, seam: int, fade: int) -> FloatArray:
     """0 before the seam, 1 behind it, a line over ``fade`` features around it."""
     return np.clip((index + 0.5 - seam) / max(fade, 1) + 0.5, 0, 1).astype(np.float32)
 
 
-def _geometry(config: Any) -> tuple[int, int]:
+def strides(config: Any) -> tuple[int, int]:
     """Stride and receptive field of the convolutions, in samples: 320 and 400 for HuBERT."""
     stride, receptive = 1, 1
     for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
@@ -208,7 +208,8 @@ def _geometry(config: Any) -> tuple[int, int]:
     return stride, receptive
 
 
-def _load(folder: Path) -> HubertModel:
+def load_model(folder: Path) -> HubertModel:
+    """A local ``HubertModel``; nothing is fetched."""
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise WeightsMissingError(f"HuBERT's {name} is not in {folder}", "run: talkswap download")

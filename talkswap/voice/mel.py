@@ -59,13 +59,13 @@ def log_mel(samples: FloatArray, config: MelConfig | None = None) -> FloatArray:
     features = np.empty((count, config.bins), np.float32)
     for first in range(0, count, BLOCK_FRAMES):
         last = min(first + BLOCK_FRAMES, count)
-        power = _power(samples, first, last, config) @ mel_filters(config).T  # T bins
+        power = power_spectra(samples, first, last, config) @ mel_filters(config).T  # T bins
         decibels = 10 * np.log10(np.maximum(power, 1e-20))
         features[first:last] = 2 * (decibels - config.floor_db) / (config.top_db - config.floor_db) - 1
     return np.clip(features, SILENCE, 1, out=features)
 
 
-def _power(samples: FloatArray, first: int, last: int, config: MelConfig) -> np.ndarray:
+def power_spectra(samples: FloatArray, first: int, last: int, config: MelConfig) -> np.ndarray:
     """Power spectra of frames first to last: float64 (last - first, fft // 2 + 1)."""
     half = config.fft // 2
     begin = first * config.hop - half - 1  # one sample more for the pre-emphasis

@@ -87,7 +87,7 @@ def test_ten_times_louder_is_twenty_decibels() -> None:
 def test_parseval() -> None:
     """The power spectrum sums to the energy of the windowed samples."""
     samples = noise(2000).astype(np.float64)
-    power = mel._power(samples.astype(np.float32), 5, 6, PLAIN)[0]
+    power = mel.power_spectra(samples.astype(np.float32), 5, 6, PLAIN)[0]
     window = hann(800)
     energy = np.square(samples.astype(np.float32)[600:1400] * window).sum() * (2 / window.sum()) ** 2
     two_sided = 2 * power.sum() - power[0] - power[-1]
