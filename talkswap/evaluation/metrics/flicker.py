@@ -16,15 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.evaluation.metrics.metric import (
-    Crops,
-    Metric,
-    check_crops,
-    check_landmarks,
-    check_pair,
-    has_face,
-    sampled,
-)
+from talkswap.evaluation.metrics.metric import Crops, Metric, check_clip, has_face, sampled
 from talkswap.faces.mesh import FACE_OVAL, OUTER_LIPS, ring_mask
 from talkswap.faces.track import CutFinder, TrackConfig
 from talkswap.types import FloatArray, UInt8Image
@@ -98,9 +90,7 @@ def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = 1) 
     Raises:
         TrainingDataError: shapes do not fit.
     """
-    check_crops(result)
-    check_pair(result, truth)
-    check_landmarks(landmarks)
+    check_clip(result, truth, landmarks)
     measured = np.full((max(len(result) - 1, 0), 2), np.nan, np.float32)
     faces = has_face(landmarks)
     grey = np.full((1, 3), 1 / 3, np.float32)  # weights of the channels

@@ -94,6 +94,13 @@ def check_landmarks(landmarks: FloatArray, points: int = 478) -> None:
         )
 
 
+def check_clip(result: Crops, truth: Crops, landmarks: FloatArray) -> None:
+    """Raises TrainingDataError unless crops of a result and its truth (N S S 3) and landmarks (N 478 3) fit together."""
+    check_crops(result)
+    check_pair(result, truth)
+    check_landmarks(landmarks)
+
+
 def has_face(landmarks: FloatArray) -> NDArray[np.bool_]:
     """N: whether all landmarks of a frame (N 478 3) are finite."""
     return np.asarray(np.isfinite(landmarks).all(axis=(1, 2)))

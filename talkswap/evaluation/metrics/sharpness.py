@@ -17,15 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.metrics.metric import (
-    Crops,
-    Metric,
-    check_crops,
-    check_landmarks,
-    check_pair,
-    has_face,
-    sampled,
-)
+from talkswap.evaluation.metrics.metric import Crops, Metric, check_clip, check_crops, has_face, sampled
 from talkswap.faces.mesh import FACE_OVAL, ring_mask
 from talkswap.types import FloatArray, UInt8Image
 
@@ -87,9 +79,7 @@ def sharpness(result: Crops, truth: Crops, landmarks: FloatArray) -> FloatArray:
     Raises:
         TrainingDataError: shapes do not fit.
     """
-    check_crops(result)
-    check_pair(result, truth)
-    check_landmarks(landmarks)
+    check_clip(result, truth, landmarks)
     values = np.full(len(result), np.nan, np.float32)
     for index in np.flatnonzero(has_face(landmarks)):
         mask = ring_mask(landmarks[index], (FACE_OVAL,), truth.shape[1])

@@ -13,16 +13,8 @@ import numpy as np
 
 from talkswap.checkpoints.presets import find_preset
 from talkswap.errors import NoAudioError, NoTargetFaceError, NoVideoError, UnreadableMediaError
+from talkswap.evaluation.judges import observe
 from talkswap.evaluation.judges.judges import JudgeFiles, load_judges
-from talkswap.evaluation.judges.observe import (
-    Observation,
-    matched_truth,
-    observe_result,
-    observe_truth,
-    open_photo,
-    sound_of,
-    track_clip,
-)
 from talkswap.evaluation.protocol.measure import Case, columns, measure
 from talkswap.evaluation.protocol.methods import Setup
 from talkswap.evaluation.results import Column
@@ -72,17 +64,17 @@ def score_clip(plan: ClipPlan) -> ClipScore:
     analyser = load_analyser(preset.analyser, preset)
     photo = None
     if plan.source is not None:
-        photo = open_photo(plan.source.name, plan.source.stem, plan.source, analyser, plan.size)
-    if not len(sound_of(plan.result).samples):
+        photo = observe.open_photo(plan.source.name, plan.source.stem, plan.source, analyser, plan.size)
+    if not len(observe.sound_of(plan.result).samples):
         raise NoAudioError(f"{plan.result} has no sound", "the metrics of lip-sync need it")
     with tempfile.TemporaryDirectory(prefix="talkswap-eval-") as name:
         folder = Path(name)
-        track = track_clip(plan.target, analyser, plan.size)
-        whole = observe_truth(plan.target, own_sound(plan.target), track, plan.size, folder)
-        result = observe_result(plan.result, whole, analyser, folder)
+        track = observe.track_clip(plan.target, analyser, plan.size)
+        whole = observe.observe_truth(plan.target, own_sound(plan.target), track, plan.size, folder)
+        result = observe.observe_result(plan.result, whole, analyser, folder)
         voiced = whole if plan.audio is None else voice_clip(plan.audio, analyser, plan.size)
         setting = "self" if plan.audio is None else "cross"
-        case = Case(setting, result, matched_truth(whole, result, folder), voiced, photo, True, 0.0, 0.0)
+        case = Case(setting, result, observe.matched_truth(whole, result, folder), voiced, photo, True, 0.0, 0.0)
         judges = load_judges(plan.judges)
         values, missing = measure(case, judges)
         count = len(result.times)
@@ -93,12 +85,12 @@ def score_clip(plan: ClipPlan) -> ClipScore:
 def own_sound(target: Path) -> Voice:
     """The target's own sound; silence if it has none, since a voice may have been laid on a silent clip."""
     try:
-        return sound_of(target)
+        return observe.sound_of(target)
     except NoAudioError:
         return Voice(np.zeros(0, np.float32), 16000)
 
 
-def voice_clip(audio: Path, analyser: FaceAnalyser, size: int) -> Observation | None:
+def voice_clip(audio: Path, analyser: FaceAnalyser, size: int) -> observe.Observation | None:
     """The clip that a voice was spoken in; None if it shows nobody, or is sound alone.
 
     Raises:
@@ -106,6 +98,6 @@ def voice_clip(audio: Path, analyser: FaceAnalyser, size: int) -> Observation | 
     """
     voice = load_voice(audio)
     try:
-        return observe_truth(audio, voice, track_clip(audio, analyser, size), size, None)
+        return observe.observe_truth(audio, voice, observe.track_clip(audio, analyser, size), size, None)
     except (NoVideoError, NoTargetFaceError, UnreadableMediaError):
         return None

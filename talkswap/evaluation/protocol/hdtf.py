@@ -27,64 +27,22 @@ from pathlib import Path
 
 import numpy as np
 
+from talkswap import errors
 from talkswap.checkpoints.presets import PresetFolder, find_preset, weight_hashes
 from talkswap.data.workers import locked
 from talkswap.device import choose_device
-from talkswap.errors import (
-    NoSourceFaceError,
-    OutputUnwritableError,
-    TalkswapError,
-    UnreadableMediaError,
-    UsageError,
-    WeightsCorruptError,
-    WeightsMissingError,
-)
+from talkswap.evaluation.judges import observe
 from talkswap.evaluation.judges.judges import Gallery, Judges, load_judges
-from talkswap.evaluation.judges.observe import (
-    ClipTrack,
-    Observation,
-    Photo,
-    matched_truth,
-    observe_result,
-    observe_truth,
-    open_photo,
-    track_clip,
-)
 from talkswap.evaluation.metrics.metric import Judge
 from talkswap.evaluation.protocol.measure import Case, columns, features, measure
 from talkswap.evaluation.protocol.methods import Method, Rendering, Task, choose_methods
-from talkswap.evaluation.protocol.pairs import (
-    EvaluationClip,
-    EvaluationSet,
-    Pair,
-    draw,
-    open_evaluation_set,
-    photo_of_clip,
-)
-from talkswap.evaluation.protocol.plan import (
-    EvaluationPlan,
-    OnProgress,
-    Table,
-    check_folder,
-    comparison_table,
-    notes_of,
-    options_of,
-    too_few_pairs,
-)
+from talkswap.evaluation.protocol.pairs import EvaluationClip, EvaluationSet, Pair, draw, open_evaluation_set, photo_of
+from talkswap.evaluation.protocol.plan import EvaluationPlan, OnProgress, Table, check_folder, comparison_table
 from talkswap.evaluation.protocol.summary import figures_of, provenance, set_figures
 from talkswap.evaluation.report.page import templates
 from talkswap.evaluation.report.report import write_report
 from talkswap.evaluation.report.sheets import draw_sheets, write_photo
-from talkswap.evaluation.results import (
-    Entry,
-    Evaluation,
-    Journal,
-    MethodResult,
-    PairResult,
-    Pictures,
-    Setting,
-    SettingResult,
-)
+from talkswap.evaluation.results import Entry, Evaluation, Journal, MethodResult, PairResult, Pictures, SettingResult
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.files import write_atomically, write_error
 from talkswap.media.sound import load_voice
@@ -93,7 +51,7 @@ from talkswap.systems.registry import requirements
 from talkswap.types import ProgressEvent
 
 CROPS = "crops-"  # folders of one pair at a time, tens of MB
-FATAL = (OutputUnwritableError, WeightsMissingError, WeightsCorruptError)
+FATAL = (errors.OutputUnwritableError, errors.WeightsMissingError, errors.WeightsCorruptError)
 """Failures that would meet every other pair as well."""
 
 
@@ -128,8 +86,8 @@ def evaluate(
     rows = list(methods) if methods is not None else choose_methods(plan.system, plan.methods)
     clips = open_evaluation_set(plan.data, plan.split)
     pairs, possible = draw(clips, plan.pairs, plan.seed, plan.portraits)
-    if len(pairs) < plan.pairs:
-        progress(ProgressEvent("evaluate", 0, 0, too_few_pairs(len(pairs), plan, clips)))
+    if shortage := plan.shortage(len(pairs), clips):
+        progress(ProgressEvent("evaluate", 0, 0, shortage))
     check_folder(plan)
     with locked(plan.out):
         run = Run(plan, clips, pairs, rows, progress)
@@ -161,11 +119,11 @@ class RunRecord:
 class Scene:
     """What all methods of a pair share."""
 
-    setting: Setting
+    setting: str
     pair: Pair
-    truth: Observation
-    voiced: Observation
-    photo: Photo
+    truth: observe.Observation
+    voiced: observe.Observation
+    photo: observe.Photo
     folder: Path  # for files that are deleted after the pair
 
 
@@ -224,16 +182,16 @@ class Run:
             try:
                 earlier = read_record(RunRecord, path)
             except (OSError, RecordError) as error:
-                raise UsageError(f"{path} is damaged: {error}", "name another --out") from error
+                raise errors.UsageError(f"{path} is damaged: {error}", "name another --out") from error
             names = [field.name for field in fields(RunRecord) if field.name != "methods"]
             if other := [name for name in names if getattr(earlier, name) != getattr(record, name)]:
-                raise UsageError(
+                raise errors.UsageError(
                     f"{plan.out} was begun with other {', '.join(other)}",
                     "go on with the options of the first run, or name another --out",
                 )
             # Without this check a row would mix the results of two networks and state the hashes of one.
             if other := [key for key in hashes if earlier.methods.get(key, hashes[key]) != hashes[key]]:
-                raise UsageError(
+                raise errors.UsageError(
                     f"{plan.out} was begun with other weights of {', '.join(other)}", "name another --out for these"
                 )
             record = replace(record, methods=earlier.methods | hashes)
@@ -267,7 +225,7 @@ class Run:
         same = (entry.result.source, entry.result.target) == (pair.source_name, pair.target.name)
         return same and (not entry.result.video or (self.plan.out / entry.result.video).is_file())
 
-    def pair_results(self, setting: Setting, pair: Pair, methods: list[Method]) -> Iterator[tuple[Method, PairResult]]:
+    def pair_results(self, setting: str, pair: Pair, methods: list[Method]) -> Iterator[tuple[Method, PairResult]]:
         """The results of all methods on one pair, whose clips are analysed once."""
         blank = PairResult(pair.number, pair.source_name, pair.target.name, voice_of(setting, pair).name)
         with tempfile.TemporaryDirectory(prefix=CROPS, dir=self.work) as folder:
@@ -275,7 +233,7 @@ class Run:
                 scene = self.scene(setting, pair, Path(folder))
             except FATAL:
                 raise
-            except (TalkswapError, OSError) as error:
+            except (errors.TalkswapError, OSError) as error:
                 for method in methods:
                     yield method, replace(blank, error=one_line(error))
                 return
@@ -283,41 +241,41 @@ class Run:
                 own = blank if method.changes else replace(blank, voice=pair.target.name)
                 yield method, self.result(method, scene, own)
 
-    def scene(self, setting: Setting, pair: Pair, folder: Path) -> Scene:
+    def scene(self, setting: str, pair: Pair, folder: Path) -> Scene:
         """Analyse the clips of a pair."""
         for clip in (pair.source, pair.target):
             if clip.name in self.unavailable:
-                raise TalkswapError(f"the clip {clip.name} is not available: {self.unavailable[clip.name]}")
+                raise errors.TalkswapError(f"the clip {clip.name} is not available: {self.unavailable[clip.name]}")
 
-        def track(clip: EvaluationClip) -> ClipTrack:
+        def track(clip: EvaluationClip) -> observe.ClipTrack:
             cache = self.work / "tracks" / f"{clip.name}.npz"
-            return track_clip(clip.video, self.analyser, self.plan.size, cache, self.plan.end)
+            return observe.track_clip(clip.video, self.analyser, self.plan.size, cache, self.plan.end)
 
         target, size = pair.target, self.plan.size
-        truth = observe_truth(target.video, load_voice(target.voice), track(target), size, folder)
+        truth = observe.observe_truth(target.video, load_voice(target.voice), track(target), size, folder)
         voice = voice_of(setting, pair)
         voiced = truth
         if voice is not target:
-            voiced = observe_truth(voice.video, load_voice(voice.voice), track(voice), size, None)
+            voiced = observe.observe_truth(voice.video, load_voice(voice.voice), track(voice), size, None)
         return Scene(setting, pair, truth, voiced, self.photo(pair), folder)
 
-    def photo(self, pair: Pair) -> Photo:
+    def photo(self, pair: Pair) -> observe.Photo:
         """The source face of a pair."""
         path = pair.photo
         if path is None:
-            path = photo_of_clip(pair.source, self.work / "photos" / f"{pair.source.name}.png")
+            path = photo_of(pair.source, self.work / "photos" / f"{pair.source.name}.png")
         speaker = pair.source.speaker if pair.photo is None else path.stem
-        return open_photo(pair.source_name, speaker, path, self.analyser, self.plan.size)
+        return observe.open_photo(pair.source_name, speaker, path, self.analyser, self.plan.size)
 
     @property
     def gallery(self) -> Gallery:
         """All source faces, also of pairs that ``limit`` leaves out."""
         if self._gallery is None:
-            photos: dict[str, Photo] = {}
+            photos: dict[str, observe.Photo] = {}
             for pair in self.drawn:
                 if pair.source_name not in photos and pair.source.name not in self.unavailable:
                     # a photo without a face is reported by its own pair
-                    with contextlib.suppress(NoSourceFaceError, UnreadableMediaError):
+                    with contextlib.suppress(errors.NoSourceFaceError, errors.UnreadableMediaError):
                         photos[pair.source_name] = self.photo(pair)
             self._gallery = self.judges.gallery(list(photos.values()))
         return self._gallery
@@ -330,8 +288,8 @@ class Run:
             rendering = self.rendering(method, scene, video, self.work / "renderings" / f"{name}.json")
             timings = {"render": rendering.seconds}
             started = time.perf_counter()
-            result = observe_result(video, scene.truth, self.analyser, scene.folder, self.plan.end)
-            truth = matched_truth(scene.truth, result, scene.folder)
+            result = observe.observe_result(video, scene.truth, self.analyser, scene.folder, self.plan.end)
+            truth = observe.matched_truth(scene.truth, result, scene.folder)
             timings["observe"], started = time.perf_counter() - started, time.perf_counter()
             case = Case(
                 scene.setting, result, truth, scene.voiced if method.changes else truth,
@@ -392,17 +350,15 @@ class Run:
         plan = self.plan
         settings = tuple(SettingResult(s, tuple(self.row(s, m) for m in self.methods)) for s in plan.settings)
         facts = provenance(
-            command, self.clips, self.pairs, plan.pairs, possible, plan.seed, self.unavailable,
-            weight_hashes(self.preset), options_of(plan, self.preset),
-            notes_of(plan, self.drawn, self.judges, self.clips, self.methods),
-        )  # fmt: skip
+            plan, command, self.clips, self.drawn, possible, self.unavailable, self.preset, self.judges, self.methods
+        )
         seconds = sum(sum(p.timings.values()) for s in settings for m in s.methods for p in m.pairs)
         rows = tuple(row for row in table.published if row.setting in ("", *plan.settings))
         shown = tuple(c for c in columns(self.judges) if not table.metrics or c.metric.key in table.metrics)
         title = f"{table.title} on {plan.data.resolve().name}"
         return Evaluation(table.kind, title, table.number, shown, settings, rows, facts, seconds)
 
-    def row(self, setting: Setting, method: Method) -> MethodResult:
+    def row(self, setting: str, method: Method) -> MethodResult:
         """A method's row in the table of a setting."""
         if reason := self.missing[method.key]:
             return MethodResult(method.key, method.label, method.about, reason, choices=dict(method.choices))
@@ -423,7 +379,7 @@ def voice_of(setting: str, pair: Pair) -> EvaluationClip:
 
 def one_line(error: Exception) -> str:
     """The message of an error; one that talkswap has no name for gets its type and place."""
-    if isinstance(error, TalkswapError):
+    if isinstance(error, errors.TalkswapError):
         return error.message
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from talkswap.checkpoints.description import resolve
 from talkswap.checkpoints.presets import find_preset, weight_hashes
@@ -34,9 +34,9 @@ UNCHANGED = "Clip as it was recorded, kept for comparison"
 class Setup:
     """Which networks a method works with."""
 
-    preset: str = "auto"
+    preset: Literal["auto", "compact", "paper"] = "auto"
     weights: Path | None = None
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class Pair:
         return self.source.name if self.photo is None else self.photo.name
 
 
-def photo_of_clip(clip: EvaluationClip, path: Path) -> Path:
+def photo_of(clip: EvaluationClip, path: Path) -> Path:
     """The frame of a clip in which the head is turned least, as a PNG file, which is written if it isn't there.
 
     Raises:

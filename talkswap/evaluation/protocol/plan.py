@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from talkswap.checkpoints.description import resolve
-from talkswap.checkpoints.presets import PresetFolder
 from talkswap.errors import OutputExistsError, OutputUnwritableError
-from talkswap.evaluation.judges.judges import JudgeFiles, Judges
-from talkswap.evaluation.protocol.methods import Method, Setup
-from talkswap.evaluation.protocol.pairs import EvaluationSet, Pair
+from talkswap.evaluation.judges.judges import JudgeFiles
+from talkswap.evaluation.protocol.methods import Setup
+from talkswap.evaluation.protocol.pairs import EvaluationSet
 from talkswap.evaluation.results import Kind, Setting
 from talkswap.systems.description import PublishedRow
 from talkswap.systems.registry import find_system
@@ -53,6 +52,12 @@ class EvaluationPlan:
         """Seconds from which frames are left out."""
         return math.inf if self.seconds is None else float(self.seconds)
 
+    def shortage(self, count: int, clips: EvaluationSet) -> str:
+        """One line about a data set that gives only ``count`` pairs; "" if that is enough."""
+        if count >= self.pairs:
+            return ""
+        return f"only {count} of {self.pairs} pairs: the {len(clips.clips)} clips of split {self.split} give no more"
+
 
 @dataclass(frozen=True)
 class Table:
@@ -86,11 +91,6 @@ def comparison_table(system: str) -> Table:
     return Table("hdtf", number, f"Table {number}" if number else find_system(system).title, rows)
 
 
-def too_few_pairs(count: int, plan: EvaluationPlan, clips: EvaluationSet) -> str:
-    """One line for a data set that gives fewer pairs than the plan asks for."""
-    return f"only {count} of {plan.pairs} pairs: the {len(clips.clips)} clips of split {plan.split} give no more"
-
-
 def check_folder(plan: EvaluationPlan) -> None:
     """Check that the report's folder is free, or belongs to this evaluation.
 
@@ -109,30 +109,3 @@ def check_folder(plan: EvaluationPlan) -> None:
         )
     if others and not begun:
         raise OutputExistsError(f"{plan.out} is not empty", "name a new folder with --out")
-
-
-def options_of(plan: EvaluationPlan, preset: PresetFolder) -> dict[str, str]:
-    """Everything that decides the figures besides data and weights."""
-    return {
-        "system": plan.system, "setting": plan.setting, "split": plan.split, "limit": str(plan.limit or "none"), "crop": f"{plan.size} px",
-        "seconds": "whole clips" if plan.seconds is None else f"{float(plan.seconds):g}", "preset": preset.name,
-        "device": plan.setup.device, "portraits": str(plan.portraits or "none"),
-    }  # fmt: skip
-
-
-def notes_of(
-    plan: EvaluationPlan, drawn: Sequence[Pair], judges: Judges, clips: EvaluationSet, methods: Sequence[Method]
-) -> tuple[str, ...]:
-    """What a reader must know before the figures."""
-    notes = []
-    if len(drawn) < plan.pairs:
-        notes.append(too_few_pairs(len(drawn), plan, clips))
-    if 0 < plan.limit < len(drawn):
-        notes.append(f"only the first {plan.limit} of the {len(drawn)} pairs that were drawn")
-    notes.append(f"ID Retrieve chooses among {len({pair.source_name for pair in drawn})} sources")
-    if plan.split != "val":
-        notes.append(f"Clips are of split {plan.split}: that nothing was trained on them is the user's word")
-    notes.append("Results are measured without the marks that a render carries otherwise")
-    notes += dict.fromkeys(method.note for method in methods if method.note)
-    notes += [f"{judge.name}: {judge.note}" for judge in judges.named() if judge.note]
-    return tuple(notes)

@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 
 import talkswap
+from talkswap.checkpoints.presets import PresetFolder, weight_hashes
 from talkswap.device import versions
 from talkswap.errors import TalkswapError
+from talkswap.evaluation.judges.judges import Judges
 from talkswap.evaluation.metrics.frechet import FID, FeatureStatistics, frechet_distance
+from talkswap.evaluation.protocol.methods import Method
 from talkswap.evaluation.protocol.pairs import EvaluationSet, Pair
+from talkswap.evaluation.protocol.plan import EvaluationPlan
 from talkswap.evaluation.results import ClipFacts, ClipRefused, Figure, PairResult, Provenance
 
 
@@ -61,29 +65,29 @@ def set_figures(stems: Sequence[Path]) -> dict[str, Figure]:
 
 
 def provenance(
+    plan: EvaluationPlan,
     command: str,
     clips: EvaluationSet,
-    pairs: Sequence[Pair],
-    pairs_wanted: int,
-    pairs_possible: int,
-    seed: int,
+    drawn: Sequence[Pair],
+    possible: int,
     unavailable: Mapping[str, str],
-    weights: dict[str, str],
-    options: dict[str, str],
-    notes: tuple[str, ...],
+    preset: PresetFolder,
+    judges: Judges,
+    methods: Sequence[Method],
 ) -> Provenance:
     """Everything that a reader needs to repeat the run.
 
     Args:
+        plan: of the run.
         command: as typed.
         clips: those that pairs were drawn from.
-        pairs: those that were run.
-        pairs_wanted, pairs_possible: what the plan asks for, and what the clips would give.
-        seed: of the draw.
+        drawn: all pairs, also those that the plan's limit leaves out.
+        possible: how many pairs the clips would give.
         unavailable: clip -> why it isn't available here.
-        weights: file -> sha256.
-        options, notes: as the report shows them.
+        preset: whose analyser saw the results.
+        judges, methods: of the run.
     """
+    pairs = drawn[: plan.limit or None]
     by_name = {clip.name: clip for pair in pairs for clip in (pair.source, pair.target)}
     facts = tuple(
         ClipFacts(clip.name, clip.speaker, clip.frames, clip.seconds, dict(clip.stated))
@@ -92,9 +96,35 @@ def provenance(
     refused = tuple(ClipRefused(name, reason) for name, reason in sorted(unavailable.items())) + clips.refused
     names = tuple((pair.source_name, pair.target.name) for pair in pairs)
     return Provenance(
-        datetime.now(UTC).isoformat(timespec="seconds"), command, str(clips.folder), seed, pairs_wanted, pairs_possible,
-        names, facts, refused, commit(), versions(), machine(), weights, options, notes,
+        datetime.now(UTC).isoformat(timespec="seconds"), command, str(clips.folder), plan.seed, plan.pairs, possible,
+        names, facts, refused, commit(), versions(), machine(), weight_hashes(preset), options_of(plan, preset),
+        notes_of(plan, drawn, judges, clips, methods),
     )  # fmt: skip
+
+
+def options_of(plan: EvaluationPlan, preset: PresetFolder) -> dict[str, str]:
+    """Everything that decides the figures besides data and weights."""
+    return {
+        "system": plan.system, "setting": plan.setting, "split": plan.split, "limit": str(plan.limit or "none"), "crop": f"{plan.size} px",
+        "seconds": "whole clips" if plan.seconds is None else f"{float(plan.seconds):g}", "preset": preset.name,
+        "device": plan.setup.device, "portraits": str(plan.portraits or "none"),
+    }  # fmt: skip
+
+
+def notes_of(
+    plan: EvaluationPlan, drawn: Sequence[Pair], judges: Judges, clips: EvaluationSet, methods: Sequence[Method]
+) -> tuple[str, ...]:
+    """What a reader must know before the figures."""
+    notes = [shortage] if (shortage := plan.shortage(len(drawn), clips)) else []
+    if 0 < plan.limit < len(drawn):
+        notes.append(f"only the first {plan.limit} of the {len(drawn)} pairs that were drawn")
+    notes.append(f"ID Retrieve chooses among {len({pair.source_name for pair in drawn})} sources")
+    if plan.split != "val":
+        notes.append(f"Clips are of split {plan.split}: that nothing was trained on them is the user's word")
+    notes.append("Results are measured without the marks that a render carries otherwise")
+    notes += dict.fromkeys(method.note for method in methods if method.note)
+    notes += [f"{judge.name}: {judge.note}" for judge in judges.named() if judge.note]
+    return tuple(notes)
 
 
 def commit() -> str:

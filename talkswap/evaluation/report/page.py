@@ -1,12 +1,13 @@
-"""``report.html``: the whole report in one file that loads nothing and runs no script.
+"""``report.html`` and ``report.md``: the templates of a report, and what they show.
 
-The template is ``assets/report.html.jinja``.  A content security policy in the page's head makes a browser refuse
-everything that isn't in the page.  All text is escaped, file names above all, and control characters are shown as such.
+The page is one file that loads nothing and runs no script; a content security policy in its head makes a browser refuse
+everything that isn't in it.  All text is escaped, file names above all, and control characters are shown as such.
 """
 
 from __future__ import annotations
 
 import base64
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,14 +30,29 @@ from talkswap.evaluation.report.tables import (
 from talkswap.evaluation.results import Evaluation, MethodResult, PairResult, SettingResult
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
+    import jinja2
+
+MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]<>#|~"})
 
 LARGEST_PAGE = 6_000_000
 """Bytes of the page; pictures that would make it larger stay beside it."""
 
 
-def templates(package: str = "talkswap.evaluation.report") -> Environment:
+def printable(value: Any) -> Any:
+    """Text on one line, without control characters; everything else as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):  # markup is finished text
+        return value
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
+
+
+def templates(
+    package: str = "talkswap.evaluation.report", finalize: Callable[[Any], Any] = printable
+) -> jinja2.Environment:
     """The templates in a package's ``assets``.
+
+    Args:
+        package: whose.
+        finalize: applied to every value before it is escaped for HTML.
 
     Raises:
         DependencyError: Jinja2 isn't installed.
@@ -47,15 +63,8 @@ def templates(package: str = "talkswap.evaluation.report") -> Environment:
         raise DependencyError(
             "the pages of reports and studies need the package jinja2", 'run `pip install "talkswap[eval]"`'
         ) from error
-
-    def printable(value: Any) -> Any:
-        """Text on one line, without control characters; Jinja2 escapes it afterwards."""
-        if not isinstance(value, str) or hasattr(value, "__html__"):
-            return value
-        return "".join(c if c.isprintable() else repr(c)[1:-1] for c in value)
-
     return jinja2.Environment(
-        loader=jinja2.PackageLoader(package, "assets"), autoescape=True, finalize=printable,
+        loader=jinja2.PackageLoader(package, "assets"), autoescape=True, finalize=finalize,
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
 
@@ -84,43 +93,67 @@ def build_page(evaluation: Evaluation, folder: Path, most: int = LARGEST_PAGE) -
     """
     environment = templates()
     template = environment.get_template("report.html.jinja")
-    common = {
-        "evaluation": evaluation,
-        "duration": duration,
-        "failures": failures(evaluation),
-        "timings": timing_table(evaluation),
-        "method_weights": method_weights(evaluation),
-        "refused": {clip.name: clip.reason for clip in evaluation.provenance.refused},
-    }
-    sections = [section(evaluation, setting, number) for number, setting in enumerate(evaluation.settings)]
-    numbers = [pairs_with_pictures(setting) for setting in evaluation.settings]
-    bare = [{**part, "articles": [], "left_out": len(n)} for part, n in zip(sections, numbers, strict=True)]
-    room = most - len(template.render(settings=bare, **common).encode())
+    values = content(evaluation)
+    # The page is built without pictures first, since whatever is left of its size is theirs.
+    room = most - len(template.render(values).encode())
     budget = 0
-    for part, pairs, setting in zip(sections, numbers, evaluation.settings, strict=True):
+    for section, setting in zip(values["settings"], evaluation.settings, strict=True):
         # Each setting gets an even share of the room, and whatever the one before left over.
-        budget += room // len(sections)
-        articles: list[str] = []
-        for number in pairs:
+        budget += room // len(evaluation.settings)
+        for number in pairs_with_pictures(setting):
             article = pair_article(environment, setting, number, folder) if budget > 0 else ""
             size = len(article.encode()) + 1
             if not article or size > budget:
                 break
             budget -= size
-            articles.append(article)
-        part |= {"articles": articles, "left_out": len(pairs) - len(articles)}
-    return template.render(settings=sections, **common)
+            section["articles"].append(article)
+            section["left_out"] -= 1
+    return template.render(values)
 
 
-def section(evaluation: Evaluation, setting: SettingResult, number: int) -> dict[str, Any]:
-    """Everything that the template shows of one setting, but for the pictures."""
+def build_markdown(evaluation: Evaluation) -> str:
+    """The report without plots and pictures, for a checkout.
+
+    Raises:
+        DependencyError: Jinja2 isn't installed.
+    """
+    from markupsafe import Markup
+
+    def finalize(value: Any) -> Any:
+        # As markup, so that the text isn't escaped for HTML as well.
+        return Markup(markdown(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    return templates(finalize=finalize).get_template("report.md.jinja").render(content(evaluation))
+
+
+def markdown(text: str) -> str:
+    """``text`` on one line, with Markdown's own characters escaped."""
+    return str(printable(text)).translate(MARKDOWN)
+
+
+def content(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything that the templates show, but for the pictures."""
+    settings = [
+        {
+            "key": setting.setting,
+            "title": SETTINGS[setting.setting],
+            "tables": result_tables(evaluation, setting),
+            "published": published_table(evaluation, setting.setting),
+            "plots": plots(evaluation, setting, number),
+            "pair_tables": pair_tables(evaluation, setting),
+            "articles": [],
+            "left_out": len(pairs_with_pictures(setting)),
+        }
+        for number, setting in enumerate(evaluation.settings)
+    ]
     return {
-        "key": setting.setting,
-        "title": SETTINGS[setting.setting],
-        "tables": result_tables(evaluation, setting),
-        "published": published_table(evaluation, setting.setting),
-        "plots": plots(evaluation, setting, number),
-        "pair_tables": pair_tables(evaluation, setting),
+        "evaluation": evaluation,
+        "settings": settings,
+        "duration": duration,
+        "failures": failures(evaluation),
+        "timings": timing_table(evaluation),
+        "method_weights": method_weights(evaluation),
+        "refused": {clip.name: clip.reason for clip in evaluation.provenance.refused},
     }
 
 
@@ -154,7 +187,7 @@ def pairs_with_pictures(setting: SettingResult) -> list[int]:
     return sorted({pair.number for method in setting.methods for pair in method.pairs if pair.pictures is not None})
 
 
-def pair_article(environment: Environment, setting: SettingResult, number: int, folder: Path) -> str:
+def pair_article(environment: jinja2.Environment, setting: SettingResult, number: int, folder: Path) -> str:
     """The pictures of one pair, as markup."""
     from markupsafe import Markup
 

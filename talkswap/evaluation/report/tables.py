@@ -10,14 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from talkswap.evaluation.results import (
-    COMPACT_MARK,
-    Column,
-    Evaluation,
-    MethodResult,
-    PairResult,
-    SettingResult,
-)
+from talkswap.evaluation.results import COMPACT_MARK, Column, Evaluation, MethodResult, PairResult, SettingResult
 from talkswap.systems.description import PublishedRow
 
 SETTINGS = {"self": "Self-driven", "cross": "Cross-driven"}
