@@ -249,6 +249,7 @@ class Journal:
             return entries
         except OSError as error:
             raise OutputUnwritableError(f"cannot read {self.path}: {error.strerror}", "check the folder") from error
+        # The last entry of a key wins, since a failed result is tried again.
         for line in lines:
             with contextlib.suppress(RecordError):
                 entry = from_json(Entry, line)
@@ -263,6 +264,7 @@ class Journal:
         """
         line = to_json(entry, indent=None).encode()
         try:
+            # Unbuffered append: one write per line, so that two lines never mix.
             with open(self.path, "a+b", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
                 if end:

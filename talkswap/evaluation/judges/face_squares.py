@@ -41,11 +41,14 @@ def square_places(landmarks: FloatArray) -> NDArray[np.float64]:
     faces = has_face(landmarks)
     if not faces.any():
         raise TrainingDataError("no frame shows a face", "check the clip")
+    # The protocol's detector gives boxes; the mesh's own extent takes their place.
     points = landmarks[faces, :, :2].astype(np.float64)
     low, high = points.min(1), points.max(1)
     boxes = np.column_stack([(low + high) / 2, (high - low).max(1) / 2])  # x y h
     rows = np.arange(len(landmarks))
+    # Lost frames are interpolated before the median, so that it never sees a gap.
     places = np.stack([np.interp(rows, rows[faces], column) for column in boxes.T], axis=1)
+    # Repeated ends let the median reach the first and the last frame.
     padded = np.pad(places, ((MEDIAN // 2, MEDIAN // 2), (0, 0)), mode="edge")
     return np.asarray(np.median(np.lib.stride_tricks.sliding_window_view(padded, MEDIAN, axis=0), axis=2))
 

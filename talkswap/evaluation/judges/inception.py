@@ -76,6 +76,7 @@ class Mixed(nn.Module):
         self.branches, self.pooled, self.by_maximum = branches, pooled, by_maximum
         self.channels = pooled or before
         for chain, ends in branches:
+            # Register each unit under its published name: the state dict's keys come from these names.
             inner = before
             for name, channels, kernel, stride in chain:
                 self.add_module(name, Convolution(inner, channels, kernel, stride))
@@ -182,6 +183,7 @@ def resize_as_tensorflow(pictures: Tensor, size: int) -> Tensor:
     """
     for axis in (2, 3):
         length = pictures.shape[axis]
+        # TensorFlow 1 computes positions in single precision; doubles would differ in the last digits.
         place = torch.arange(size, dtype=torch.float32) * torch.tensor(length / size, dtype=torch.float32)
         low = place.long()
         share = (place - low).to(pictures.dtype).view([size if at == axis else 1 for at in range(4)])
@@ -211,12 +213,14 @@ class InceptionNetwork(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """B 3 H W in 0 to 255 (any number type) to B 2048."""
+        # The published graph takes pictures of any size and does the resizing itself.
         x = (resize_as_tensorflow(pictures.float(), SIZE) - 128) / 128
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(F.max_pool2d(x, 3, 2)))  # B 192 71 71
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(F.max_pool2d(x, 3, 2))))  # B 288 35 35
         x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))  # B 768 17 17
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # B 2048 8 8
+        # Global average pooling over the 8 x 8 cells.
         return x.mean((2, 3))
 
 
@@ -297,6 +301,7 @@ class DetectorFeatures:
         for start in range(0, len(crops), DETECTOR_BATCH):
             pictures = [at_detector_side(crop) for crop in crops[start : start + DETECTOR_BATCH]]
             batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+            # The coarsest maps see the whole face, and their mean and spread don't depend on its position.
             maps = self.network.coarse(self.network.middle(self.network.fine(batch)))  # B C H/32 W/32
             spread, mean = torch.std_mean(maps, (2, 3))
             features.append(torch.cat([mean, spread], 1).numpy())
@@ -319,6 +324,7 @@ def load_compact_features(folder: Path) -> DetectorFeatures:
         WeightsCorruptError: its files do not fit the network.
     """
     network = load_detector(folder)
+    # The hash of the very file lets a report say which detector judged.
     sha256 = file_sha256(folder / tensor_files(folder, "detector")[0])
     note = "Frechet distance in the features of talkswap's own face detector, not of Inception"
     return DetectorFeatures(network, Judge("inception", "compact face detector", False, sha256, note))

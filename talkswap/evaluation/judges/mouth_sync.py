@@ -73,6 +73,7 @@ class MouthJudge:
             raise TrainingDataError(
                 f"{len(faces)} frames at 25 frames/s with a face are too few", f"give at least {LEAST} with their sound"
             )
+        # Offsets are taken by shifting the expected curves, since those exist at every moment.
         expected = self.expected(voice, len(rows))
         return score_of(curve_distances(shape[faces], expected, faces), len(faces))
 
@@ -84,6 +85,8 @@ class MouthJudge:
         """
         config, mel = self.network.config, MelConfig()
         features = torch.from_numpy(log_mel(np.asarray(voice, np.float32), mel))
+        # The voice is padded with silence to both sides: offsets reach beyond its ends,
+        # and the network's field needs context around each token.
         lead = int(np.ceil(REACH / RATE * float(mel.rate)))  # feature frames before the voice
         need = int(np.ceil((count + REACH) / RATE * float(mel.rate))) + config.stride
         half = (config.field - 1) // 2

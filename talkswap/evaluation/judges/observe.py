@@ -100,6 +100,7 @@ def open_photo(name: str, speaker: str, path: Path, analyser: FaceAnalyser, size
     faces = analyser.detect(picture)
     if not faces:
         raise NoSourceFaceError(f"no face was found in {path}", "choose a photo with one face seen from the front")
+    # A photo may show bystanders; the largest face is the one that is meant.
     face = max(faces, key=lambda f: float((f.box[2] - f.box[0]) * (f.box[3] - f.box[1])))
     aligned = align(picture, face.landmarks, size)
     return Photo(name, speaker, path, aligned.crop, aligned.landmarks)
@@ -133,6 +134,7 @@ def track_clip(
             width, height = (int(n) for n in stored["size"])
             return ClipTrack(stored["times"], stored["landmarks"], stored["affines"], width, height)
     info = probe(video)
+    # The analyser's embedding tells people apart, so that the same face is followed through crossings and cuts.
     tracker, choose = FaceTracker(analyser, embed=analyser.embed), FaceChooser()
     times, landmarks = [], []
     affines: list[FloatArray | None] = []
@@ -178,6 +180,7 @@ def observe_truth(video: Path, voice: Voice, track: ClipTrack, size: int, folder
     if folder is not None:
         path = folder / f"{video.stem}.crops.npy"
         try:
+            # Tens of megabytes per clip: the crops live in a mapped file, and the caller's folder goes with the pair.
             crops = create_crop_file(path, count, size)
             with ClipReader(probe(video)) as reader:
                 for row, frame in zip(range(count), reader.frames(), strict=False):
@@ -208,6 +211,7 @@ def observe_result(
         UnreadableMediaError, NoAudioError, OutputUnwritableError.
     """
     info = probe(video)
+    # The index tells the times without decoding, so that rows can be matched before the first frame.
     index = index_frames(info)
     rows = matching_rows(np.array([float(t) for t in index.times if t < end]), truth.times)
     size = truth.crops.shape[1]
@@ -251,6 +255,7 @@ def matching_rows(times: NDArray[np.float64], truth: NDArray[np.float64]) -> NDA
         return np.arange(len(times))
     step = float(np.median(np.diff(truth))) if len(truth) > 1 else 1.0
     inside = times < truth[-1] + step - 1e-6  # its last frame is shown for as long as the others
+    # Each frame of the result goes to the truth's frame whose middle is nearest.
     edges = (truth[1:] + truth[:-1]) / 2
     return np.searchsorted(edges, times[inside]).astype(np.intp)
 
@@ -279,6 +284,7 @@ def face_at(faces: list[TrackedFace], place: FloatArray) -> TrackedFace | None:
         return None
     if not np.isfinite(place[0, 0]):  # the truth has no face in this frame
         return faces[0]
+    # A swap changes identity, so the face is recognised by its place and not by who it is.
     shares = [box_overlap(box_around(face.face.landmarks), box_around(place)) for face in faces]
     best = int(np.argmax(shares))
     return faces[best] if shares[best] >= LEAST_OVERLAP else None

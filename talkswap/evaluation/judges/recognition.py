@@ -79,6 +79,7 @@ class OnnxIdentity:
 
     def __call__(self, pictures: list[UInt8Image], landmarks: FloatArray) -> FloatArray:
         faces = np.stack([aligned_face(rgb, points) for rgb, points in zip(pictures, landmarks, strict=True)])
+        # ArcFace's input: RGB, channels first, -1 to 1.
         tensor = np.ascontiguousarray(faces.transpose(0, 3, 1, 2), np.float32) / np.float32(127.5) - 1
         batches = [tensor[k : k + 1] for k in range(len(tensor))] if self._one_by_one else [tensor]
         vectors = np.concatenate([self._network(batch).reshape(len(batch), -1) for batch in batches])
@@ -174,6 +175,7 @@ def embed_frames(
     faces = np.flatnonzero(has_face(landmarks[rows]))
     if len(faces) == 0:
         raise TrainingDataError("no frame shows a face", "check the clip")
+    # Small batches keep memory even; a recognition network gains nothing from large ones on a CPU.
     batches = [rows[faces[k : k + batch]] for k in range(0, len(faces), batch)]
     vectors = np.concatenate([judge([np.asarray(crops[row]) for row in part], landmarks[part]) for part in batches])
     persons = np.full((len(rows), vectors.shape[1]), np.nan, np.float32)

@@ -121,6 +121,7 @@ def load_syncnet(path: Path) -> SyncNet:
         raise WeightsMissingError(f"no SyncNet at {path}", "run `talkswap download syncnet_v2`")
     tensors = read_tensors([path], "`talkswap download syncnet_v2` fetches the published file and converts it")
     network = SyncNet()
+    # Files of before 2018 lack batch normalisation's counters, which inference doesn't use.
     counters = {name: value for name, value in network.state_dict().items() if name.endswith(COUNTER)}
     return load_network(network, counters | tensors, "syncnet_v2")
 
@@ -189,7 +190,9 @@ def mfcc(samples: FloatArray) -> FloatArray:
     """
     if samples.size == 0:
         return np.zeros((0, COEFFICIENTS), np.float32)
+    # The authors' package reads 16-bit samples, and the first cepstrum depends on that scale.
     whole = np.clip(np.round(np.asarray(samples, np.float64).reshape(-1) * 32768), -32768, 32767)
+    # Pre-emphasis lifts the high frequencies, where consonants are.
     emphasised = np.concatenate([whole[:1], whole[1:] - EMPHASIS * whole[:-1]])
     count = 1 + max(0, -(-(len(emphasised) - WINDOW) // STEP))
     padded = np.zeros((count - 1) * STEP + WINDOW)
@@ -202,6 +205,7 @@ def mfcc(samples: FloatArray) -> FloatArray:
         np.where(part == 0, np.finfo(np.float64).eps, part) for part in (power @ mel_triangles().T, power.sum(1))
     )
     cepstra = np.log(mel) @ lifted_cosines().T  # T 13
+    # The package replaces the first cepstrum by the frame's log energy.
     cepstra[:, 0] = np.log(total)
     return cepstra.astype(np.float32)
 
@@ -255,12 +259,14 @@ class SyncNetJudge:
     def __call__(
         self, pictures: Iterable[UInt8Image], landmarks: FloatArray, times: NDArray[np.float64], voice: FloatArray
     ) -> SyncScore:
+        # SyncNet knows 25 pictures a second only, so any other rate is resampled to it.
         rows = grid_rows(times, len(voice) / HZ)
         count = len(rows) - FRAMES  # the protocol leaves the last run out
         if count < 1:
             raise TrainingDataError(
                 f"{len(rows)} frames at 25 frames/s are too few for SyncNet", "it needs more than five with their sound"
             )
+        # Lazily: the pictures are decoded while the network runs, and never all held.
         squares = cut_squares(pictures, square_places(landmarks), rows[: count + FRAMES - 1], SIDE)
         mouths = see_all(self.network, squares)
         sounds = hear_all(self.network, mfcc(voice), count)

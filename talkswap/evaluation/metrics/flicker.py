@@ -49,6 +49,8 @@ def still_skin(landmarks: FloatArray, size: int) -> NDArray[np.bool_]:
     face = ring_mask(landmarks, (FACE_OVAL,), size)
     lips = np.asarray(landmarks[list(OUTER_LIPS), :2], np.float32)
     middle = lips.mean(0)
+    # The mouth's surroundings move with speech: cut a hull around the enlarged lips out of the face.
+    # Everything below the lips' top goes too, since the chin follows the jaw.
     hull = cv2.convexHull(np.round((lips - middle) * MOUTH + middle).astype(np.int32))
     cv2.fillConvexPoly(face, hull, 0.0)
     face[max(int(lips[:, 1].min()) - 2, 0) :] = 0
@@ -95,7 +97,8 @@ def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = 1) 
     faces = has_face(landmarks)
     grey = np.full((1, 3), 1 / 3, np.float32)  # weights of the channels
     size = truth.shape[1]
-    last: tuple[int, NDArray[np.bool_]] | None = None  # the skin of a frame that two steps share
+    # Neighbouring steps share a frame, so its skin is computed once.
+    last: tuple[int, NDArray[np.bool_]] | None = None
     for step in sampled(len(measured), every):
         if not (faces[step] and faces[step + 1]) or is_cut(truth[step], truth[step + 1]):
             continue
@@ -111,6 +114,7 @@ def changes(result: Crops, truth: Crops, landmarks: FloatArray, every: int = 1) 
         skin = skin[box]
         pixels = tuple(slice(side.start * CELL, side.stop * CELL) for side in box)
         own, reference = (change_between(clip[step][pixels], clip[step + 1][pixels]) for clip in (result, truth))
+        # The truth's own motion decides which half of the skin is quiet; the result has no say in it.
         motion = np.abs(cell_means(cv2.transform(reference, grey)))
         quiet = skin & (motion <= np.median(motion[skin]))
         measured[step] = [cell_means(cv2.transform(np.abs(change), grey))[quiet].mean() for change in (own, reference)]

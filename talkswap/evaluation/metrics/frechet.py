@@ -105,6 +105,7 @@ class FeatureStatistics:
         total = self.count + other.count
         if not other.count:
             return
+        # Chan's rule: the scatter about the common mean is that of both parts plus the shift between their means.
         shift = other.mean - self.mean
         self.scatter += other.scatter + np.outer(shift, shift) * (self.count * other.count / total)
         self.mean += shift * (other.count / total)
@@ -124,6 +125,7 @@ class FeatureStatistics:
 def root_of(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     """A with covariance = A^T A, as many rows as there are directions with spread: R D."""
     spread, directions = np.linalg.eigh(covariance)
+    # Directions without spread are rounding errors, and their eigenvalues may even be negative.
     large = spread > NEGLIGIBLE * max(float(spread[-1]), 0.0)
     return np.asarray(np.sqrt(spread[large])[:, None] * directions[:, large].T)
 
@@ -141,8 +143,10 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
         )
     covariances = first.covariance(), second.covariance()
     shift = first.mean - second.mean
+    # The singular values of A_1 A_2^T are the roots of the eigenvalues of C_1 C_2.
     shared = np.linalg.svd(root_of(covariances[0]) @ root_of(covariances[1]).T, compute_uv=False).sum()
     distance = shift @ shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * shared
+    # Equal sets may come out a rounding error below zero.
     return max(float(distance), 0.0)
 
 

@@ -76,6 +76,7 @@ def cosines(embeddings: FloatArray, other: FloatArray) -> FloatArray:
         raise TrainingDataError(
             f"embeddings of shape {embeddings.shape} cannot be compared with {other.shape}", "give those of one network"
         )
+    # Vectors have unit length, so the product is the cosine; nan of a missing face stays nan.
     return np.asarray((embeddings.astype(np.float64) * other).sum(1), np.float32)
 
 
@@ -101,6 +102,7 @@ def consistency(embeddings: FloatArray, source: FloatArray) -> tuple[float, floa
 
 def person_of(embeddings: FloatArray) -> FloatArray:
     """The unit vector (D) of the mean of many (N D; those with nan are left out); nan if all are."""
+    # The mean averages the noise of single frames away; normalised, it is a unit vector again.
     faces = embeddings[np.isfinite(embeddings).all(1)].astype(np.float64)
     if len(faces) == 0:
         return np.full(embeddings.shape[1], np.nan, np.float32)
@@ -158,6 +160,7 @@ def id_retrieve(embeddings: FloatArray, sources: FloatArray, speakers: Sequence[
         raise TrainingDataError(
             f"embeddings of shape {embeddings.shape} cannot be sought in {sources.shape}", "give those of one network"
         )
+    # A person who isn't among the sources could never be retrieved, and would read as a failure of the method.
     if len(speakers) != len(sources) or speaker not in speakers:
         raise TrainingDataError(f"{speaker} is not among the {len(sources)} sources", "give every source of the set")
     faces = embeddings[np.isfinite(embeddings).all(1)]

@@ -50,6 +50,7 @@ def _distances(result: FloatArray, truth: FloatArray, points: tuple[int, ...], s
     if size < 1:
         raise TrainingDataError(f"a crop of {size} px holds no landmarks", "give the side of the crops in px")
     first, second = (face[:, list(points), :2].astype(np.float64) for face in (result, truth))  # N P 2
+    # Centring removes the position of the mouth, which the head's pose decides.
     if centred:
         first, second = (face - face.mean(1, keepdims=True) for face in (first, second))
     distances: NDArray[np.float64] = np.linalg.norm(first - second, axis=2).mean(1)

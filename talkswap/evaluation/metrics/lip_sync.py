@@ -97,9 +97,11 @@ def grid_rows(times: NDArray[np.float64], seconds: float) -> NDArray[np.intp]:
     times = np.asarray(times, np.float64)
     if len(times) == 0:
         return np.zeros(0, np.intp)
+    # Pictures may come at any rate, or at none: the last one lasts as long as the usual one.
     usual = float(np.median(np.diff(times))) if len(times) > 1 else 1 / RATE
     end = min(float(times[-1]) + usual, seconds)  # the last picture is shown for as long as the others
     moments = np.arange(max(0, int(np.floor(end * RATE + 1e-6)))) / RATE
+    # The middle between two frames decides which of them is nearest.
     return np.searchsorted((times[1:] + times[:-1]) / 2, moments).astype(np.intp)
 
 
@@ -120,6 +122,7 @@ def offset_distances(mouths: FloatArray, sounds: FloatArray, reach: int = REACH)
         raise TrainingDataError(
             f"mouths of shape {mouths.shape} cannot be compared with sounds of shape {sounds.shape}", "give T E of both"
         )
+    # Beyond its ends the sound is zeros, so that every offset compares the same number of pictures.
     padded = np.pad(sounds.astype(np.float64), ((reach, reach), (0, 0)))
     near = mouths.astype(np.float64) + CLOSENESS
     return np.array([np.linalg.norm(near - padded[o : o + len(mouths)], axis=1).mean() for o in range(2 * reach + 1)])
@@ -127,6 +130,7 @@ def offset_distances(mouths: FloatArray, sounds: FloatArray, reach: int = REACH)
 
 def score_of(distances: NDArray[np.float64], frames: int) -> SyncScore:
     """LSE-C, LSE-D and the offset of :func:`offset_distances`."""
+    # Offsets count from the sound being earliest, so the middle of the list is offset zero.
     least = int(np.argmin(distances))
     nearest = float(distances[least])
     return SyncScore(float(np.median(distances)) - nearest, nearest, len(distances) // 2 - least, frames)

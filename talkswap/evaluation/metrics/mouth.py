@@ -78,6 +78,7 @@ def opening_curve(landmarks: FloatArray, times: NDArray[np.float64], moments: ND
     faces = np.isfinite(openings)
     if not faces.any():
         return np.full(len(moments), np.nan, np.float32)
+    # Both clips are resampled onto one grid, since their frame rates may differ.
     return np.interp(moments, np.asarray(times, np.float64)[faces], openings[faces]).astype(np.float32)
 
 
@@ -102,6 +103,7 @@ def opening_correlation(
             return float("nan")
         return pearson(first.astype(np.float64), second.astype(np.float64))
 
+    # The shifted pair has the same curves, only a second apart: whatever correlates there does so by chance.
     return OpeningScore(correlation(result, voice), correlation(result[SHIFT:], voice[:-SHIFT]))
 
 
@@ -117,6 +119,7 @@ def silent_moments(voice: FloatArray, moments: int) -> NDArray[np.bool_]:
     Args:
         voice: samples at 16 kHz.
     """
+    # The gate that closes the mouth in a render also decides here what silence is, with its time to ease.
     times = [Fraction(k, RATE) for k in range(moments)]
     return np.asarray(ease(voice_activity(voice, times), times) == 0)
 
@@ -147,4 +150,5 @@ def silence(
         return float("nan")
     result = opening_curve(landmarks, times, quiet / RATE)
     truth = opening_curve(voice_landmarks, voice_times, quiet / RATE)
+    # Only excess counts: a mouth that rests more than the speaker's is no error.
     return 100 * float(np.maximum(result.astype(np.float64) - truth, 0).mean())

@@ -61,7 +61,9 @@ def frame_ssim(result: UInt8Image, truth: UInt8Image) -> float:
     both, square_x, square_y = mean_x * mean_y, mean_x * mean_x, mean_y * mean_y
     covariance = local_mean(x * y) - both
     variances = local_mean(x * x) + local_mean(y * y) - square_x - square_y
-    true_x, true_y = mean_x + 128, mean_y + 128  # the luminance term is of the levels themselves
+    # The stabilising constants are made for levels from 0 to 255, so the means get their offset back here.
+    true_x, true_y = mean_x + 128, mean_y + 128
+    # Numerator first, then divide in place: the arrays are as large as the crop.
     likeness = (2 * true_x * true_y + LUMINANCE) * (2 * covariance + CONTRAST)
     likeness /= (true_x * true_x + true_y * true_y + LUMINANCE) * (variances + CONTRAST)
     return float(likeness[MARGIN:-MARGIN, MARGIN:-MARGIN].mean(dtype=np.float64))
@@ -110,6 +112,7 @@ def psnr(result: Crops, truth: Crops) -> FloatArray:
     check_pair(result, truth)
     values = np.empty(len(result), np.float32)
     for index, (crop, reference) in enumerate(zip(result, truth, strict=True)):
+        # OpenCV sums in double precision and without a temporary array of differences.
         squared = cv2.norm(crop, reference, cv2.NORM_L2SQR) / crop.size
         values[index] = CEILING if squared == 0 else min(10 * np.log10(255.0**2 / squared), CEILING)
     return values

@@ -52,6 +52,7 @@ LEAST_FRAMES = 5  # with a face, for a resting face to mean anything
 def angles(rotation: FloatArray) -> tuple[float, float, float]:
     """(yaw, pitch, roll) in degrees of a head rotation (3 3)."""
     matrix = np.asarray(rotation, np.float64)
+    # z points away from the viewer, so the face looks along the negative third axis.
     forward = -matrix[:, 2]  # out of the face, toward the viewer
     yaw = np.arctan2(forward[0], -forward[2])
     pitch = np.arctan2(-forward[1], np.hypot(forward[0], forward[2]))
@@ -111,6 +112,7 @@ def upright(landmarks: FloatArray) -> NDArray[np.float64]:
     points = np.asarray(landmarks, np.float64)
     steady = list(STEADY)
     reference = mean_face().points[steady].astype(np.float64)
+    # Steady points alone place the face; a fit to all points would absorb part of the expression.
     scale, rotation, shift = spatial_similarity(points[steady], reference)
     return scale * points @ rotation.T + shift
 
@@ -124,6 +126,7 @@ def motion(landmarks: FloatArray) -> NDArray[np.float64]:
     Returns:
         N P 2, eye distances, x and y.
     """
+    # The clip's median face is its resting shape: it cancels who the person is.
     faces = np.array([upright(face)[moving_points(), :2] for face in landmarks])
     return np.asarray(smoothing() @ (faces - np.median(faces, axis=0)))
 
@@ -145,6 +148,7 @@ def expression_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
     check_landmarks(result)
     check_pair(result, truth)
     errors = np.full(len(result), np.nan, np.float32)
+    # Result and truth must rest on the same frames, or their medians would differ for no reason of motion.
     both = has_face(result) & has_face(truth)
     if int(both.sum()) >= LEAST_FRAMES:
         difference = motion(result[both]) - motion(truth[both])

@@ -61,6 +61,7 @@ def detail(picture: UInt8Image, mask: FloatArray) -> float:
         mask: S S in [0, 1].
     """
     luma = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    # In floats: the Laplacian is negative on one side of every edge.
     fine = cv2.Laplacian(luma, cv2.CV_32F, ksize=1)
     return float(np.sqrt((fine * fine * mask).sum() / max(float(mask.sum()), 1e-6)))
 
@@ -83,6 +84,7 @@ def sharpness(result: Crops, truth: Crops, landmarks: FloatArray) -> FloatArray:
     values = np.full(len(result), np.nan, np.float32)
     for index in np.flatnonzero(has_face(landmarks)):
         mask = ring_mask(landmarks[index], (FACE_OVAL,), truth.shape[1])
+        # A flat truth has no detail to lose, and a ratio to nearly zero would rule the average.
         reference = detail(truth[index], mask)
         if reference >= LEAST_DETAIL:
             values[index] = detail(result[index], mask) / reference
@@ -98,6 +100,7 @@ def edge_widths(luma: UInt8Image) -> NDArray[np.int32]:
     Returns:
         H W, px between the local extrema along the row.
     """
+    # Only upright edges are measured, since widths are counted along rows.
     response = cv2.Sobel(luma, cv2.CV_32F, 1, 0) / np.float32(SOBEL_UNIT)
     strength = np.square(response)
     edge = strength > SOBEL_FACTOR * np.sqrt(float(strength.mean(dtype=np.float64)))
@@ -105,6 +108,7 @@ def edge_widths(luma: UInt8Image) -> NDArray[np.int32]:
     peak = np.zeros_like(edge)
     peak[:, 1:-1] = (strength[:, 1:-1] > strength[:, :-2]) & (strength[:, 1:-1] >= strength[:, 2:])
     peak[1:-1] |= (strength[1:-1] > strength[:-2]) & (strength[1:-1] > strength[2:])
+    # The gradient's direction must be along the row, to the left or to the right.
     down, right = np.gradient(luma.astype(np.float32))
     sector = np.rint(np.degrees(np.arctan2(down, right)) / SECTOR)
     edge &= peak & ((sector == 0) | (np.abs(sector) == 4))
@@ -131,10 +135,12 @@ def run_lengths(steps: NDArray[np.bool_]) -> NDArray[np.int32]:
 def canny_edges(luma: UInt8Image) -> NDArray[np.bool_]:
     """H W: Canny's edges of a luma picture (H W uint8), thresholds from its own gradients."""
     smooth = cv2.GaussianBlur(luma.astype(np.float32), (0, 0), CANNY_SIGMA)
-    unit = 8.0  # of a level, so that whole numbers lose nothing that matters
+    # OpenCV's Canny takes gradients as 16-bit integers; eighths of a level keep the precision.
+    unit = 8.0
     along = np.rint(cv2.Sobel(smooth, cv2.CV_32F, 1, 0) * unit).astype(np.int16)
     across = np.rint(cv2.Sobel(smooth, cv2.CV_32F, 0, 1) * unit).astype(np.int16)
     size = np.hypot(along.astype(np.float32), across.astype(np.float32))
+    # MATLAB's rule, which the published figures follow: thresholds come from the picture's own gradients.
     upper = float(np.partition(size, int(CANNY_QUIET * size.size), axis=None)[int(CANNY_QUIET * size.size)])
     if upper <= 0:
         upper = float(size.max()) / 2  # most of the picture is even, so the rest is an edge
@@ -156,7 +162,9 @@ def frame_cpbd(picture: UInt8Image) -> float:
             width = widths[block]
             width = width[width > 0]
             contrast = int(luma[block].max()) - int(luma[block].min())
+            # The eye notices blur sooner at strong contrast.
             noticed = WIDTH_LOW if contrast <= CONTRAST else WIDTH_HIGH
+            # The psychometric function; an edge of just the noticeable width gives 63 percent.
             probability = 1 - np.exp(-((width / noticed) ** BETA))
             sharp += int((np.rint(100 * probability) <= JUST_NOTICED).sum())
             total += len(width)

@@ -87,11 +87,13 @@ def rows(system: str, table: Ablation, name: str, folder: Path) -> list[Method]:
     needs = requirements(system)
     preset = find_preset("auto", folder, needs)
     try:
+        # The columns are read from the run's own configuration, so that nobody has to type them.
         choices = table.choices(preset)
     except (KeyError, TypeError, ValueError, TalkswapError):
         choices = {}  # a network of another shape still has figures
 
     def render(options: Mapping[str, Any], task: Task, setup: Setup) -> Rendering:
+        # The run's networks render; the plan's networks only analyse the results.
         own = Setup("auto", folder, setup.device)
         return render_pair(system, {**table.options, **options}, task, own, swap=table.swap, sync=table.sync)
 

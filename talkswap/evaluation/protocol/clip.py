@@ -65,19 +65,23 @@ def score_clip(plan: ClipPlan) -> ClipScore:
     photo = None
     if plan.source is not None:
         photo = observe.open_photo(plan.source.name, plan.source.stem, plan.source, analyser, plan.size)
+    # Before the slow part: a clip without sound gets no figure of lip sync.
     if not len(observe.sound_of(plan.result).samples):
         raise NoAudioError(f"{plan.result} has no sound", "the metrics of lip-sync need it")
+    # The crops are large and only needed while the metrics run.
     with tempfile.TemporaryDirectory(prefix="talkswap-eval-") as name:
         folder = Path(name)
         track = observe.track_clip(plan.target, analyser, plan.size)
         whole = observe.observe_truth(plan.target, own_sound(plan.target), track, plan.size, folder)
         result = observe.observe_result(plan.result, whole, analyser, folder)
         voiced = whole if plan.audio is None else voice_clip(plan.audio, analyser, plan.size)
+        # With the target's own voice, the target's frames are the truth of every motion.
         setting = "self" if plan.audio is None else "cross"
         case = Case(setting, result, observe.matched_truth(whole, result, folder), voiced, photo, True, 0.0, 0.0)
         judges = load_judges(plan.judges)
         values, missing = measure(case, judges)
         count = len(result.times)
+    # Figures of a whole set have no column here.
     shown = tuple(column for column in columns(judges) if column.metric.key in values | missing)
     return ClipScore(setting, count, values, missing, shown)
 

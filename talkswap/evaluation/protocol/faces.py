@@ -59,11 +59,13 @@ class FaceScorer:
         landmarks: FloatArray | None = None
         openings: list[tuple[float, float]] = []
         for rgb, label in zip(frames, labels, strict=False):
+            # As in a render: following is cheap, and the detector runs only where the face is lost.
             face = None if landmarks is None else self._analyser.follow(rgb, landmarks)
             if face is None:
                 self._searches += 1
                 face = next(iter(self._analyser.detect(rgb)), None)
             landmarks = None if face is None else face.landmarks
+            # Without a label nothing is measured, but the chain goes on.
             if not np.isfinite(label[0, 0]):
                 continue
             self._labelled += 1
@@ -73,6 +75,7 @@ class FaceScorer:
             self._errors.append((float(distance.mean()), float(distance[list(LIPS)].mean())))
             openings.append((float(mouth_opening(face.landmarks)), float(mouth_opening(label))))
         curves = np.array(openings)
+        # A mouth that never moves has no correlation.
         if len(curves) > 2 and curves.std(0).min() > 1e-6:
             self._openings.append(pearson(*curves.T))
 

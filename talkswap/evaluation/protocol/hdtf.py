@@ -89,6 +89,7 @@ def evaluate(
     if shortage := plan.shortage(len(pairs), clips):
         progress(ProgressEvent("evaluate", 0, 0, shortage))
     check_folder(plan)
+    # Two runs in one folder would write each other's files.
     with locked(plan.out):
         run = Run(plan, clips, pairs, rows, progress)
         run.run()
@@ -149,6 +150,7 @@ class Run:
                 (plan.out / folder).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(plan.out, error) from error
+        # Before anything is deleted or rendered: a run with other options must not touch this one's results.
         self.check_record()
         for rest in self.work.glob(f"{CROPS}*"):  # of a run that was killed
             shutil.rmtree(rest, ignore_errors=True)
@@ -200,6 +202,7 @@ class Run:
     def run(self) -> None:
         """Make every result that has no line yet."""
         ready = [method for method in self.methods if not self.missing[method.key]]
+        # Progress counts results, and those of an earlier run count as done.
         total = len(self.plan.settings) * len(self.pairs) * len(ready)
         done = sum(self.is_done(s, m, p) for s in self.plan.settings for m in ready for p in self.pairs)
         if done:
@@ -210,6 +213,7 @@ class Run:
                 if not methods:
                     continue
                 for method, result in self.pair_results(setting, pair, methods):
+                    # On the disk at once: a kill costs no more than the result in hand.
                     entry = Entry(setting, method.key, result)
                     self.journal.add(entry)
                     self.entries[entry.key] = entry
@@ -222,6 +226,7 @@ class Run:
         entry = self.entries.get((setting, method.key, pair.number))
         if entry is None or entry.result.error:
             return False
+        # The same number may mean another pair if the data set has changed.
         same = (entry.result.source, entry.result.target) == (pair.source_name, pair.target.name)
         return same and (not entry.result.video or (self.plan.out / entry.result.video).is_file())
 
@@ -238,6 +243,7 @@ class Run:
                     yield method, replace(blank, error=one_line(error))
                 return
             for method in methods:
+                # The ground truth speaks with its own voice in both settings.
                 own = blank if method.changes else replace(blank, voice=pair.target.name)
                 yield method, self.result(method, scene, own)
 
@@ -264,6 +270,7 @@ class Run:
         path = pair.photo
         if path is None:
             path = photo_of(pair.source, self.work / "photos" / f"{pair.source.name}.png")
+        # A portrait shows nobody of the data set, so its file name stands for the person.
         speaker = pair.source.speaker if pair.photo is None else path.stem
         return observe.open_photo(pair.source_name, speaker, path, self.analyser, self.plan.size)
 
@@ -290,7 +297,9 @@ class Run:
             started = time.perf_counter()
             result = observe.observe_result(video, scene.truth, self.analyser, scene.folder, self.plan.end)
             truth = observe.matched_truth(scene.truth, result, scene.folder)
+            # Timings are wall time, for the report's table of seconds per pair.
             timings["observe"], started = time.perf_counter() - started, time.perf_counter()
+            # A method that leaves the clip as it is has no driving voice but its own, and no swapped face.
             case = Case(
                 scene.setting, result, truth, scene.voiced if method.changes else truth,
                 scene.photo if method.swaps else None, method.changes, rendering.seconds, rendering.video_seconds,
@@ -322,6 +331,7 @@ class Run:
         if video.is_file() and record.is_file():
             with contextlib.suppress(RecordError):  # of another version
                 return read_record(Rendering, record)
+        # A record without its clip, or of another version, would claim a time that nobody measured.
         record.unlink(missing_ok=True)
         pair = scene.pair
         task = Task(
@@ -352,7 +362,9 @@ class Run:
         facts = provenance(
             plan, command, self.clips, self.drawn, possible, self.unavailable, self.preset, self.judges, self.methods
         )
+        # Wall time of all runs together, since a resumed run only knows its own part.
         seconds = sum(sum(p.timings.values()) for s in settings for m in s.methods for p in m.pairs)
+        # A run of one setting shows the paper's rows of that setting only.
         rows = tuple(row for row in table.published if row.setting in ("", *plan.settings))
         shown = tuple(c for c in columns(self.judges) if not table.metrics or c.metric.key in table.metrics)
         title = f"{table.title} on {plan.data.resolve().name}"
@@ -364,6 +376,7 @@ class Run:
             return MethodResult(method.key, method.label, method.about, reason, choices=dict(method.choices))
         entries = [self.entries.get((setting, method.key, pair.number)) for pair in self.pairs]
         pairs = tuple(entry.result for entry in entries if entry is not None)
+        # The ground truth is at no distance from itself, so it has no FID.
         names = [f"{setting}-{pair.number:03d}-{method.key}" for pair in pairs if not pair.error and method.changes]
         figures = figures_of(pairs) | set_figures([self.work / "features" / name for name in names])
         return MethodResult(

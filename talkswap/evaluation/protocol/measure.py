@@ -72,6 +72,7 @@ def measure_sync(case: Case, judges: Judges) -> Values:
     difference = None
     if case.changed and case.voiced is not None:
         name = str(case.voiced.video)
+        # Every method is compared with the same clip, so its score is kept for the whole evaluation.
         if name not in judges.truths:
             judges.truths[name] = sync_score(case.voiced, judges)
         difference = lip_sync.delta_sync(score, judges.truths[name])
@@ -96,6 +97,7 @@ def measure_silence(case: Case, judges: Judges) -> Values:
 def measure_identity(case: Case, judges: Judges) -> Values:
     """ID Retrieve (with a gallery), consistency with its deviation, and ID similarity."""
     assert case.photo is not None
+    # One pass of the network serves all four figures.
     faces, person = embed_frames(judges.identity, case.result.crops, case.result.landmarks), judges.person(case.photo)
     share = None
     if case.gallery is not None:
@@ -162,6 +164,7 @@ def measure(case: Case, judges: Judges) -> tuple[dict[str, float], dict[str, str
             continue
         try:
             measured = meter.measure(case, judges)
+        # One metric's failure on one clip costs its own column only, with the reason in the report.
         except TalkswapError as error:
             missing |= {metric.key: error.message for metric in meter.metrics}
             continue

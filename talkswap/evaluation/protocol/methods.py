@@ -124,6 +124,7 @@ def method_of(system: SystemDescription, row: EvaluationRow) -> Method:
     """The method behind a row that a system declares."""
 
     def render(task: Task, setup: Setup) -> Rendering:
+        # The setting may need options of the system's own, such as another reference.
         options = {**row.options, **(row.self_driven if task.setting == "self" else {})}
         return render_pair(system.name, options, task, setup, swap=row.swaps)
 
@@ -134,6 +135,7 @@ def method_of(system: SystemDescription, row: EvaluationRow) -> Method:
         return f"parts {', '.join(parts[:-1])} and {parts[-1]} are missing"
 
     def hashes(setup: Setup) -> dict[str, str]:
+        # Systems of published parts have no preset of their own to state hashes.
         if system.hashes:
             return dict(resolve(system.hashes)(system.name))
         return weight_hashes(find_preset(setup.preset, setup.weights, requirements(system.name)))
@@ -148,6 +150,7 @@ def all_methods(system: str) -> dict[str, Method]:
         UsageError: there is no such system.
     """
     own = find_system(system)
+    # The system's own rows come last in the table, after those that it is compared with.
     others = [other for other in systems().values() if other.name != own.name]
     about = "the target clip as it is, with its own sound"
     truth = Method(GROUND_TRUTH, "Ground Truth", about, keep_clip, swaps=False, changes=False)
@@ -166,6 +169,7 @@ def choose_methods(system: str, names: Sequence[str] = ()) -> list[Method]:
         UsageError: there is no such system or method.
     """
     methods = all_methods(system)
+    # A user may write the row's name as the paper does; a key wins over a label.
     keys = {method.label.lower(): key for key, method in methods.items()} | {key: key for key in methods}
     chosen = {GROUND_TRUTH}
     for name in names:

@@ -45,6 +45,7 @@ class EvaluationClip:
 
     def unavailable(self) -> str:
         """Why the clip isn't available here; "" = it is."""
+        # Whoever compares figures must have the same bytes, not just the same names.
         for file, digest in self.stated.items():
             path = self.folder / file
             try:
@@ -121,6 +122,7 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         rate = int(manifest["settings"]["clip"]["rate"])
+        # Refused pieces have no place here, but the report counts them.
         clips = [clip_of(folder, record, rate) for record in manifest["clips"] if split in ("all", record["split"])]
         refused = tuple(
             ClipRefused(r["clip"] or Path(r["source"]).name, f"{r['reason']}: {r['detail']}")
@@ -173,6 +175,7 @@ def draw(clips: EvaluationSet, count: int, seed: int, portraits: Path | None = N
             f"the {len(speakers)} clips of {clips.folder} (split {clips.split}) show one speaker only, {speaker}",
             "a face swap needs two; prepare videos of more people, with --speakers where one speaks in several",
         )
+    # All ordered pairs of clips, less those of one speaker.
     counts = Counter(speaker for _, speaker in speakers)
     possible = len(speakers) ** 2 - sum(own**2 for own in counts.values())
     photos = deal_portraits(portraits, len(names), seed) if portraits is not None else [None] * len(names)
@@ -190,5 +193,6 @@ def deal_portraits(folder: Path, count: int, seed: int) -> Sequence[Path]:
     photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PORTRAITS)
     if not photos:
         raise TrainingDataError(f"{folder} holds no picture", f"give {', '.join(PORTRAITS)} files")
+    # Dealt in rounds, so that no portrait comes a second time before all have come once.
     order = np.random.default_rng(seed).permutation(len(photos))
     return [photos[int(order[number % len(photos)])] for number in range(count)]

@@ -86,6 +86,7 @@ def comparison_table(system: str) -> Table:
     Raises:
         UsageError: there is no such system.
     """
+    # Rows with a setting compare methods; rows without one belong to ablations.
     rows = tuple(row for row in published_rows(system) if row.setting)
     number = ", ".join(dict.fromkeys(row.table for row in rows))
     return Table("hdtf", number, f"Table {number}" if number else find_system(system).title, rows)
@@ -101,6 +102,7 @@ def check_folder(plan: EvaluationPlan) -> None:
         raise OutputUnwritableError(f"{plan.out} is a file", "name a folder with --out")
     if not plan.out.is_dir():
         return
+    # The plan's record marks a folder as ours; anything else in it belongs to somebody.
     begun = (plan.out / "work" / "plan.json").is_file()
     others = [path for path in plan.out.iterdir() if path.name != ".lock"]
     if begun and not plan.resume:

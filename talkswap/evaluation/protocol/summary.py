@@ -48,6 +48,7 @@ def set_figures(stems: Sequence[Path]) -> dict[str, Figure]:
     count = 0
     for stem in stems:
         files = stem.with_name(f"{stem.name}.npy"), stem.with_name(f"{stem.name}-truth.npy")
+        # A clip without features, as after a failure, is left out on both sides.
         if not all(file.is_file() for file in files):
             continue
         result, truth = (np.load(file) for file in files)
@@ -88,6 +89,7 @@ def provenance(
         judges, methods: of the run.
     """
     pairs = drawn[: plan.limit or None]
+    # Only clips of the pairs that ran decide the figures.
     by_name = {clip.name: clip for pair in pairs for clip in (pair.source, pair.target)}
     facts = tuple(
         ClipFacts(clip.name, clip.speaker, clip.frames, clip.seconds, dict(clip.stated))
@@ -140,6 +142,7 @@ def commit() -> str:
         return process.stdout.strip() if process.returncode == 0 else ""
 
     try:
+        # The plus tells a reader that the commit alone doesn't give these figures.
         head = git("rev-parse", "HEAD")
         return head + ("+" if head and git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.TimeoutExpired):

@@ -164,6 +164,7 @@ def plots(evaluation: Evaluation, setting: SettingResult, number: int) -> list[P
         published = evaluation.published_for(setting.setting) if comparable else ()
         for column in evaluation.columns_for(comparable, setting):
             key, label = column.metric.key, column.metric.label
+            # A paper's figure is drawn beside ours only where both are comparable.
             papers = {row.key: row.values[key] for row in published if key in row.values}
             lines = [
                 Dots(
@@ -200,6 +201,7 @@ def pair_article(environment: jinja2.Environment, setting: SettingResult, number
 
 def strips(results: list[tuple[MethodResult, PairResult]], folder: Path) -> tuple[list[Strip], list[Strip]]:
     """Rows of faces and rows of mouths of one pair: photo, target, then every method that finished."""
+    # Photo and target belong to the pair, so any method's result names them.
     shared = next(pair.pictures for _, pair in results if pair.pictures is not None)
     faces = [("Source photo", "Face", shared.photo), ("Target", "Face over time", shared.target_frames)]
     mouths = [("Target", "Mouth over time", shared.target_mouths)]

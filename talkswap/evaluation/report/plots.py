@@ -90,11 +90,13 @@ class Plot:
 
 def round_numbers(low: float, high: float, count: int = 5) -> tuple[float, ...]:
     """About ``count`` numbers from at most ``low`` to at least ``high``, in steps of 1, 2 or 5 times a power of ten."""
+    # Equal values get an axis too.
     if not low < high:
         margin = abs(low) * 0.1 or 1.0
         low, high = low - margin, high + margin
     raw = (high - low) / count
     power = 10.0 ** math.floor(math.log10(raw))
+    # The tolerance keeps a step of exactly 1, 2 or 5 from being rounded up.
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return tuple(place * step for place in range(first, last + 1))
@@ -126,6 +128,7 @@ def dot_plot(identity: str, title: str, axis: str, methods: Sequence[Dots]) -> P
     lines = []
     for place, method in enumerate(methods):
         y = TOP + LINE * place + LINE // 2
+        # Dots of one line step aside in turn, so that equal values don't hide each other.
         spots = [
             Spot(across(value), y + SPREAD * (number % 3 - 1), name, figure(value))
             for number, (name, value) in enumerate(method.values)
@@ -135,6 +138,7 @@ def dot_plot(identity: str, title: str, axis: str, methods: Sequence[Dots]) -> P
         paper = None if method.published is None else across(method.published)
         value = "" if method.published is None else figure(method.published)
         lines.append(Line(y, short, tuple(spots), mean, paper, value))
+    # Titles of thousands of dots would make the page several times as large.
     named = sum(len(line.spots) for line in lines) <= NAMED_DOTS
     description = f"{axis}. {'; '.join(describe(method) for method in methods)}."
     return Plot(identity, title, axis, description, tuple(Tick(across(n), n) for n in marks), tuple(lines), named)

@@ -65,6 +65,7 @@ def without_people_and_places(evaluation: Evaluation) -> Evaluation:
         )
         for setting in evaluation.settings
     )
+    # The people in the clips didn't agree to be published, and paths name users.
     facts = evaluation.provenance
     # The text between two spaces may be a path; these two are paths as a whole, with all their spaces.
     options = {name: Path(value).name if name == "portraits" else value for name, value in facts.options.items()}
@@ -99,6 +100,7 @@ def publish(report: Path, out: Path, overwrite: bool = False) -> ReportFiles:
         OutputExistsError, OutputUnwritableError: the folder.
     """
     home = report if report.is_dir() else report.parent
+    # Publishing into the report itself would delete its pictures' names for good.
     if os.path.abspath(out) == os.path.abspath(home):
         raise UsageError(f"{out} is the report's own folder", "choose another --out")
     if (out / "report.json").exists() and not overwrite:

@@ -107,6 +107,7 @@ def mouth_tile(rgb: UInt8Image | None, landmarks: FloatArray | None, config: She
     if rgb is None or landmarks is None:
         return np.full((config.mouth_height, config.mouth_width, 3), GREY, np.uint8)
     points = np.asarray(landmarks)[:, :2]
+    # Scaled by the eyes: an open mouth must look larger than a closed one.
     middle = points[list(OUTER_LIPS)].mean(0)
     return cut_box(rgb, (float(middle[0]), float(middle[1])), config.mouth_eyes * eye_distance(points), size)
 
@@ -141,6 +142,7 @@ def cut_box(rgb: UInt8Image, middle: Sequence[float], width: float, size: tuple[
     height = width * size[1] / size[0]
     left, top = round(middle[0] - width / 2), round(middle[1] - height / 2)
     right, bottom = left + max(1, round(width)), top + max(1, round(height))
+    # Clipped indices repeat the edge where the box leaves the picture.
     rows = np.clip(np.arange(top, bottom), 0, rgb.shape[0] - 1)
     columns = np.clip(np.arange(left, right), 0, rgb.shape[1] - 1)
     box = np.ascontiguousarray(rgb[rows[:, None], columns])

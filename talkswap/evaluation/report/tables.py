@@ -232,6 +232,7 @@ def _published(row: PublishedRow, key: str, published: Sequence[PublishedRow]) -
     """A paper's figure with as many digits as its column has there: 0.89 becomes 0.890 beside 0.904."""
     if key not in row.values:
         return Cell(NOTHING)
+    # Papers print all figures of a column with the same digits, which floats forget.
     digits = max(len(f"{other.values[key]:g}".partition(".")[2]) for other in published if key in other.values)
     return Cell(f"{row.values[key]:.{digits}f}")
 
@@ -248,6 +249,7 @@ def _cell(method: MethodResult, column: Column, best: bool) -> Cell:
 
 def _best(methods: Sequence[MethodResult], columns: Sequence[Column]) -> set[tuple[str, str]]:
     """Method and metric of every best figure; the ground truth does not compete, nor does a single method."""
+    # The ground truth would win most columns, and says nothing about methods.
     rivals = [method for method in methods if method.key != GROUND_TRUTH and not method.not_run]
     best = set()
     for column in columns:
@@ -283,6 +285,7 @@ def _choices(methods: Iterable[MethodResult], published: Iterable[PublishedRow])
 
 def _notes(methods: Sequence[MethodResult], columns: Sequence[Column], published: bool) -> tuple[str, ...]:
     """Why some figures have fewer pairs than there are, by reason; and where the paper's were measured."""
+    # The same reason on many pairs is one note with a count.
     counts: dict[tuple[str, str, str], int] = {}
     labels = {column.metric.key: column.metric.label for column in columns}
     for method in methods:

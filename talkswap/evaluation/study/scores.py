@@ -145,11 +145,13 @@ def mean_interval(
     mean = math.fsum(values) / count
     errors = [value - mean for value in values]
     groups = len(set(raters)), len(set(clips))
+    # Clustered by raters and by clips; one cluster alone has no spread to measure.
     parts = [_clustered(errors, clusters) for clusters, n in zip((raters, clips), groups, strict=True) if n > 1]
     if not parts:
         return Interval(mean, None, None, *groups, count, "one rater and one clip: no interval")
     variance = max(parts)
     if len(parts) == 2:
+        # Both parts contain the single ratings' own spread, so it is taken off once.
         variance = max(variance, math.fsum(parts) - _clustered(errors, range(count)))
     degrees = min(n for n in groups if n > 1) - 1
     half = student_quantile((1 + confidence) / 2, degrees) * math.sqrt(variance)
@@ -187,6 +189,7 @@ def _within(angle: float, degrees: int) -> float:
     """Share of the distribution between -t and t, for t = sqrt(degrees) tan(angle)."""
     cosine = math.cos(angle)
     odd = degrees % 2
+    # The series differs for odd and even degrees of freedom.
     term, total = (cosine, 0.0) if odd else (1.0, 0.0)
     for number in range(1 + odd, degrees, 2):
         total += term
@@ -208,6 +211,7 @@ def _rows(path: Path) -> Iterable[tuple[int, dict[str, str]]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
+            # Spreadsheets reorder columns and add blanks, so names decide and not places.
             head = [cell.strip() for cell in next(reader, [])]
             if missing := [name for name in COLUMNS if name not in head]:
                 raise TrainingDataError(f"{path} has no column '{missing[0]}'", hint)
@@ -233,6 +237,7 @@ def _rating(row: dict[str, str], key: StudyKey) -> Rating | str:
         return f"the study has no clip '{clip[:40]}'"
     if question not in key.questions:
         return f"the study has no question '{question[:40]}'"
+    # isdigit alone would take digits of other scripts, which int reads too.
     if not (rating.isascii() and rating.isdigit() and len(rating) < 10 and WORST <= int(rating) <= BEST):
         return f"the rating '{rating[:40]}' is not a whole number from {WORST} to {BEST}"
     return Rating(rater, clip, question, int(rating))

@@ -145,10 +145,12 @@ def build_study(
         raise TrainingDataError(
             f"{report} has no pair that every method finished", "the report says which pairs failed, and why"
         )
+    # Names are random and of one length, so they give away neither method nor order.
     names: dict[str, None] = {}  # in the order of drawing
     while len(names) < len(chosen):
         names[f"{draw.getrandbits(40):010x}"] = None
     clips = dict(zip(names, draw.sample(chosen, len(chosen)), strict=True))
+    # Answers state this, so that nobody scores them with another study's key.
     identity = hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()[:12]
     with built_beside(out) as part:
         (part / "clips").mkdir()
@@ -160,6 +162,7 @@ def build_study(
                 shutil.copyfile(photo, part / "clips" / f"{name}.jpg")
             entries.append({"name": name, "photo": photo is not None})
         progress(len(clips), len(clips))
+        # File sizes would tell the methods apart: sharper pictures need more bytes.
         even_sizes(list((part / "clips").glob("*.mp4")))
         questions = [{k: v for k, v in asdict(question).items() if k != "paper"} for question in QUESTIONS]
         data = {"study": identity, "questions": questions, "clips": entries}
@@ -205,6 +208,7 @@ def choose_clips(
         methods = [method for method in setting.methods if not method.not_run and method.pairs]
         complete = []
         for number in sorted({pair.number for method in methods for pair in method.pairs}):
+            # A pair counts only if all methods have it: means over different pairs can't be compared.
             reasons = [reason for method in methods if (reason := why_missing(method, number, folder))]
             if reasons:
                 left_out.append(f"{setting.setting}, pair {number + 1}: {'; '.join(reasons)}")
@@ -250,6 +254,7 @@ def check_place(out: Path, key: Path, overwrite: bool) -> None:
     names = {path.name for path in out.iterdir()}
     if names and not overwrite:
         raise OutputExistsError(f"{out} already exists", hint)
+    # Overwriting replaces the whole folder, so it must hold nothing but a study.
     if names - {"index.html", "clips"}:
         raise OutputExistsError(f"{out} holds files that aren't a study's", "name another folder")
 
