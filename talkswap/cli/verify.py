@@ -12,14 +12,12 @@ from talkswap.errors import InputMissingError, NoMarkError
 
 
 def command(
-    file: Annotated[Path, typer.Argument(help="Clip to look at.", show_default=False)],
-    frames: Annotated[
-        int, typer.Option(min=0, help="Frames that are searched for the invisible mark; 0 = none.")
-    ] = 240,
+    file: Annotated[Path, typer.Argument(help="Clip to check.", show_default=False)],
+    frames: Annotated[int, typer.Option(min=0, help="Frames to search for the invisible mark; 0 = none.")] = 240,
     trust: Annotated[
         Path | None,
         typer.Option(
-            help="PEM file with certificates of authorities whose signatures are trusted.",
+            help="PEM file with certificates of authorities to trust.",
             readable=False,
             show_default=False,
         ),
@@ -45,11 +43,11 @@ def command(
             raise InputMissingError(f"{trust} cannot be read as PEM", "check the path") from error
     verdict = verify_file(file, analyser, frames, anchors)
     if as_json:
-        typer.echo(to_json(verdict.told()))
+        typer.echo(to_json(verdict.to_json()))
     else:
         typer.echo("\n".join(printable(line) for line in verdict.lines()))
     if not verdict.synthetic:
         raise NoMarkError(
-            f"no mark of synthetic media was found in {file}",
-            "that proves nothing: marks can be removed, and small or hard encoded faces lose the invisible one",
+            f"{file} carries no mark of synthetic media",
+            "that proves nothing: marks can be removed, and small or heavily compressed faces lose the invisible one",
         )

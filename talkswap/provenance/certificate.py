@@ -1,8 +1,8 @@
-"""Who signs: a certificate that the user has, or one made on this machine.
+"""Who signs: the user's certificate, or a local one.
 
-A local certificate makes a manifest well-formed and any later change visible, but nobody vouches for it: validators
-call it untrusted, and so does talkswap.  It is made once per user and kept, key included, in one file that only
-the user can read, so that two renders at once end up with the same.
+A local certificate makes a manifest well-formed and any later change visible, but no authority vouches for it:
+validators call it untrusted, and so does talkswap.  Each user has one, key included, in one file that only they can
+read, and renders that start at once end up with the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CERT_VARIABLE, KEY_VARIABLE = "TALKSWAP_SIGN_CERT", "TALKSWAP_SIGN_KEY"
 LOCAL_NAME = "talkswap, local and unverified"
 _YEARS = 5
 _MOST_BYTES = 2**20  # of a chain or a key
-_FRESH_DAYS = 30  # a local certificate that ends sooner is made anew
+_FRESH_DAYS = 30  # a local certificate that ends sooner is replaced
 _CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
 
 
@@ -37,8 +37,8 @@ class Signer:
     chain: str  # PEM, the signer's own certificate first
     key: str = field(repr=False)  # PEM
     algorithm: str  # es256 | es384 | es512 | ps256 | ed25519
-    name: str  # whom the certificate names
-    local: bool  # made by talkswap on this machine
+    name: str  # of the certificate's subject
+    local: bool  # talkswap's own, of this machine
 
 
 def config_folder() -> Path:
@@ -51,7 +51,7 @@ def choose_signer(cert: Path | None, key: Path | None) -> Signer:
     """The signer of these files, else of the two environment variables, else the local one.
 
     Raises:
-        UsageError: only one of the two is named, or they cannot sign together.
+        UsageError: only one of the two is there, or they don't fit each other.
         InputMissingError: a file is not there.
         OutputUnwritableError: a local certificate cannot be kept.
     """
@@ -62,7 +62,7 @@ def choose_signer(cert: Path | None, key: Path | None) -> Signer:
         return load_signer(named[0], named[1])
     if named[0] is not None or named[1] is not None:
         raise UsageError(
-            "a certificate and its key only sign together",
+            "a certificate signs only together with its key",
             f"give both --sign-cert and --sign-key, or set {CERT_VARIABLE} and {KEY_VARIABLE}",
         )
     return local_signer()
@@ -79,7 +79,7 @@ def load_signer(cert: Path, key: Path) -> Signer:
 
 
 def local_signer() -> Signer:
-    """The certificate of this user on this machine; made where there is none, or where it is about to end.
+    """The certificate of this user on this machine: a new one where there is none, or where it is about to end.
 
     Raises:
         UsageError: the file is damaged.
@@ -87,22 +87,23 @@ def local_signer() -> Signer:
     """
     place = config_folder() / "signing" / "local.pem"
     if not place.exists():
-        _keep(place, _made(), replace=False)
-    known = _known(place)
-    if _ends(known) < _now() + datetime.timedelta(days=_FRESH_DAYS):
-        _keep(place, _made(), replace=True)
-        known = _known(place)
-    return known
+        _keep(place, _create(), replace=False)
+    signer = _read_local(place)
+    ends = x509.load_pem_x509_certificate(signer.chain.encode()).not_valid_after_utc
+    if ends < _now() + datetime.timedelta(days=_FRESH_DAYS):
+        _keep(place, _create(), replace=True)
+        signer = _read_local(place)
+    return signer
 
 
-def _known(place: Path) -> Signer:
+def _read_local(place: Path) -> Signer:
     text = _read(place)
     return _signer(text, text, str(place), str(place), local=True)
 
 
 def _read(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:  # a pipe from a key store is welcome, a device without end is not
+        with open(path, "rb") as file:  # a key store may hand out a pipe; a device without end must not fill memory
             return file.read(_MOST_BYTES)
     except FileNotFoundError as error:
         raise InputMissingError(f"{path} does not exist", "check the path") from error
@@ -111,7 +112,7 @@ def _read(path: Path) -> bytes:
 
 
 def _signer(chain: bytes, key: bytes, chain_name: str, key_name: str, local: bool) -> Signer:
-    damaged = "remove it: a new one is made" if local else "give the PEM file that the authority sent"
+    damaged = "remove it, and the next render makes a new one" if local else "give the authority's PEM file"
     try:
         certificates = x509.load_pem_x509_certificates(chain)
     except ValueError as error:
@@ -126,7 +127,7 @@ def _signer(chain: bytes, key: bytes, chain_name: str, key_name: str, local: boo
         raise UsageError(f"{key_name} is not the key of the first certificate in {chain_name}", damaged)
     common = certificates[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return Signer(
-        "".join(one.public_bytes(serialization.Encoding.PEM).decode() for one in certificates),
+        "".join(c.public_bytes(serialization.Encoding.PEM).decode() for c in certificates),
         _pem(private).decode(),
         algorithm_of(private, key_name),
         str(common[0].value) if common else certificates[0].subject.rfc4514_string(),
@@ -135,10 +136,10 @@ def _signer(chain: bytes, key: bytes, chain_name: str, key_name: str, local: boo
 
 
 def algorithm_of(key: PrivateKeyTypes, name: str) -> str:
-    """C2PA's name of the signature that a key makes.
+    """C2PA's name for the signature of a key.
 
     Raises:
-        UsageError: C2PA knows none for it.
+        UsageError: C2PA has none.
     """
     if isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name in _CURVES:
         return _CURVES[key.curve.name]
@@ -146,11 +147,11 @@ def algorithm_of(key: PrivateKeyTypes, name: str) -> str:
         return "ps256"
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return "ed25519"
-    raise UsageError(f"{name} holds a kind of key that C2PA does not know", "take ES256, PS256 or Ed25519")
+    raise UsageError(f"{name} holds a key that C2PA cannot use", "give an ES256, PS256 or Ed25519 key")
 
 
 def _key_part(data: bytes) -> bytes:
-    """A file that holds certificates and a key, from the key on."""
+    """The part of a file of certificates and a key that begins with the key."""
     start = data.find(b"-----BEGIN ")
     while start >= 0 and b"PRIVATE KEY" not in data[start : data.find(b"\n", start) % (len(data) + 1)]:
         start = data.find(b"-----BEGIN ", start + 1)
@@ -167,21 +168,19 @@ def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def _ends(signer: Signer) -> datetime.datetime:
-    return x509.load_pem_x509_certificate(signer.chain.encode()).not_valid_after_utc
-
-
-def _usage(**wanted: bool) -> x509.KeyUsage:
+def _usage(**purposes: bool) -> x509.KeyUsage:
     names = (
         "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
         "key_cert_sign", "crl_sign", "encipher_only", "decipher_only",
     )  # fmt: skip
-    return x509.KeyUsage(**{name: wanted.get(name, False) for name in names})
+    return x509.KeyUsage(**{name: purposes.get(name, False) for name in names})
 
 
-def _made() -> bytes:
-    """A new chain and its key as C2PA's certificate profile asks: an authority that is forgotten at once, and a
-    signer below it for the purpose that every validator knows."""
+def _create() -> bytes:
+    """A new chain and its key, after C2PA's certificate profile.
+
+    The authority's key is forgotten at once.  The signer below it has the purpose that every validator accepts.
+    """
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer, subject = _name(f"{LOCAL_NAME}: authority"), _name(LOCAL_NAME)
     begin, end = _now() - datetime.timedelta(days=1), _now() + datetime.timedelta(days=365 * _YEARS)
@@ -205,7 +204,7 @@ def _made() -> bytes:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), False)
         .sign(authority_key, hashes.SHA256())
     )
-    return b"".join([*(one.public_bytes(serialization.Encoding.PEM) for one in (signer, authority)), _pem(key)])
+    return b"".join([*(c.public_bytes(serialization.Encoding.PEM) for c in (signer, authority)), _pem(key)])
 
 
 def _name(common: str) -> x509.Name:
@@ -215,7 +214,7 @@ def _name(common: str) -> x509.Name:
 
 
 def _keep(place: Path, content: bytes, replace: bool) -> None:
-    """Write a file that only the user reads, whole or not at all; whoever comes second keeps what is there."""
+    """Write a file that only the user can read, in one move; without ``replace`` an existing file stays."""
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".local-", dir=place.parent)  # mode 0600
@@ -225,20 +224,16 @@ def _keep(place: Path, content: bytes, replace: bool) -> None:
             if replace:
                 os.replace(name, place)
             else:
-                _link(Path(name), place)
+                try:
+                    os.link(name, place)  # unlike a move, a link never replaces what another render has written
+                except FileExistsError:
+                    pass
+                except OSError:  # a disk without links: the last of several writers wins, and each file is whole
+                    os.replace(name, place)
         finally:
             Path(name).unlink(missing_ok=True)
     except OSError as error:
         raise OutputUnwritableError(
-            f"the local certificate cannot be kept in {place.parent} ({error.strerror})",
-            "set XDG_CONFIG_HOME to a folder that can be written, or give --sign-cert and --sign-key",
+            f"the local certificate cannot be written to {place.parent} ({error.strerror})",
+            "set XDG_CONFIG_HOME to a writable folder, or give --sign-cert and --sign-key",
         ) from error
-
-
-def _link(made: Path, place: Path) -> None:
-    try:
-        os.link(made, place)
-    except FileExistsError:
-        return  # another render was faster
-    except OSError:  # a disk without links: whichever comes last stays, and each is whole
-        os.replace(made, place)

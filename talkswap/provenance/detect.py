@@ -1,8 +1,8 @@
-"""Looks for the invisible mark in aligned faces that somebody may have cut, resized and encoded anew.
+"""Look for the invisible mark in a clip that somebody may have cut, resized and encoded again.
 
-The mark keeps its place in the aligned face, so the residuals of many frames are summed per person.  The face is aligned
-anew and comes out a little differently than when it was marked, so the sum is held against the carriers at many
-small moves; where they agree best with any message, the check decides.
+The mark keeps its place in the aligned face, so the residuals of many frames are summed per person.  A detector aligns
+the face a little differently than the render did, so the sum is projected on the carriers at many small moves; where
+they agree best with any message, the check decides.
 """
 
 from __future__ import annotations
@@ -39,23 +39,28 @@ from talkswap.provenance.watermark import (
 )
 from talkswap.types import FloatArray, UInt8Image
 
+CROP = 320  # px of the aligned crop that a detector cuts
+BURSTS = 6  # stretches of a long clip that are decoded
+LEAST_FRAMES = 4  # of a face that is worth a search
+MOST_FACES = 4  # that are searched, the most frequent ones first
+
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How far a face may lie from where it was marked, and how often the message may be read."""
+    """How far a face may lie from its place in the render, and how many places are read."""
 
     zooms: tuple[float, ...] = (0.975, 1.0, 1.025)
     turns: tuple[float, ...] = (-1.5, 0.0, 1.5)  # degrees
     shifts: tuple[float, ...] = (-1.0, 0.0, 1.0)  # cells, each way
-    tries: int = 8  # best places whose check is looked at
+    tries: int = 8  # best places whose check is read; each try adds to the chance of a false mark
 
 
 @dataclass(frozen=True)
 class Finding:
     """What one face says."""
 
-    message: Message | None  # None: no mark was read
-    false_positive: float  # bound on the probability that a face without a mark is read as this one was; 1 without
+    message: Message | None  # None: no mark
+    false_positive: float  # bound on the probability that an unmarked face gives a message; 1 without a message
     agreement: float | None  # share of the coded bits that are right before correction; None without a message
     frames: int
 
@@ -79,18 +84,18 @@ class Evidence:
         search = search or SearchConfig()
         if self.frames == 0:
             return Finding(None, 1.0, None, 0)
-        soft = statements_at(self.total, self.config, search)
-        read_there, agreeing = decode(soft)
-        for place in np.argsort(-agreeing, kind="stable")[: search.tries]:
-            message = read(read_there[place])
+        soft = project_at_places(self.total, self.config, search)
+        bits, agreement_of_path = decode(soft)
+        for place in np.argsort(-agreement_of_path, kind="stable")[: search.tries]:
+            message = read(bits[place])
             if message is not None:
                 agreement = float(((soft[place] > 0) == (encode(message) > 0)).mean())
                 return Finding(message, search.tries * 0.5**CHECK_BITS, agreement, self.frames)
         return Finding(None, 1.0, None, self.frames)
 
 
-def statements_at(total: FloatArray, config: WatermarkConfig, search: SearchConfig) -> FloatArray:
-    """What the carriers say at each place (N CODED_BITS), in standard deviations.
+def project_at_places(total: FloatArray, config: WatermarkConfig, search: SearchConfig) -> FloatArray:
+    """Projections on the carriers at each place (N CODED_BITS), in standard deviations.
 
     Args:
         total: summed residuals of Cb and Cr (2 rows columns).
@@ -102,18 +107,18 @@ def statements_at(total: FloatArray, config: WatermarkConfig, search: SearchConf
     field[:, *box] = total
     middle = (GRID - 1) / 2
     shifts = [(across, down) for across in search.shifts for down in search.shifts]
-    found = []
+    places = []
     for zoom in search.zooms:
         for turn in search.turns:
             matrix = cv2.getRotationMatrix2D((middle, middle), turn, zoom)
-            moved = np.stack([[seen(plane, matrix, x, y)[box] for plane in field] for x, y in shifts])
-            said = patterns.statements(moved)  # shifts 2 bits
-            said /= np.sqrt(np.maximum((said**2).mean(-1, keepdims=True), 1e-12))
-            found.append(said.transpose(0, 2, 1).reshape(len(shifts), CODED_BITS))
-    return np.concatenate(found)
+            moved = np.stack([[_move(plane, matrix, x, y)[box] for plane in field] for x, y in shifts])
+            bits = patterns.project(moved)  # shifts 2 bits
+            bits /= np.sqrt(np.maximum((bits**2).mean(-1, keepdims=True), 1e-12))
+            places.append(bits.transpose(0, 2, 1).reshape(len(shifts), CODED_BITS))
+    return np.concatenate(places)
 
 
-def seen(field: FloatArray, matrix: MatLike, across: float, down: float) -> FloatArray:
+def _move(field: FloatArray, matrix: MatLike, across: float, down: float) -> FloatArray:
     """A field (GRID GRID) through a similarity (2 3) and a shift in cells."""
     here = matrix.copy()
     here[:, 2] += np.array([across, down])
@@ -121,18 +126,9 @@ def seen(field: FloatArray, matrix: MatLike, across: float, down: float) -> Floa
     return np.asarray(cv2.warpAffine(field, here, (GRID, GRID), flags=flags), np.float32)
 
 
-# --- The invisible mark in a clip: which frames are looked at, and whose faces are in them.
-
-
-CROP = 320  # px of the aligned crop that a detector cuts
-BURSTS = 6  # stretches of a long clip that are looked at
-LEAST_FRAMES = 4  # of a face that is worth a search
-MOST_FACES = 4  # that are searched, those seen most often first
-
-
 @dataclass(frozen=True)
 class FaceFinding:
-    """What one person's face says."""
+    """The finding for one person of a clip."""
 
     face: int  # number in order of appearance
     finding: Finding
@@ -140,26 +136,26 @@ class FaceFinding:
 
 
 def bursts(index: FrameIndex, frames: int) -> tuple[int, ...]:
-    """Frames to look at: all of a short clip, else stretches that begin at keyframes, spread over it."""
+    """Frames to decode: all of a short clip, else stretches that begin at keyframes, spread over it."""
     count = len(index.times)
     if count <= frames:
         return tuple(range(count))
     length = max(1, frames // BURSTS)
     chosen: dict[int, None] = {}
     for place in range(BURSTS):
-        wanted = place * (count - length) // max(BURSTS - 1, 1)
-        start = max((key for key in index.keyframes if key <= wanted), default=0)
+        aim = place * (count - length) // max(BURSTS - 1, 1)
+        start = max((key for key in index.keyframes if key <= aim), default=0)  # decoding begins there anyway
         chosen.update(dict.fromkeys(range(start, min(start + length, count))))
     return tuple(sorted(chosen))
 
 
 def look(path: Path, analyser: FaceAnalyser, frames: int) -> list[FaceFinding]:
-    """What the faces of a clip say, those with a mark first.
+    """Search the faces of a clip; those with a mark come first.
 
     Args:
         path: the clip.
         analyser: finds the faces.
-        frames: how many frames are looked at.
+        frames: number of frames to decode.
 
     Raises:
         As of :func:`talkswap.media.probe.probe` and :func:`talkswap.media.index.index_frames`.
@@ -179,13 +175,14 @@ def look(path: Path, analyser: FaceAnalyser, frames: int) -> list[FaceFinding]:
                 widths[tracked.track_id] = (
                     widths.get(tracked.track_id, 0) + CROP / float(affine[0, :2] @ affine[0, :2]) ** 0.5
                 )
-    often = sorted((one for one in evidence if evidence[one].frames >= LEAST_FRAMES), key=lambda i: -evidence[i].frames)
-    found = [FaceFinding(i, evidence[i].finding(), widths[i] / evidence[i].frames) for i in often[:MOST_FACES]]
-    return sorted(found, key=lambda one: one.finding.message is None)
+    # A search costs as much as many frames: passers-by in a crowd are left out.
+    often = sorted((i for i in evidence if evidence[i].frames >= LEAST_FRAMES), key=lambda i: -evidence[i].frames)
+    faces = [FaceFinding(i, evidence[i].finding(), widths[i] / evidence[i].frames) for i in often[:MOST_FACES]]
+    return sorted(faces, key=lambda face: face.finding.message is None)
 
 
 def read_at(path: Path, affines: Mapping[int, FloatArray]) -> Finding | None:
-    """What a clip says at places that are known (frame -> 2 3, picture px -> crop px); None where none is."""
+    """The mark at the places of a render (frame -> 2 3, picture px -> crop px); None without any place."""
     if not affines:
         return None
     info = probe(path)

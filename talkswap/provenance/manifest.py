@@ -1,11 +1,12 @@
-"""The signed mark: a C2PA manifest that tells what the clip was made from, by what, and that it is synthetic.
+"""The signed mark: a C2PA manifest that names a clip's ingredients and tool and says that it is synthetic.
 
-Specification: C2PA Technical Specification 2.x.  The manifest goes into mp4 and mov; for Matroska and WebM, which
-C2PA has no place in, it stands beside the file as ``OUTPUT.c2pa``, bound to it by the hash of the whole.
+Specification: C2PA Technical Specification 2.x.  Mp4 and mov hold the manifest.  Matroska and WebM have no place for
+it, so it lies beside the file as ``OUTPUT.c2pa``, bound to the file by its hash.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import mimetypes
 from dataclasses import dataclass, field
@@ -32,15 +33,15 @@ class Claim:
 
     title: str
     target: Path
-    components: tuple[tuple[str, Path], ...]  # what each is ("photo", "voice"), and where it lies
+    components: tuple[tuple[str, Path], ...]  # kind ("photo", "voice") and file of each
     facts: dict[str, Any]  # weights, plan and watermark, in JSON's own types
 
 
 @dataclass(frozen=True)
 class ManifestFinding:
-    """What a file's manifest says, and whether that can be believed."""
+    """What a file's manifest says, and how far to believe it."""
 
-    state: str  # Trusted | Valid (signed by nobody known) | Invalid (changed since)
+    state: str  # Trusted | Valid (the signer is unknown) | Invalid (the file changed after signing)
     failures: tuple[str, ...]  # C2PA's own codes
     signer: str | None
     generator: str | None
@@ -51,7 +52,7 @@ class ManifestFinding:
 
     @property
     def trusted(self) -> bool:
-        """Whether a known authority vouches for the signer."""
+        """Whether an authority on the validator's list vouches for the signer."""
         return self.state == "Trusted"
 
     @property
@@ -62,11 +63,11 @@ class ManifestFinding:
     @property
     def synthetic(self) -> bool:
         """Whether it says that a computer made at least a part."""
-        return any("lgorithmic" in one for one in self.source_types)
+        return any("lgorithmic" in kind for kind in self.source_types)
 
 
 def _context(hosts: tuple[str, ...] = (), anchors: str | None = None) -> Context:
-    """Settings of a reader or builder that reaches no network but ``hosts`` and makes no thumbnails."""
+    """Settings of a reader or builder that contacts only ``hosts`` and makes no thumbnails."""
     settings: dict[str, Any] = {
         "version": 1,
         "builder": {
@@ -83,19 +84,17 @@ def _context(hosts: tuple[str, ...] = (), anchors: str | None = None) -> Context
 
 
 def kind_of(path: Path) -> str:
-    """The MIME type that a file's name tells."""
+    """The MIME type of a file, by its name."""
     ending = path.suffix.lower()
     return _BOXED_KIND.get(ending) or mimetypes.guess_type(f"x{ending}")[0] or _RAW
 
 
 def check_signer(signer: Signer) -> None:
-    """Make sure before a render that a certificate can sign: a few bytes are signed with it.
+    """Sign a few bytes with a certificate, so that a render doesn't fail at its end.
 
     Raises:
-        UsageError: it does not fit C2PA's certificate profile; the library's words say how.
+        UsageError: it does not fit C2PA's certificate profile; the message quotes the library.
     """
-    import io
-
     try:
         builder = Builder({"title": "check", "format": _RAW}, context=_context())
         builder.set_no_embed()
@@ -103,7 +102,7 @@ def check_signer(signer: Signer) -> None:
     except C2paError as error:
         raise UsageError(
             f"the certificate of {signer.name} cannot sign: {_words(error)}",
-            "C2PA asks for a signing certificate with its chain: digital signature, e-mail protection, in its term",
+            "give a certificate that is valid today, with its chain, for digital signatures and e-mail protection",
         ) from error
 
 
@@ -111,16 +110,16 @@ def sign(path: Path, claim: Claim, signer: Signer, timestamp_url: str | None = N
     """Sign a finished file.
 
     Args:
-        path: mp4 and mov are replaced by a signed copy in one move; others stay as they are.
+        path: a signed copy replaces an mp4 or mov file in one move; others stay as they are.
         claim: what the manifest says.
-        signer: who says it.
-        timestamp_url: an RFC 3161 authority to ask for the time; the only way in which signing reaches the network.
+        signer: whose certificate signs it.
+        timestamp_url: an RFC 3161 authority that states the time; without it, signing contacts no network.
 
     Returns:
         The manifest for a sidecar; None where the file carries it.
 
     Raises:
-        OutputCheckError: it cannot be signed.
+        OutputCheckError: signing failed.
     """
     boxed = path.suffix.lower() in BOXED
     hosts = (urlsplit(timestamp_url).hostname or "",) if timestamp_url else ()
@@ -138,7 +137,7 @@ def sign(path: Path, claim: Claim, signer: Signer, timestamp_url: str | None = N
             part.replace(path)
     except C2paError as error:
         raise OutputCheckError(
-            f"the finished file could not be signed: {_words(error)}", "leave --timestamp-url out, or check the signer"
+            f"signing the finished file failed: {_words(error)}", "leave --timestamp-url out, or check the signer"
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -165,24 +164,26 @@ def _definition(path: Path, claim: Claim) -> dict[str, Any]:
 
 
 def _readable(name: str) -> str:
-    """A file's name in letters; bytes of it that are none become question marks, since JSON has no place for them."""
+    """A file's name as JSON can hold it: bytes that are no letters become question marks."""
     return name.encode("utf-8", "replace").decode()
 
 
 def _add(builder: Builder, label: str, path: Path, relationship: str) -> None:
-    """Name an ingredient.  The target brings the manifest that it has; a photo or voice does not, since a manifest
-    may hold thumbnails of the person."""
+    """Name an ingredient.
+
+    The target keeps its own manifest.  A photo or voice doesn't, since a manifest may hold thumbnails of the person.
+    """
     kind = kind_of(path)
-    told = {"title": _readable(path.name), "relationship": relationship, "label": label, "format": kind}
+    ingredient = {"title": _readable(path.name), "relationship": relationship, "label": label, "format": kind}
     with open(path, "rb") as file:
         if relationship != "parentOf":
-            builder.add_ingredient(told, _RAW, file)
+            builder.add_ingredient(ingredient, _RAW, file)
             return
         try:
-            builder.add_ingredient(told, kind, file)
-        except C2paError:  # a name or a manifest that the library cannot make sense of
+            builder.add_ingredient(ingredient, kind, file)
+        except C2paError:  # the library doesn't understand the name or the manifest
             file.seek(0)
-            builder.add_ingredient(told, _RAW, file)
+            builder.add_ingredient(ingredient, _RAW, file)
 
 
 def _c2pa_signer(signer: Signer, timestamp_url: str | None) -> C2paSigner:
@@ -196,12 +197,12 @@ def _words(error: C2paError) -> str:
 
 
 def sidecar_of(path: Path) -> Path:
-    """Where the manifest of a file that cannot hold one lies."""
+    """The path of the manifest of a file that cannot hold one."""
     return path.with_name(f"{path.name}.c2pa")
 
 
 def read_manifest(path: Path, sidecar: bytes | None = None, anchors: str | None = None) -> ManifestFinding | None:
-    """The manifest in a file, or the one given for it; None without any.
+    """The manifest in a file, or the one beside it; None without any.
 
     Args:
         path: the file.
@@ -213,22 +214,17 @@ def read_manifest(path: Path, sidecar: bytes | None = None, anchors: str | None 
             if sidecar is not None:
                 reader = Reader(kind_of(path), file, sidecar, context=_context(anchors=anchors))
             elif path.suffix.lower() in BOXED:
-                found = Reader.try_create(kind_of(path), file, context=_context(anchors=anchors))
-                if found is None:
+                embedded = Reader.try_create(kind_of(path), file, context=_context(anchors=anchors))
+                if embedded is None:
                     return None
-                reader = found
+                reader = embedded
             else:
                 return None
             return _finding(reader, sidecar is not None)
     except C2paError as error:
         return ManifestFinding("Invalid", (_words(error),), None, None, (), (), sidecar is not None)
-    except (
-        AttributeError,
-        IndexError,
-        KeyError,
-        TypeError,
-        ValueError,
-    ):  # the library read it, and parts of it are gone
+    # The library accepts manifests that lack parts which the specification demands.
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         broken = "the manifest is not well formed"
         return ManifestFinding("Invalid", (broken,), None, None, (), (), sidecar is not None)
 
@@ -237,17 +233,19 @@ def _finding(reader: Reader, sidecar: bool) -> ManifestFinding:
     store = json.loads(reader.json())
     active = store["manifests"][store["active_manifest"]]
     results = store.get("validation_results", {}).get("activeManifest", {})
-    assertions = {one["label"]: one["data"] for one in active.get("assertions", [])}
+    assertions = {entry["label"]: entry["data"] for entry in active.get("assertions", [])}
     actions = [action for label, data in assertions.items() if "c2pa.actions" in label for action in data["actions"]]
     generators = active.get("claim_generator_info") or [{}]
     signature = active.get("signature_info") or {}
     return ManifestFinding(
         state=str(reader.get_validation_state() or "Invalid"),
-        failures=tuple(one["code"] for one in results.get("failure", [])),
+        failures=tuple(entry["code"] for entry in results.get("failure", [])),
         signer=signature.get("common_name") or signature.get("issuer"),
         generator=" ".join(str(generators[0][part]) for part in ("name", "version") if generators[0].get(part)) or None,
         source_types=tuple(str(a["digitalSourceType"]) for a in actions if a.get("digitalSourceType")),
-        ingredients=tuple(f"{one['relationship']} {one.get('title', '')}" for one in active.get("ingredients", [])),
+        ingredients=tuple(
+            f"{entry['relationship']} {entry.get('title', '')}" for entry in active.get("ingredients", [])
+        ),
         sidecar=sidecar,
         facts=dict(assertions.get(ASSERTION, {})),
     )

@@ -1,7 +1,7 @@
-"""All marks of one render: chosen before its first frame, written into the finished file, and read back from it.
+"""All marks of one render: prepared before its first frame, written into the finished file, and read back from it.
 
-A mark that was promised and cannot be read back is an error; the invisible one, which small faces and short clips may
-not carry, is reported as read or not.
+A mark that can't be read back is an error.  The invisible one is an exception, since small faces and short clips may
+not carry it: the report says whether it was read.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from talkswap.provenance.watermark import Message, Watermark
 from talkswap.types import AlignedFace, FloatArray, RenderPlan, UInt8Image
 
 LAW = (
-    "no marks were written (--no-provenance): Article 50 of the EU AI Act asks that synthetic video be marked in a "
-    "machine-readable way, and that whoever shows a deep fake says so"
+    "no marks were written (--no-provenance): Article 50 of the EU AI Act demands machine-readable marks in synthetic "
+    "video, and that whoever shows a deep fake says so"
 )
 LEAST_FACE = 96.0  # px of the face's square in the picture; smaller ones may lose the invisible mark
-CHECKED_FRAMES = 48  # whose place is kept to look for the invisible mark in the finished file
+CHECKED_FRAMES = 48  # in which the finished file is searched for the invisible mark
 
 
 @dataclass
 class Places:
-    """Where faces were marked: what a finished file is looked at for, and what the report says."""
+    """Where the invisible mark is, for reading it back and for the report."""
 
     frames: int = 0
     small: int = 0
@@ -70,12 +70,12 @@ class Stamp:
     """The marks of one render.
 
     Args:
-        plan: what is rendered.
+        plan: the render's.
         ingredients: everything that decides the frames; its hash names the render.
         plan_hash: that hash, 64 hex digits.
         tell: takes a line for the user.
-        room: a folder on the output's disk in which a sidecar waits until the clip is in its place: a full disk is
-            noticed before the output is touched.
+        room: a folder on the output's disk in which a sidecar waits until the clip is in its place, so that a full
+            disk shows before the output changes.
 
     Raises:
         UsageError, InputMissingError, OutputUnwritableError: the signer, see :func:`choose_signer`.
@@ -94,7 +94,7 @@ class Stamp:
         self._waiting = room / "manifest.c2pa"
         self.weights = dict(ingredients.get("weights", {}))
         self.synthetic = plan.swap or plan.sync
-        self.wanted = plan.provenance and self.synthetic
+        self.enabled = plan.provenance and self.synthetic
         self.places = Places()
         self.signer: Signer | None = None
         self.watermark: Watermark | None = None
@@ -102,7 +102,7 @@ class Stamp:
         self._layers: dict[str, Any] = {}
         self._sidecar: bytes | None = None
         self._target = TargetMarks()
-        if self.wanted:
+        if self.enabled:
             self._prepare(tell)
         elif self.synthetic:
             self.warnings.append(LAW)
@@ -126,20 +126,20 @@ class Stamp:
 
     @property
     def tags(self) -> dict[str, str | None]:
-        """Container tags to write; None leaves one as the target has it."""
-        if not self.wanted:
+        """Container tags to write; None keeps the target's."""
+        if not self.enabled:
             return {"comment": None}
         return dict(container_tags(self.plan.output.suffix.lower(), self._target))
 
     def mark(self, crop: UInt8Image, mask: FloatArray, face: AlignedFace) -> UInt8Image:
-        """A system's answer (S S 3) with the invisible mark; as it is where none is wanted."""
+        """A system's result (S S 3) with the invisible mark, or unchanged without provenance."""
         if self.watermark is None:
             return crop
         self.remember(face)
         return self.watermark(crop, mask, face.crop)
 
     def remember(self, face: AlignedFace) -> None:
-        """Note where a mark is, also one that an interrupted run has made."""
+        """Note the place of a mark, also one from an interrupted run."""
         if self.watermark is not None:
             self.places.add(face.index, face.affine, face.crop.shape[0])
 
@@ -147,9 +147,10 @@ class Stamp:
         """Mark a finished file that is not in its place yet.
 
         Raises:
-            OutputCheckError: a mark cannot be written, or not be read back.
+            OutputCheckError: a mark can't be written, or not be read back.
+            OutputUnwritableError: the disk is full or read-only.
         """
-        if not self.wanted or self.signer is None:
+        if not self.enabled or self.signer is None:
             return
         from talkswap.provenance.manifest import Claim, read_manifest, sign
 
@@ -178,55 +179,58 @@ class Stamp:
         plain = read_plain(finished)
         if (plain.comment, plain.source_type, plain.target) != (comment(), SOURCE_TYPE, self._target):
             raise OutputCheckError("the finished file's plain marks cannot be read back", "this is a fault of talkswap")
-        read = read_manifest(finished, self._sidecar)
-        if read is None or not read.intact or SOURCE_TYPE not in read.source_types:
-            codes = ", ".join(read.failures) if read else "none found"
+        manifest = read_manifest(finished, self._sidecar)
+        if manifest is None or not manifest.intact or SOURCE_TYPE not in manifest.source_types:
+            codes = ", ".join(manifest.failures) if manifest else "none is there"
             raise OutputCheckError(
-                f"the finished file's C2PA manifest does not hold ({codes})", "try without an odd target"
+                f"the finished file's C2PA manifest is not valid ({codes})",
+                "encode the target again with ffmpeg, or use --no-provenance",
             )
         self._layers["tag"] = plain.comment
         self._layers["xmp" if self._boxed else "source_type_tag"] = plain.source_type
         self._layers["c2pa"] = {
             "embedded": self._sidecar is None,
-            "state": read.state,
-            "certificate": "local, untrusted" if self.signer.local else ("trusted" if read.trusted else "untrusted"),
+            "state": manifest.state,
+            "certificate": "local, untrusted"
+            if self.signer.local
+            else ("trusted" if manifest.trusted else "untrusted"),
             "signer": self.signer.name,
             "timestamp_url": plan.timestamp_url,
         }
         self._layers["watermark"] = self._look(finished)
 
     def _look(self, finished: Path) -> dict[str, Any] | None:
-        """Whether the invisible mark is in the finished file, at the places where it was made."""
+        """Read the invisible mark back at the places where this render put it."""
         from talkswap.provenance.detect import read_at
 
         if self.watermark is None:
             return None
-        found = read_at(finished, self.places.affines)
-        known = found.message == self.watermark.message if found else None
-        if self.places.frames and found is not None and not known:
-            self.warnings.append("the invisible mark cannot be read back from the finished clip; the others can")
+        finding = read_at(finished, self.places.affines)
+        read_back = finding.message == self.watermark.message if finding else None
+        if self.places.frames and read_back is False:
+            self.warnings.append("the finished clip lost the invisible mark; the others can be read")
         if self.places.small:
             self.warnings.append(
-                f"in {self.places.small} frames the face is smaller than {LEAST_FACE:.0f} px: the invisible mark "
-                "may not survive there"
+                f"in {self.places.small} frames the face is smaller than {LEAST_FACE:.0f} px, and the invisible mark "
+                "may not survive"
             )
         return {
             "id": self.watermark.message.text,
             "frames": self.places.frames,
             "small_frames": self.places.small,
-            "read_back": known,
-            "bits_right": None if found is None else found.agreement,
+            "read_back": read_back,
+            "bits_right": None if finding is None else finding.agreement,
             "bits": len(self.watermark.signs),
         }
 
     def finish(self) -> dict[str, Any]:
-        """Put the sidecar in its place, when the clip is in its own, and say what was written.
+        """Put the sidecar beside the clip, which is in its place by now, and report the marks.
 
         Raises:
             OutputUnwritableError: the sidecar cannot be written.
         """
-        if not self.wanted:
-            why = "--no-provenance" if self.synthetic else "nothing in the picture was changed"
+        if not self.enabled:
+            why = "--no-provenance" if self.synthetic else "the picture is unchanged"
             return {"written": [], "reason": why}
         if self._sidecar is not None:
             from talkswap.provenance.manifest import sidecar_of
@@ -239,7 +243,7 @@ class Stamp:
                     f"{beside} cannot be written ({error.strerror})", "check the folder"
                 ) from error
             self.warnings.append(
-                f"{self.plan.output.suffix} files cannot hold a C2PA manifest: it is in {beside.name}, keep it beside"
+                f"{self.plan.output.suffix} files cannot hold a C2PA manifest: keep {beside.name} beside the clip"
             )
             self._layers["c2pa"]["sidecar"] = str(beside)
         kept = {"target_said": dataclasses.asdict(self._target)} if self._target != TargetMarks() else {}

@@ -1,8 +1,8 @@
 """The plain marks: a sentence in the container's comment, and IPTC's digital source type.
 
 Mp4 and mov carry the type in an XMP packet (Adobe, "XMP Specification Part 3: Storage in Files", section 1.3.2: a
-``uuid`` box of the file), Matroska and WebM in a tag.  The box is added behind all others, so that no chunk offset
-moves and the index stays in front.
+``uuid`` box of the file), Matroska and WebM in a tag.  The box goes behind all others, so that no chunk offset moves
+and the index stays in front.
 """
 
 from __future__ import annotations
@@ -25,10 +25,13 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrain
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 XMP_BOX = uuid.UUID("be7acfcb-97a9-42e8-9c71-999491e3afac").bytes
 TAG = "DIGITALSOURCETYPE"  # of Matroska and WebM
-TARGETS = {"comment": "TARGET_COMMENT", "source_type": "TARGET_DIGITALSOURCETYPE"}  # what the target said, there
+TARGETS = {
+    "comment": "TARGET_COMMENT",
+    "source_type": "TARGET_DIGITALSOURCETYPE",
+}  # the target's own marks, in Matroska and WebM
 BOXED = (".mp4", ".mov", ".m4v")
-_MOST_XMP = 2**24  # bytes of a packet that is looked at
-_MOST_SAID = 2000  # characters of what a target says that are kept
+_MOST_XMP = 2**24  # bytes of the largest packet that is read
+_MOST_TEXT = 2000  # characters kept of a target's comment
 
 _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
@@ -41,13 +44,13 @@ _PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="r"?>"""
-_STATED = re.compile(rb"DigitalSourceType(?:\s*=\s*[\"']|\s+rdf:resource\s*=\s*[\"']|\s*>)\s*([^\"'<\s]+)")
-_TARGET_SAID = re.compile(rb"talkswap:Target(Comment|Kind)=(\"[^\"]*\"|'[^']*')")
+_SOURCE_TYPE = re.compile(rb"DigitalSourceType(?:\s*=\s*[\"']|\s+rdf:resource\s*=\s*[\"']|\s*>)\s*([^\"'<\s]+)")
+_TARGET_MARK = re.compile(rb"talkswap:Target(Comment|Kind)=(\"[^\"]*\"|'[^']*')")
 
 
 @dataclass(frozen=True)
 class TargetMarks:
-    """What the target said of itself: kept, since our own marks take the place of its."""
+    """The target's own marks.  They move to other tags, since ours take their place."""
 
     comment: str | None = None  # the container's comment, whoever wrote it
     source_type: str | None = None  # IPTC's digital source type
@@ -55,15 +58,15 @@ class TargetMarks:
 
 @dataclass(frozen=True)
 class PlainMarks:
-    """What a file says of itself."""
+    """The plain marks of a file."""
 
     comment: str | None  # the container's comment, where it names talkswap
     source_type: str | None  # IPTC's digital source type, whoever wrote it
-    target: TargetMarks = TargetMarks()  # what its target had said
+    target: TargetMarks = TargetMarks()  # those of the clip that it was made from
 
 
 def tool() -> str:
-    """Name and version, as they stand in every mark."""
+    """Name and version, as in every mark."""
     return f"talkswap {talkswap.__version__}"
 
 
@@ -73,11 +76,11 @@ def comment() -> str:
 
 
 def container_tags(ending: str, target: TargetMarks = TargetMarks()) -> dict[str, str]:
-    """Tags to write while the file is made; what the target said stands in tags of its own, or in the XMP packet."""
+    """Tags to write with the file; the target's marks get tags of their own, or go into the XMP packet."""
     if ending in BOXED:
         return {"comment": comment()}
-    said = {tag: getattr(target, name) for name, tag in TARGETS.items() if getattr(target, name)}
-    return {"comment": comment(), TAG: SOURCE_TYPE} | said
+    inherited = {tag: getattr(target, name) for name, tag in TARGETS.items() if getattr(target, name)}
+    return {"comment": comment(), TAG: SOURCE_TYPE} | inherited
 
 
 def boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
@@ -103,24 +106,23 @@ def add_xmp(path: Path, target: TargetMarks = TargetMarks()) -> None:
 
     Args:
         path: the file.
-        target: what its target said of itself.
+        target: its target's own marks.
 
     Raises:
         OutputCheckError: the boxes do not fill the file, or the last one is open-ended.
     """
-    said = [
-        (f"talkswap:Target{key}", text) for key, text in (("Comment", target.comment), ("Kind", target.source_type))
-    ]
-    kept = "".join(f"\n    {key}={quoteattr(text)}" for key, text in said if text)
-    kept = kept and f'\n    xmlns:talkswap="urn:talkswap:marks"{kept}'
-    packet = _PACKET.format(tool=escape(tool()), source_type=SOURCE_TYPE, target=kept).encode()
+    marks = {"Comment": target.comment, "Kind": target.source_type}
+    attributes = "".join(f"\n    talkswap:Target{key}={quoteattr(text)}" for key, text in marks.items() if text)
+    if attributes:
+        attributes = f'\n    xmlns:talkswap="urn:talkswap:marks"{attributes}'
+    packet = _PACKET.format(tool=escape(tool()), source_type=SOURCE_TYPE, target=attributes).encode()
     with open(path, "r+b") as file:
         last = list(boxes(file))[-1:]
         end = file.seek(0, os.SEEK_END)
         if not last or last[0][1] + last[0][2] != end:
             raise OutputCheckError("the finished file's boxes do not fill it", "this is a fault of talkswap or ffmpeg")
         file.seek(last[0][1])
-        if file.read(4) == b"\0\0\0\0":
+        if file.read(4) == b"\0\0\0\0":  # such a box reaches to the end of the file, and would swallow ours
             raise OutputCheckError("the finished file's last box has no length", "this is a fault of ffmpeg")
         file.seek(0, os.SEEK_END)
         file.write(struct.pack(">I4s", 24 + len(packet), b"uuid") + XMP_BOX + packet)
@@ -139,41 +141,41 @@ def read_xmp(path: Path) -> bytes | None:
 
 
 def read_target(path: Path) -> TargetMarks:
-    """What a target says of itself, before our marks take the place of its.
+    """The marks of a target, before ours take their place.
 
     Raises:
         InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.containers.open_clip`.
     """
-    said, source_type, _ = _stated(path)
-    return TargetMarks(_shown(said), _shown(source_type))
+    text, source_type, _ = _read_marks(path)
+    return TargetMarks(_printable(text), _printable(source_type))
 
 
 def read_plain(path: Path) -> PlainMarks:
-    """What the container says.
+    """The container's marks.
 
     Raises:
         InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.containers.open_clip`.
     """
-    said, source_type, target = _stated(path)
-    return PlainMarks(said if said and "talkswap" in said else None, source_type, target)
+    text, source_type, target = _read_marks(path)
+    return PlainMarks(text if text and "talkswap" in text else None, source_type, target)
 
 
-def _shown(text: str | None) -> str | None:
+def _printable(text: str | None) -> str | None:
     """``text`` as a tag and an attribute of XML can hold it."""
-    return "".join(c if c.isprintable() else " " for c in text)[:_MOST_SAID].strip() or None if text else None
+    return "".join(c if c.isprintable() else " " for c in text)[:_MOST_TEXT].strip() or None if text else None
 
 
-def _stated(path: Path) -> tuple[str | None, str | None, TargetMarks]:
-    """Comment, digital source type, and what the file says that its target had said."""
+def _read_marks(path: Path) -> tuple[str | None, str | None, TargetMarks]:
+    """Comment, digital source type, and the marks of the clip that this one was made from."""
     with open_clip(path) as container:
-        found = {name.lower(): value for name, value in container.metadata.items()}
-    source_type = found.get(TAG.lower())
-    target = {name: found.get(tag.lower()) for name, tag in TARGETS.items()}
+        tags = {name.lower(): value for name, value in container.metadata.items()}
+    source_type = tags.get(TAG.lower())
+    target = {name: tags.get(tag.lower()) for name, tag in TARGETS.items()}
     packet = read_xmp(path)
     if packet is not None:
-        if (stated := _STATED.search(packet)) is not None:
-            source_type = stated[1].decode("utf-8", "replace")
-        for key, quoted in _TARGET_SAID.findall(packet):
+        if (match := _SOURCE_TYPE.search(packet)) is not None:
+            source_type = match[1].decode("utf-8", "replace")
+        for key, quoted in _TARGET_MARK.findall(packet):
             text = unescape(quoted[1:-1].decode("utf-8", "replace"), {"&quot;": '"'})
             target["comment" if key == b"Comment" else "source_type"] = text
-    return found.get("comment"), source_type, TargetMarks(**target)
+    return tags.get("comment"), source_type, TargetMarks(**target)

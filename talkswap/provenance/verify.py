@@ -1,4 +1,4 @@
-"""Everything that a file says about being synthetic, layer by layer, and how sure that is."""
+"""Read every mark of synthetic media in a file, layer by layer, and say how sure each one is."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ MOST_SIDECAR = 2**26  # bytes
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found in a file."""
+    """The marks of a file."""
 
     path: Path
     plain: PlainMarks
     manifest: ManifestFinding | None
     faces: tuple[FaceFinding, ...]
-    not_looked: str | None  # why the invisible mark was not looked for
+    skipped: str | None  # why there was no search for the invisible mark
 
     @property
     def watermark(self) -> FaceFinding | None:
         """The first face with an invisible mark."""
-        return next((one for one in self.faces if one.finding.message is not None), None)
+        return next((face for face in self.faces if face.finding.message is not None), None)
 
     @property
     def synthetic(self) -> bool:
-        """Whether any layer says that the picture was made or changed by a computer."""
+        """Whether any layer says that a computer made or changed the picture."""
         stated = self.plain.source_type is not None and "lgorithmic" in self.plain.source_type
         signed = self.manifest is not None and self.manifest.synthetic
         return bool(self.plain.comment or stated or signed or self.watermark)
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The verdict in JSON's own types."""
         manifest, mark = self.manifest, self.watermark
         return {
@@ -67,41 +67,43 @@ class Verdict:
                 "false_positive": mark.finding.false_positive if mark else None,
                 "bits_right": mark.finding.agreement if mark else None,
                 "faces": [
-                    {"face": one.face, "frames": one.finding.frames, "width_px": round(one.width)} for one in self.faces
+                    {"face": face.face, "frames": face.finding.frames, "width_px": round(face.width)}
+                    for face in self.faces
                 ],
-                "not_looked": self.not_looked,
+                "not_looked": self.skipped,
             },
         }
 
     def lines(self) -> list[str]:
         """The verdict in plain words, one line a layer."""
         plain, manifest, mark = self.plain, self.manifest, self.watermark
-        told = [f"container tag: {plain.comment}" if plain.comment else "container tag: none of talkswap's"]
-        told.append(f"digital source type: {(plain.source_type or 'none').removeprefix(SOURCE_TYPES)}")
+        lines = [
+            f"container tag: {plain.comment or 'none'}",
+            f"digital source type: {(plain.source_type or 'none').removeprefix(SOURCE_TYPES)}",
+        ]
         before = [(plain.target.source_type or "").removeprefix(SOURCE_TYPES), plain.target.comment or ""]
         if any(before):
-            told.append(f"its target said: {'; '.join(word for word in before if word)}")
+            lines.append(f"marks of its target: {'; '.join(word for word in before if word)}")
         if manifest is None:
-            told.append("C2PA manifest: none")
+            lines.append("C2PA manifest: none")
         elif not manifest.intact:
-            told.append(f"C2PA manifest: broken, the file was changed after signing ({', '.join(manifest.failures)})")
+            lines.append(f"C2PA manifest: broken; the file changed after signing ({', '.join(manifest.failures)})")
         else:
-            belief = "trusted" if manifest.trusted else "intact, but nobody known vouches for the signer (untrusted)"
+            trust = "trusted" if manifest.trusted else "intact, but the signer is unknown (untrusted)"
             where = " in the sidecar" if manifest.sidecar else ""
-            kinds = ", ".join(one.removeprefix(SOURCE_TYPES) for one in manifest.source_types) or "no source type"
-            told.append(
-                f"C2PA manifest{where}: {belief}; signed by {manifest.signer}, made with {manifest.generator}, {kinds}"
+            kinds = ", ".join(kind.removeprefix(SOURCE_TYPES) for kind in manifest.source_types) or "no source type"
+            lines.append(
+                f"C2PA manifest{where}: {trust}; signed by {manifest.signer}, made with {manifest.generator}, {kinds}"
             )
         if mark is not None and mark.finding.message is not None:
-            told.append(
-                f"invisible mark: talkswap render {mark.finding.message.text}, "
-                f"{mark.finding.agreement or 0:.0%} of the coded bits right in {mark.finding.frames} frames, "
-                f"false with a probability under {mark.finding.false_positive:.1g}"
+            lines.append(
+                f"invisible mark: talkswap render {mark.finding.message.text}; "
+                f"{mark.finding.agreement or 0:.0%} of the coded bits are right in {mark.finding.frames} frames, "
+                f"and chance gives such a mark with a probability below {mark.finding.false_positive:.1g}"
             )
         else:
-            why = self.not_looked or ("none read" if self.faces else "none read, no face was found")
-            told.append(f"invisible mark: {why}")
-        return told
+            lines.append(f"invisible mark: {self.skipped or ('none' if self.faces else 'none; no frame shows a face')}")
+        return lines
 
 
 def verify_file(
@@ -114,8 +116,8 @@ def verify_file(
 
     Args:
         path: the file; a manifest beside it (``FILE.c2pa``) is read too where it has none itself.
-        analyser: gives the face analyser, asked only if frames are looked at.
-        frames: how many frames are searched for the invisible mark; 0 leaves that out.
+        analyser: loads the face analyser; called only if frames are searched.
+        frames: number of frames to search for the invisible mark; 0 leaves that out.
         anchors: PEM certificates of authorities to trust besides the library's own.
 
     Raises:
@@ -129,9 +131,9 @@ def verify_file(
     if manifest is None and beside.is_file() and beside.stat().st_size <= MOST_SIDECAR:
         manifest = read_manifest(path, beside.read_bytes(), anchors)
     if frames <= 0:
-        return Verdict(path, plain, manifest, (), "not looked for")
+        return Verdict(path, plain, manifest, (), "not searched")
     try:
-        found = analyser()
+        networks = analyser()
     except TalkswapError as error:  # the other layers need no weights
-        return Verdict(path, plain, manifest, (), f"not looked for: {error.message}")
-    return Verdict(path, plain, manifest, tuple(look(path, found, frames)), None)
+        return Verdict(path, plain, manifest, (), f"not searched: {error.message}")
+    return Verdict(path, plain, manifest, tuple(look(path, networks, frames)), None)

@@ -1,11 +1,14 @@
-"""What the invisible mark says, and the code that lets it be read from poor evidence.
+"""The invisible mark: its message, the code that protects it, and how it goes into a changed face.
 
     24 bits id of the render | 20 bits check
 
 go through the convolutional code of rate 1/2 and constraint length 13 with generators 10533, 17661 (octal; Proakis,
-"Digital Communications", table of rate 1/2 codes), which ends in the state in which it begins (Ma and Wolf, "On tail
-biting convolutional codes", IEEE Transactions on Communications 34(2), 1986), so no bit is spent on a tail.  Soft
-values are read back with Viterbi's algorithm going round the circle.
+"Digital Communications", table of rate 1/2 codes).  The code ends in the state in which it begins (Ma and Wolf, "On
+tail biting convolutional codes", IEEE Transactions on Communications 34(2), 1986), so no bit is spent on a tail.
+Viterbi's algorithm, going round the circle, reads soft values back.
+
+Each coded bit has a carrier, a smooth pattern over the aligned face, whose sign in the picture's Cb or Cr is the bit.
+A detector (:mod:`talkswap.provenance.detect`) projects the same face on the same carriers, so it needs no original.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from talkswap.types import FloatArray, UInt8Image
 Bits = NDArray[np.uint8]
 
 MARKER = 0x7A51  # "talkswap"
-FORM = 2  # of the mark; the first lay in luma, and the check keeps them apart
+FORM = 2  # version of the mark; version 1 lay in luma, and the check tells them apart
 ID_BITS, CHECK_BITS = 24, 20
 GENERATORS = (0o10533, 0o17661)
 MEMORY = 12
@@ -44,11 +47,8 @@ class Message:
         return f"{self.id:06x}"
 
 
-def _bits(value: int, count: int) -> list[int]:
-    return [value >> place & 1 for place in range(count - 1, -1, -1)]
-
-
 def _check(number: int) -> int:
+    """The check bits of an id."""
     data = MARKER.to_bytes(2, "big") + bytes([FORM]) + number.to_bytes(3, "big")
     return zlib.crc32(data) & (1 << CHECK_BITS) - 1
 
@@ -56,7 +56,8 @@ def _check(number: int) -> int:
 def message_bits(message: Message) -> Bits:
     """Id and check (MESSAGE_BITS)."""
     number = message.id & (1 << ID_BITS) - 1
-    return np.array([*_bits(number, ID_BITS), *_bits(_check(number), CHECK_BITS)], np.uint8)
+    word = number << CHECK_BITS | _check(number)
+    return np.array([word >> place & 1 for place in range(MESSAGE_BITS - 1, -1, -1)], np.uint8)
 
 
 @functools.lru_cache(maxsize=1)
@@ -93,11 +94,11 @@ def decode(soft: FloatArray) -> tuple[list[Bits], FloatArray]:
     after = np.arange(1 << MEMORY)
     before = (after[:, None] << 1 | np.arange(2)) & ((1 << MEMORY) - 1)  # 4096 2: states that lead to each
     newest = after >> (MEMORY - 1)  # and the input that does
-    said = signs[before, newest[:, None]]  # 4096 2 2
+    outputs = signs[before, newest[:, None]]  # 4096 2 2: coded bits of each step
     score = np.zeros((len(soft), 1 << MEMORY), np.float32)
     choices = []
     for values in steps.transpose(1, 0, 2):
-        ways = score[:, before] + np.einsum("nk,sik->nsi", values, said)
+        ways = score[:, before] + np.einsum("nk,sik->nsi", values, outputs)
         second = ways[:, :, 1] > ways[:, :, 0]
         score = np.where(second, ways[:, :, 1], ways[:, :, 0])
         choices.append(second)
@@ -116,8 +117,7 @@ def read(bits: Bits) -> Message | None:
     return Message(number) if value & (1 << CHECK_BITS) - 1 == _check(number) else None
 
 
-# --- An invisible mark in the changed face.
-
+# Where and how strongly the coded bits go into a picture.
 
 GRID = 80  # cells along the crop's side
 PLANES = 2  # Cb and Cr
@@ -128,7 +128,7 @@ COLOUR = np.array([[0, 1.402], [-0.344136, -0.714136], [1.772, 0]], np.float32) 
 
 @dataclass(frozen=True)
 class WatermarkConfig:
-    """The mark's place in the spectrum, and its strength; a detector needs the first seven as they were.
+    """The mark's place in the spectrum, and its strength; a detector needs the same first seven values.
 
     A lower band drowns in the face's own colours, a higher one in the codec, which halves chroma's resolution.
     Measured on six held-out clips (faces of 275 to 355 px, 75 frames): read in all six after crf 20 and a cut, in five
@@ -141,10 +141,8 @@ class WatermarkConfig:
     coarse: float = 3.0  # cells: sigma above which light and complexion begin
     reach: float = 4.0  # cells: sigma of the neighbourhood whose texture counts
     floor: float = 1.0  # levels of texture that even skin is taken for
-    limit: float = 4.0  # textures up to which a cell is heard: lips must not outshout the skin
-    most_noise: float = (
-        5.6  # mean squared change of red, green and blue inside the mask: 40.6 dB, next to none of it luma
-    )
+    limit: float = 4.0  # textures at which a cell's weight saturates: lips must not outweigh the skin
+    most_noise: float = 5.6  # mean squared change of a colour inside the mask: 40.6 dB, next to none of it luma
     most_level: float = 7.0  # levels by which a cell's Cb or Cr changes at most
     rounds: int = 2  # of correction, since texture makes the carriers see each other
 
@@ -177,7 +175,7 @@ def band(field: FloatArray, config: WatermarkConfig) -> FloatArray:
 
 
 class Carriers:
-    """PLANE_BITS patterns in the window's box, orthonormal, mixed so that all are heard about equally well.
+    """PLANE_BITS patterns in the window's box, orthonormal, mixed so that all survive about equally well.
 
     Signs come from a bit generator whose stream numpy keeps for good; the symmetric root makes the result free of
     the linear algebra library's choices.
@@ -201,7 +199,7 @@ class Carriers:
             shares.append(float(pattern @ band(field, config)[box].ravel()))
         return float(np.mean(shares))
 
-    def statements(self, fields: FloatArray) -> FloatArray:
+    def project(self, fields: FloatArray) -> FloatArray:
         """How much of each carrier is in fields over the box (... rows columns): ... PLANE_BITS."""
         return np.asarray(fields.reshape(*fields.shape[:-2], -1) @ self.patterns.T, np.float32)
 
@@ -215,7 +213,8 @@ def cosines(shape: tuple[int, ...], lowest: float) -> NDArray[np.float64]:
     rows, columns = shape
     orders = [(down, across) for down in range(rows) for across in range(columns)]
     pace = {order: float(np.hypot(order[0] / rows, order[1] / columns)) / 2 for order in orders}
-    chosen = sorted((order for order in orders if pace[order] >= lowest), key=lambda one: (pace[one], one))[:PLANE_BITS]
+    fast_enough = (order for order in orders if pace[order] >= lowest)
+    chosen = sorted(fast_enough, key=lambda order: (pace[order], order))[:PLANE_BITS]
     y, x = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
     return np.stack([np.outer(np.cos(np.pi * i * y), np.cos(np.pi * j * x)).ravel() for i, j in chosen])
 
@@ -228,7 +227,7 @@ def orthonormal(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @functools.lru_cache(maxsize=2)
 def carriers(config: WatermarkConfig) -> Carriers:
-    """The carriers of a configuration; made once."""
+    """The carriers of a configuration, computed once."""
     return Carriers(config)
 
 
@@ -244,12 +243,12 @@ def texture_of(banded: FloatArray, config: WatermarkConfig) -> FloatArray:
 
 
 def residual(plane: FloatArray, config: WatermarkConfig, texture: FloatArray | None = None) -> FloatArray:
-    """What a detector hears of a plane (GRID GRID) in the window's box: the band, limited, even skin first."""
+    """What a detector sees of a plane (GRID GRID) in the window's box: the band, limited, in units of texture."""
     banded = band(plane, config)
     box = window_box()
     texture = (texture_of(banded, config) if texture is None else texture)[box]
-    heard = np.tanh(banded[box] / (texture * config.limit)) * config.limit
-    return np.asarray(heard / texture, np.float32)
+    limited = np.tanh(banded[box] / (texture * config.limit)) * config.limit
+    return np.asarray(limited / texture, np.float32)
 
 
 class Watermark:
@@ -268,7 +267,7 @@ class Watermark:
         self.gain = self.carriers.gain
 
     def pattern(self, crop: UInt8Image, mask: FloatArray, target_crop: UInt8Image) -> FloatArray:
-        """What is to be added to Cb and Cr of ``crop`` in the window's box (2 rows columns); arguments as of a call."""
+        """The change of Cb and Cr of ``crop`` in the window's box (2 rows columns); arguments as of a call."""
         share = np.asarray(cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA), np.float32)
         planes = cells_of(crop) * share + cells_of(target_crop) * (1 - share)
         near = (share * window())[window_box()]
@@ -279,35 +278,38 @@ class Watermark:
         return np.stack([self._change(planes[k], share, near, k, float(budgets[k])) for k in range(PLANES)])
 
     def _change(self, plane: FloatArray, share: FloatArray, near: FloatArray, number: int, budget: float) -> FloatArray:
-        """What is to be added to one plane in the window's box, its mean square inside the mask within the budget."""
+        """The change of one plane in the window's box, its mean square inside the mask within the budget."""
         config, box, signs = self.config, window_box(), self.signs[number::PLANES]
         texture = texture_of(band(plane, config), config)
-        # A carrier's unit raises its statement by gain, and costs cost of the mean squared change.
+        # One unit of a carrier raises its projection by ``gain`` and costs ``cost`` of the mean squared change.
         gain = self.gain * float((near / texture[box]).sum() / window().sum())
         cost = float(near.sum() / window().sum() / share.sum())
-        said = self.carriers.statements(residual(plane, config, texture)) * signs
-        margin = affordable(said, budget * gain**2 / cost)
-        units = np.maximum(0, margin - said) / gain
+        # The face itself already projects on each carrier, for its bit or against it.  The budget goes where it is
+        # needed: every bit is raised to the same margin, and what already lies above it costs nothing.
+        agreement = self.carriers.project(residual(plane, config, texture)) * signs
+        margin = affordable(agreement, budget * gain**2 / cost)
+        units = np.maximum(0, margin - agreement) / gain
         change = self._limited(units * signs)
         for _ in range(config.rounds - 1):
             shown = plane.copy()
             shown[box] += change * share[box]
-            said = self.carriers.statements(residual(shown, config, texture)) * signs
-            units = np.maximum(0, units + 0.7 * (margin - said) / gain)
+            agreement = self.carriers.project(residual(shown, config, texture)) * signs
+            units = np.maximum(0, units + 0.7 * (margin - agreement) / gain)
             units *= min(1.0, float(np.sqrt(budget / max(cost * float((units**2).sum()), 1e-9))))
             change = self._limited(units * signs)
         return change
 
     def _limited(self, units: FloatArray) -> FloatArray:
+        """The carriers' sum, no cell changed by more than the limit."""
         return np.clip(self.carriers.pattern(units), -self.config.most_level, self.config.most_level)
 
     def __call__(self, crop: UInt8Image, mask: FloatArray, target_crop: UInt8Image) -> UInt8Image:
         """A crop that carries the mark.
 
         Args:
-            crop: S S 3, the system's answer.
-            mask: S S in [0, 1], how much of it the picture will take.
-            target_crop: S S 3, what is under it.
+            crop: S S 3, the system's result.
+            mask: S S in [0, 1], its share in the picture.
+            target_crop: S S 3, the target under it.
 
         Returns:
             S S 3.
@@ -319,10 +321,10 @@ class Watermark:
         return np.asarray(cv2.add(crop, cv2.transform(large, COLOUR), dtype=cv2.CV_8U), np.uint8)
 
 
-def affordable(said: FloatArray, budget: float) -> float:
-    """The largest margin to which all statements can be raised with the sum of squares ``budget``."""
-    low, high = float(said.min()), float(said.max() + np.sqrt(budget))
+def affordable(agreement: FloatArray, budget: float) -> float:
+    """The largest margin to which all projections can be raised with the sum of squares ``budget``, by bisection."""
+    low, high = float(agreement.min()), float(agreement.max() + np.sqrt(budget))
     for _ in range(24):
         middle = (low + high) / 2
-        low, high = (middle, high) if float((np.maximum(0, middle - said) ** 2).sum()) < budget else (low, middle)
+        low, high = (middle, high) if float((np.maximum(0, middle - agreement) ** 2).sum()) < budget else (low, middle)
     return low

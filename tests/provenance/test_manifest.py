@@ -116,7 +116,7 @@ def test_a_certificate_for_another_purpose_is_refused_before_the_render(authorit
 def test_what_cannot_be_signed_is_named_and_left_as_it_was(tmp_path: Path, plain_clip: dict[str, Path]) -> None:
     path = tmp_path / "dubbed.mp4"
     path.write_bytes(b"no boxes at all")
-    with pytest.raises(OutputCheckError, match="could not be signed"):
+    with pytest.raises(OutputCheckError, match="signing the finished file failed"):
         sign(path, claim_for(plain_clip[".mp4"]), local_signer())
     assert path.read_bytes() == b"no boxes at all"
     assert [one.name for one in tmp_path.iterdir()] == ["dubbed.mp4"]
@@ -125,6 +125,6 @@ def test_what_cannot_be_signed_is_named_and_left_as_it_was(tmp_path: Path, plain
 def test_a_timestamp_is_asked_for_only_where_it_is_wanted(plain_clip: dict[str, Path], tmp_path: Path) -> None:
     path = tmp_path / "dubbed.mp4"
     shutil.copy(plain_clip[".mp4"], path)
-    with pytest.raises(OutputCheckError, match="could not be signed"):  # nobody listens there
+    with pytest.raises(OutputCheckError, match="signing the finished file failed"):  # nobody listens there
         sign(path, claim_for(plain_clip[".mp4"]), local_signer(), "http://127.0.0.1:9/time")
     assert read_manifest(path) is None

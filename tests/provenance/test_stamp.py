@@ -42,7 +42,7 @@ def test_a_target_that_was_marked_stays_so(
     assert again.provenance["target_said"] == {"comment": comment(), "source_type": SOURCE_TYPE}
     assert read_plain(tmp_path / "again.mp4").target == TargetMarks(comment(), SOURCE_TYPE)
     assert main(["verify", str(tmp_path / "again.mp4")]) == 0
-    assert f"its target said: compositeWithTrainedAlgorithmicMedia; {comment()}" in capsys.readouterr().out
+    assert f"marks of its target: compositeWithTrainedAlgorithmicMedia; {comment()}" in capsys.readouterr().out
 
 
 def test_a_render_carries_all_marks_and_reports_them(plan: RenderPlan) -> None:
@@ -72,7 +72,7 @@ def test_without_provenance_nothing_is_written_and_the_law_is_named(plan: Render
 
 def test_a_render_that_changes_nothing_is_not_called_synthetic(plan: RenderPlan) -> None:
     report = render_clip(replace(plan, swap=False, sync=False, source=None, audio=None))
-    assert report.provenance == {"written": [], "reason": "nothing in the picture was changed"}
+    assert report.provenance == {"written": [], "reason": "the picture is unchanged"}
     assert LAW not in report.warnings
     assert not verify_file(plan.output, lambda: pytest.fail("frames were not to be looked at"), 0).synthetic
 
@@ -101,7 +101,7 @@ def test_a_mark_that_cannot_be_read_back_is_an_error(
     finished = tmp_path / "finished.mp4"
     finished.write_bytes(plain_clip[".mp4"].read_bytes())
     monkeypatch.setattr(manifest, "read_manifest", lambda *_: None)
-    with pytest.raises(OutputCheckError, match="does not hold"):
+    with pytest.raises(OutputCheckError, match="is not valid"):
         stamp_for(replace(plan, target=plain_clip[".mp4"]))(finished)
     finished.write_bytes(plain_clip[".mp4"].read_bytes().replace(b"Made with talkswap", b"Made with somewhat"))
     with pytest.raises(OutputCheckError, match="plain marks"):

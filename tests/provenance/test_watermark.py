@@ -60,7 +60,7 @@ def marked(face_pictures: list[np.ndarray], analyser: CompactAnalyser) -> Marked
 def test_carriers_are_orthonormal_and_inside_the_window() -> None:
     watermark = Watermark(MESSAGE)
     own = np.stack([watermark.carriers.pattern(one) for one in np.eye(PLANE_BITS, dtype=np.float32)])
-    assert np.allclose(watermark.carriers.statements(own), np.eye(PLANE_BITS), atol=1e-4)
+    assert np.allclose(watermark.carriers.project(own), np.eye(PLANE_BITS), atol=1e-4)
     rows, columns = np.nonzero(window())
     assert not own[:, window()[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] == 0].any()
     assert carriers(watermark.config) is watermark.carriers
