@@ -115,10 +115,10 @@ def ipa_sounds(symbol: str) -> tuple[int, ...]:
 
     An affricate (a stop written together with a fricative) is its fricative, as far as lips go.
     """
-    found = [IPA[letter] for letter in symbol if letter in IPA]
-    if len(found) > 1 and found[0] < 12:
-        found = found[-1:] if found[-1] in (3, 4) else found[:1]
-    return tuple(dict.fromkeys(found[:2]))
+    sounds = [IPA[letter] for letter in symbol if letter in IPA]
+    if len(sounds) > 1 and sounds[0] < 12:
+        sounds = sounds[-1:] if sounds[-1] in (3, 4) else sounds[:1]
+    return tuple(dict.fromkeys(sounds[:2]))
 
 
 def labels_of(spoken: Spoken, frames: int) -> NDArray[np.int8]:
@@ -253,8 +253,8 @@ def in_a_room(samples: FloatArray, random: np.random.Generator) -> FloatArray:
         echo *= random.uniform(0.1, 0.7) / max(float(np.sqrt((echo**2).sum())), 1e-6)
         echo[0] = 1.0
         size = 1 << int(np.ceil(np.log2(len(samples) + length)))
-        heard = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(echo, size), size)
-        samples = heard[: len(samples)].astype(np.float32)
+        echoed = np.fft.irfft(np.fft.rfft(samples, size) * np.fft.rfft(echo, size), size)
+        samples = echoed[: len(samples)].astype(np.float32)
     loud = float(np.sqrt(np.mean(np.square(samples)))) or 1.0
     samples = samples * np.float32(10 ** (random.uniform(-32, -15) / 20) / loud)
     noise = random.standard_normal(len(samples))

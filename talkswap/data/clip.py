@@ -29,7 +29,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from talkswap.data.cutting import Box, Piece, opened, read_piece
+from talkswap.data.cutting import Box, Piece, open_source, read_piece
 from talkswap.data.lips import LipCheckConfig, check_lips
 from talkswap.data.portraits import label_clip
 from talkswap.data.stills import paths_of
@@ -97,7 +97,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Followed:
+class FaceTrack:
     """The face of a piece, frame by frame."""
 
     landmarks: FloatArray  # T 478 3, px of the source, nan where no face
@@ -113,7 +113,7 @@ def analyser() -> FaceAnalyser:
     return load_analyser("compact", find_preset("compact"))
 
 
-def follow_face(piece: Piece, config: ClipConfig) -> Followed:
+def follow_face(piece: Piece, config: ClipConfig) -> FaceTrack:
     """Landmarks of the piece's one speaker.
 
     Raises:
@@ -152,38 +152,38 @@ def follow_face(piece: Piece, config: ClipConfig) -> Followed:
         raise Refused("no face", f"none in {len(seen) - len(widths)} of {len(seen)} frames")
     if np.median(widths) < config.smallest:
         raise Refused("small face", f"its square has {np.median(widths):.0f} px, less than {config.smallest:.0f}")
-    return Followed(landmarks, yaw, size)
+    return FaceTrack(landmarks, yaw, size)
 
 
-def taught(piece: Piece, followed: Followed, config: ClipConfig) -> Followed:
+def label_by_teacher(piece: Piece, track: FaceTrack, config: ClipConfig) -> FaceTrack:
     """The same face with the teacher's landmarks; where the teacher sees none, or another face, there is a gap."""
     assert config.teachers is not None
     frames = ((Fraction(k, config.rate), rgb) for k, rgb in enumerate(read_piece(piece)))
-    landmarks = np.full_like(followed.landmarks, np.nan)
+    landmarks = np.full_like(track.landmarks, np.nan)
     for row, (_, _, points) in enumerate(label_clip(config.teachers, frames)):
-        own = followed.landmarks[row]
+        own = track.landmarks[row]
         if points is not None and np.isfinite(own[0, 0]) and box_overlap(box_around(points), box_around(own)) >= 0.3:
             landmarks[row] = points
     missing = int(np.isnan(landmarks[:, 0, 0]).sum())
     if missing > (1 - config.least_seen) * len(landmarks):
         raise Refused("no face", f"the teacher finds none in {missing} of {len(landmarks)} frames")
-    return Followed(landmarks, followed.yaw, followed.picture)
+    return FaceTrack(landmarks, track.yaw, track.picture)
 
 
 def _box(points: FloatArray) -> FloatArray:
     return np.asarray(np.concatenate([points[:, :2].min(0), points[:, :2].max(0)]), np.float32)
 
 
-def face_region(followed: Followed, config: ClipConfig) -> tuple[Box, float]:
+def face_region(track: FaceTrack, config: ClipConfig) -> tuple[Box, float]:
     """What is kept of the picture: around all FFHQ squares, and by how much it is made smaller."""
-    centres, sides = smoothed_quads(followed.landmarks)
-    found = np.isfinite(centres[:, 0])
-    centre, x = centres[found], sides[found]
+    centres, sides = smoothed_quads(track.landmarks)
+    visible = np.isfinite(centres[:, 0])
+    centre, x = centres[visible], sides[visible]
     y = np.stack([-x[:, 1], x[:, 0]], 1)
     corners = np.concatenate([centre + a * x + b * y for a in (-1, 1) for b in (-1, 1)])
     low, high = corners.min(0), corners.max(0)
     room = config.margin * float((high - low).max())
-    height, width = followed.picture
+    height, width = track.picture
     x0, y0 = (max(0, int(v) & ~1) for v in np.floor(low - room))
     x1, y1 = (min(most, int(v)) for v, most in zip(np.ceil(high + room), (width, height), strict=True))
     side = 2 * float(np.median(np.hypot(x[:, 0], x[:, 1])))
@@ -233,7 +233,7 @@ def source_voice(path: Path, cache: Path) -> FloatArray:
         NoAudioError, UnreadableMediaError.
     """
     if not cache.is_file():
-        voice = shift_voice(load_voice(path, HZ), opened(path)[0].audio_offset)
+        voice = shift_voice(load_voice(path, HZ), open_source(path)[0].audio_offset)
         write_atomically(cache, lambda part: np.save(part, voice.samples), parents=True)
     return np.asarray(np.load(cache, mmap_mode="r"))
 
@@ -265,18 +265,18 @@ def _make(job: ClipJob) -> dict[str, Any]:
     loudness = float(np.sqrt(np.square(voice, dtype=np.float64).mean()))
     if loudness < config.least_loudness:
         raise Refused("no sound", f"its root mean square is {loudness:.4f}")
-    followed = follow_face(piece, config)
+    track = follow_face(piece, config)
     if config.teachers is not None:
-        followed = taught(piece, followed, config)
+        track = label_by_teacher(piece, track, config)
     times = np.arange(piece.frames) / config.rate
-    lips = check_lips(followed.landmarks, voice, times.astype(np.float32), config.lips)
+    lips = check_lips(track.landmarks, voice, times.astype(np.float32), config.lips)
     if lips.movement < config.lips.still:
         raise Refused("lips", f"they do not move (deviation {lips.movement:.4f} eye distances)")
     if lips.correlation < config.lips.least:
         raise Refused("lips", f"they do not follow the sound (correlation {lips.correlation:.2f})")
-    box, scale = face_region(followed, config)
+    box, scale = face_region(track, config)
     size = region_size(box, scale)
-    landmarks = to_region(followed.landmarks, box, size)
+    landmarks = to_region(track.landmarks, box, size)
     centres, sides = smoothed_quads(landmarks)
     affines = np.full((piece.frames, 2, 3), np.nan, np.float32)
     for row in np.flatnonzero(np.isfinite(centres[:, 0])):
@@ -286,17 +286,17 @@ def _make(job: ClipJob) -> dict[str, Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(files["video"], lambda part: write_region(part, piece, box, size, config))
     region = np.array([*box, size[0] / box[2], size[1] / box[3]], np.float64)
-    labels = {"times": times, "landmarks": landmarks, "voice": voice, "affines": affines, "yaw": followed.yaw}
+    labels = {"times": times, "landmarks": landmarks, "voice": voice, "affines": affines, "yaw": track.yaw}
     write_arrays(files["labels"], {**labels, "region": region})
     write_atomically(files["voice"], _wav(voice))
     write_atomically(files["mel"], lambda part: np.save(part, log_mel(voice)))
-    found = np.isfinite(landmarks[:, 0, 0])
+    visible = np.isfinite(landmarks[:, 0, 0])
     return {
-        "seen": int(found.sum()),
+        "seen": int(visible.sum()),
         "correlation": round(lips.correlation, 4),
         "lag": lips.lag,
         "quad_px": round(2 * float(np.nanmedian(np.hypot(sides[:, 0], sides[:, 1]))) * box[2] / size[0], 1),
-        "portrait": int(np.nanargmin(np.where(found, np.abs(followed.yaw), np.nan))),
+        "portrait": int(np.nanargmin(np.where(visible, np.abs(track.yaw), np.nan))),
         "files": {path: file_sha256(job.out / path) for path in paths_of(job.name, job.split).values()},
     }
 

@@ -63,15 +63,15 @@ class Piece:
         return len(self.pictures)
 
 
-def find_videos(given: Sequence[Path]) -> list[Path]:
+def find_videos(paths: Sequence[Path]) -> list[Path]:
     """Files as they are, and every video below the folders, each once, in order of their paths.
 
     Raises:
         InputMissingError: a path does not exist.
         TrainingDataError: there is no video among them.
     """
-    found: dict[Path, Path] = {}
-    for path in given:
+    videos: dict[Path, Path] = {}
+    for path in paths:
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEO_ENDINGS and p.is_file())
         elif path.is_file():
@@ -79,11 +79,11 @@ def find_videos(given: Sequence[Path]) -> list[Path]:
         else:
             raise InputMissingError(f"{path} does not exist", "check the path")
         for video in inside:
-            found.setdefault(video.resolve(), video)
-    if not found:
-        where = ", ".join(str(path) for path in given)
+            videos.setdefault(video.resolve(), video)
+    if not videos:
+        where = ", ".join(str(path) for path in paths)
         raise TrainingDataError(f"no video in {where}", f"videos end in {', '.join(VIDEO_ENDINGS)}")
-    return sorted(found.values())
+    return sorted(videos.values())
 
 
 def slug(name: str) -> str:
@@ -91,18 +91,18 @@ def slug(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_")[:48] or "clip"
 
 
-def opened(path: Path) -> tuple[ClipInfo, FrameIndex]:
+def open_source(path: Path) -> tuple[ClipInfo, FrameIndex]:
     """Properties and picture times of a source; the last few are remembered, since its pieces come one by one.
 
     Raises:
         UnreadableMediaError, NoVideoError: it is no video, or damaged.
     """
     stat = path.stat() if path.is_file() else None
-    return _opened(path, None if stat is None else (stat.st_mtime_ns, stat.st_size))
+    return _open_version(path, None if stat is None else (stat.st_mtime_ns, stat.st_size))
 
 
 @lru_cache(maxsize=4)
-def _opened(path: Path, version: tuple[int, int] | None) -> tuple[ClipInfo, FrameIndex]:
+def _open_version(path: Path, version: tuple[int, int] | None) -> tuple[ClipInfo, FrameIndex]:
     info = probe(path)
     return info, index_frames(info)
 
@@ -113,7 +113,7 @@ def cut(source: Source, seconds: Fraction, shortest: Fraction, rate: int) -> lis
     Raises:
         UnreadableMediaError: a box lies outside the picture.
     """
-    info, index = opened(source.path)
+    info, index = open_source(source.path)
     times = np.array([float(time) for time in index.times])
     middles = (times[1:] + times[:-1]) / 2
     longest, least = int(seconds * rate), int(shortest * rate)
@@ -126,8 +126,8 @@ def cut(source: Source, seconds: Fraction, shortest: Fraction, rate: int) -> lis
             if frames < least:
                 continue
             start = stretch.start + Fraction(first, rate)
-            wanted = float(start) + np.arange(frames) / rate
-            nearest = np.searchsorted(middles, wanted, side="left")
+            instants = float(start) + np.arange(frames) / rate
+            nearest = np.searchsorted(middles, instants, side="left")
             pieces.append(Piece(source.path, start, tuple(nearest.tolist()), _scaled(stretch, info, source.path)))
     return pieces
 
@@ -157,17 +157,17 @@ def read_piece(piece: Piece) -> Iterator[UInt8Image]:
     Raises:
         UnreadableMediaError: more than one in twenty of its pictures is damaged.
     """
-    info, index = opened(piece.path)
+    info, index = open_source(piece.path)
     first, last = piece.pictures[0], piece.pictures[-1]
     span = Timeline(tuple(range(first, last + 1)), index.times[first : last + 1], index.duration)
-    shown = iter(piece.pictures)
-    wanted = next(shown, None)
+    pictures = iter(piece.pictures)
+    number = next(pictures, None)
     width = _square_width(info)
     with ClipReader(info, index) as reader:
         for frame in reader.frames_for(span):
-            if wanted is None:
+            if number is None:
                 break
-            if frame.source_index != wanted:
+            if frame.source_index != number:
                 continue
             rgb = frame.rgb
             if width != info.width:
@@ -175,9 +175,9 @@ def read_piece(piece: Piece) -> Iterator[UInt8Image]:
             if piece.box is not None:
                 x, y, w, h = piece.box
                 rgb = np.ascontiguousarray(rgb[y : y + h, x : x + w])
-            while wanted == frame.source_index:
+            while number == frame.source_index:
                 yield rgb
-                wanted = next(shown, None)
+                number = next(pictures, None)
         damaged = reader.damaged
     if damaged > 0.05 * len(span):
         raise UnreadableMediaError(f"{damaged} pictures of {piece.path} are damaged", "does it play elsewhere?")

@@ -70,13 +70,13 @@ class DetectorTeacher:
         """(score, box x0 y0 x1 y1, points 4 x 2) of each face."""
         self._detector.setInputSize((rgb.shape[1], rgb.shape[0]))
         _, rows = self._detector.detect(np.ascontiguousarray(rgb[:, :, ::-1]))
-        found = []
+        faces = []
         for row in [] if rows is None else rows:
             box = np.array([row[0], row[1], row[0] + row[2], row[1] + row[3]], np.float32)
             five = row[4:14].reshape(5, 2)
             points = np.stack([five[0], five[1], five[2], (five[3] + five[4]) / 2])
-            found.append((float(row[14]), box, points.astype(np.float32)))
-        return found
+            faces.append((float(row[14]), box, points.astype(np.float32)))
+        return faces
 
 
 def label_scene(rgb: UInt8Image, rows: list[dict[str, Any]], teacher: DetectorTeacher | None) -> Scene:
@@ -230,7 +230,7 @@ class ScenePainter:
     def paste(
         self,
         picture: UInt8Image,
-        taken: list[tuple[FloatArray, float]],
+        occupied: list[tuple[FloatArray, float]],
         generator: np.random.Generator,
         index: int | None = None,
     ) -> FloatArray | None:
@@ -247,13 +247,13 @@ class ScenePainter:
         index = self.faces.draw(generator) if index is None else index
         crop, points = self.faces.picture(index), four_points(self.faces.landmarks[index])
         centre, side = face_square(points)
-        wanted = self._side(generator)
-        margin = min(0.2 * wanted, 0.4 * size)
+        target_side = self._side(generator)
+        margin = min(0.2 * target_side, 0.4 * size)
         place = generator.uniform(margin, size - margin, 2)
-        for other, extent in taken:
-            if float(np.hypot(*(place - other))) < 0.55 * (wanted + extent):
+        for other, extent in occupied:
+            if float(np.hypot(*(place - other))) < 0.55 * (target_side + extent):
                 return None
-        scale = wanted / side
+        scale = target_side / side
         affine: np.ndarray = cv2.getRotationMatrix2D((0, 0), generator.normal(0, 14), scale)
         affine[:, 2] = place - affine[:, :2] @ centre
         if scale < 0.6:
@@ -277,7 +277,7 @@ class ScenePainter:
         layer = cv2.warpAffine(small, moved, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         weight = cv2.warpAffine(mask, moved, (size, size), flags=cv2.INTER_LINEAR)[..., None].astype(np.uint16)
         picture[:] = ((layer * weight + picture * (255 - weight)) // 255).astype(np.uint8)
-        taken.append((place.astype(np.float32), wanted))
+        occupied.append((place.astype(np.float32), target_side))
         return transformed(points, affine)
 
     def _distract(self, picture: UInt8Image, generator: np.random.Generator) -> None:
@@ -295,16 +295,16 @@ class ScenePainter:
         if kind < config.photographs:
             picture, faces, ignored = self._photograph(generator)
         else:
-            picture, found = self.canvas(generator), []
+            picture, painted = self.canvas(generator), []
             if generator.random() < 0.3:
                 self._distract(picture, generator)
             if kind < 1 - config.empty:
-                taken: list[tuple[FloatArray, float]] = []
+                occupied: list[tuple[FloatArray, float]] = []
                 for _ in range(int(generator.integers(1, config.most + 1))):
-                    points = self.paste(picture, taken, generator)
+                    points = self.paste(picture, occupied, generator)
                     if points is not None:
-                        found.append(points)
-            faces = np.array(found, np.float32).reshape(-1, 4, 2)
+                        painted.append(points)
+            faces = np.array(painted, np.float32).reshape(-1, 4, 2)
         if generator.random() < 0.5:
             picture = np.ascontiguousarray(picture[:, ::-1])
             faces = faces[:, [1, 0, 2, 3]]

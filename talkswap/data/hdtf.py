@@ -75,15 +75,15 @@ class _Reader:
 
     def table(self, read: Callable[[list[str]], Value], *names: str) -> dict[str, Value]:
         """First field (without ending) to what ``read`` makes of the others; ValueErrors become problems."""
-        found: dict[str, Value] = {}
+        entries: dict[str, Value] = {}
         for file, number, (name, *fields) in self.lines(*names):
             try:
-                if stem(name) in found:
+                if stem(name) in entries:
                     raise ValueError(f"{name} is listed a second time")
-                found[stem(name)] = read(fields)
+                entries[stem(name)] = read(fields)
             except ValueError as error:
                 self.problems.append(f"{file}, line {number}: {error}")
-        return found
+        return entries
 
 
 def stem(name: str) -> str:
@@ -110,7 +110,7 @@ def _times(fields: list[str]) -> list[tuple[Fraction, Fraction] | str]:
     """Ranges of a video; what is wrong with one stays in its place, since crops count the ranges."""
     if not fields:
         raise ValueError("a name without times")
-    found: list[tuple[Fraction, Fraction] | str] = []
+    ranges: list[tuple[Fraction, Fraction] | str] = []
     until = Fraction(0)
     for text in fields:
         parts = re.split(r"[-–]", text)
@@ -123,11 +123,11 @@ def _times(fields: list[str]) -> list[tuple[Fraction, Fraction] | str]:
             if start < until:
                 raise ValueError(f"the range {text} begins before the one in front of it has ended")
         except ValueError as error:
-            found.append(str(error))
+            ranges.append(str(error))
             continue
-        found.append((start, end))
+        ranges.append((start, end))
         until = end
-    return found
+    return ranges
 
 
 def _box(fields: list[str]) -> Box:
@@ -169,9 +169,9 @@ def read_lists(folder: Path) -> Listing:
         boxes = reader.table(_box, f"{subset}_crop_wh.txt")
         lines = reader.table(_lines, f"{subset}_resolution.txt")
         addresses = reader.table(_address, f"{subset}_video_url.txt")
-        for name, found in times.items():
+        for name, stretches in times.items():
             ranges = []
-            for number, one in enumerate(found):
+            for number, one in enumerate(stretches):
                 box = boxes.get(f"{name}_{number}")
                 if isinstance(one, str):
                     reader.problems.append(f"{subset}, {name}: {one}")
@@ -191,12 +191,12 @@ def read_lists(folder: Path) -> Listing:
 
 def _one_speaker_an_address(videos: list[ListedVideo]) -> list[ListedVideo]:
     """Give videos that are the same upload one speaker: some people are listed under two names."""
-    known: dict[str, str] = {}
+    uploads: dict[str, str] = {}
     same: dict[str, str] = {}  # speaker -> the one it stands for
     for video in videos:
         upload = re.search(r"(?:[?&]v=|youtu\.be/)([\w-]{6,})", video.address)
         if upload is not None:
-            first = known.setdefault(upload.group(1), video.speaker)
+            first = uploads.setdefault(upload.group(1), video.speaker)
             if first != video.speaker:
                 same[video.speaker] = same.get(first, first)
     return [ListedVideo(v.subset, v.name, v.address, same.get(v.speaker, v.speaker), v.ranges) for v in videos]

@@ -87,18 +87,18 @@ def check_lips(
     seen = np.isfinite(opening)
     if seen.sum() < 10:
         return LipCheck(0.0, 0.0, 0.0)
-    heard = listener()
-    curves = heard(log_mel(voice))
-    rate = float(MelConfig().rate) / heard.network.config.stride
+    encoder = listener()
+    curves = encoder(log_mel(voice))
+    rate = float(MelConfig().rate) / encoder.network.config.stride
     true, at = opening[seen], np.asarray(times, np.float64)[seen]
     count = round(config.farthest / config.step)
     lags = np.arange(-count, count + 1) * config.step
 
-    def found(lag: float) -> float:
+    def agreement(lag: float) -> float:
         values = [np.interp((at - lag) * rate, np.arange(len(curve)), curve) for curve in curves]
         return max(pearson(true, np.asarray(value, np.float32)) for value in values)
 
-    scores = np.array([found(float(lag)) for lag in lags])
+    scores = np.array([agreement(float(lag)) for lag in lags])
     best = int(scores.argmax())
     clear = scores[best] >= config.clear and scores[best] >= scores[count] + config.gain
     lag = float(round(lags[best], 3)) if clear else 0.0

@@ -170,9 +170,9 @@ def hand(materials: Materials, index: int, place: np.ndarray, generator: Generat
     palm_at = place + comes * scale * generator.uniform(18, 34)
     width = scale * generator.uniform(13, 19)
     wrist = _limb(size, palm_at + comes * 2 * size, palm_at + comes * width, width * 0.75, width * 0.75)
-    made = _over(None, skin, wrist, rounded(wrist, depth, light))
+    occluder = _over(None, skin, wrist, rounded(wrist, depth, light))
     palm = _ellipse(size, palm_at, np.array([width * generator.uniform(1, 1.3), width]), np.degrees(angle))
-    made = _over(made, skin, palm, rounded(palm, 0.6 * depth, light))
+    occluder = _over(occluder, skin, palm, rounded(palm, 0.6 * depth, light))
     fist = generator.random() < 0.2
     spread = generator.uniform(0.02, 0.25)
     across = np.array([-comes[1], comes[0]])
@@ -186,19 +186,19 @@ def hand(materials: Materials, index: int, place: np.ndarray, generator: Generat
         tip = base - (comes * np.cos(lean) - across * np.sin(lean)) * reach
         part = _limb(size, base, tip, thick, thick * generator.uniform(0.7, 0.95))
         gap = cv2.dilate(part, np.ones((3, 3), np.uint8))
-        darker = made.rgb * (1 - 0.35 * (gap.astype(np.float32) / 255)[..., None])
-        made = Occluder(np.asarray(darker, np.float32), made.coverage)
-        made = _over(made, skin, part, rounded(part, depth, light))
+        darker = occluder.rgb * (1 - 0.35 * (gap.astype(np.float32) / 255)[..., None])
+        occluder = Occluder(np.asarray(darker, np.float32), occluder.coverage)
+        occluder = _over(occluder, skin, part, rounded(part, depth, light))
         if generator.random() < 0.5:
             nail = _ellipse(size, tip, np.array([thick * 0.55, thick * 0.42]), np.degrees(angle))
-            made = _over(made, np.clip(skin * 1.1 + 10, 0, 255), nail, 1.0)
+            occluder = _over(occluder, np.clip(skin * 1.1 + 10, 0, 255), nail, 1.0)
     if generator.random() < 0.6:
         side = 1 if generator.random() < 0.5 else -1
         base = palm_at + across * side * width * 0.8
         tip = base - (comes * 0.5 - across * side * generator.uniform(0.1, 0.8)) * scale * generator.uniform(16, 28)
         part = _limb(size, base, tip, scale * 6, scale * 4.5)
-        made = _over(made, skin, part, rounded(part, depth, light))
-    return made
+        occluder = _over(occluder, skin, part, rounded(part, depth, light))
+    return occluder
 
 
 def arm(materials: Materials, index: int, place: np.ndarray, generator: Generator) -> Occluder:
@@ -234,16 +234,16 @@ def microphone(materials: Materials, index: int, place: np.ndarray, generator: G
         mask = _canvas(size)
         thick = int(generator.integers(1, 4))
         cv2.polylines(mask, [_fixed(curve)], False, 255, thick, cv2.LINE_AA, 4)
-        made = _over(None, stuff, mask, 1.0)
+        occluder = _over(None, stuff, mask, 1.0)
         head = _ellipse(size, place, generator.uniform(2.5, 7, 2) * size / 128, np.degrees(angle))
-        return _over(made, stuff, head, rounded(head, 0.5, light))
+        return _over(occluder, stuff, head, rounded(head, 0.5, light))
     radius = size * generator.uniform(0.06, 0.17)
     grip = radius * generator.uniform(0.45, 0.9)
     handle = _limb(size, place + comes * radius, place + comes * size * 2, grip, grip * generator.uniform(0.5, 1))
-    made = _over(None, stuff * generator.uniform(0.5, 1.3), handle, rounded(handle, 0.6, light))
+    occluder = _over(None, stuff * generator.uniform(0.5, 1.3), handle, rounded(handle, 0.6, light))
     axes = np.array([radius * generator.uniform(1, 1.6), radius])
     head = _ellipse(size, place, axes, np.degrees(angle))
-    return _over(made, np.clip(stuff, 0, 255), head, rounded(head, generator.uniform(0.3, 0.7), light))
+    return _over(occluder, np.clip(stuff, 0, 255), head, rounded(head, generator.uniform(0.3, 0.7), light))
 
 
 def cup(materials: Materials, index: int, place: np.ndarray, generator: Generator) -> Occluder:
@@ -257,9 +257,9 @@ def cup(materials: Materials, index: int, place: np.ndarray, generator: Generato
     body = _polygon(size, place + ring @ spin.T)
     light = generator.uniform(0, 2 * np.pi)
     stuff = materials.any(generator)
-    made = _over(None, stuff, body, rounded(body, generator.uniform(0.1, 0.6), light))
+    occluder = _over(None, stuff, body, rounded(body, generator.uniform(0.1, 0.6), light))
     lip = _ellipse(size, place + spin @ np.array([0, -height]), np.array([width, width * 0.3]), np.degrees(turn))
-    made = _over(made, stuff, lip, generator.uniform(0.4, 1.2))
+    occluder = _over(occluder, stuff, lip, generator.uniform(0.4, 1.2))
     if generator.random() < 0.5:
         skin = materials.skin(index if generator.random() < 0.6 else materials.faces.draw(generator), generator)
         side = 1 if generator.random() < 0.5 else -1
@@ -267,8 +267,8 @@ def cup(materials: Materials, index: int, place: np.ndarray, generator: Generato
             middle = place + spin @ np.array([0, height * (-0.5 + 0.33 * finger)])
             outer = middle + spin @ np.array([side * width * 2.5, 2.0])
             part = _limb(size, outer, middle, size * 0.045, size * 0.036)
-            made = _over(made, skin, part, rounded(part, 0.45, light))
-    return made
+            occluder = _over(occluder, skin, part, rounded(part, 0.45, light))
+    return occluder
 
 
 def thing(materials: Materials, index: int, place: np.ndarray, generator: Generator) -> Occluder:

@@ -161,9 +161,6 @@ def prepare(config: PortraitsConfig, echo: Callable[[str], None] = print) -> dic
     return counts
 
 
-# --- Teacher networks that label training data; never needed to render.
-
-
 LANDMARKER_FILE = "face_landmarker.task"
 
 

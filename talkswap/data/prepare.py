@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from talkswap.data.clip import ClipConfig, ClipJob, finished, prepare_clip, settings_of
-from talkswap.data.cutting import Source, cut, opened, slug
+from talkswap.data.cutting import Source, cut, open_source, slug
 from talkswap.data.stills import KINDS, finish_stills, paths_of, plan_stills, write_stills
 from talkswap.data.workers import locked, spread
 from talkswap.device import versions
@@ -73,15 +73,15 @@ def split_speakers(
         share: of the speakers that is held out.
         already: splits of an earlier run, kept.
     """
-    kept = dict(already or {})
-    everybody = sorted(set(speakers) | set(kept))
+    splits = dict(already or {})
+    everybody = sorted(set(speakers) | set(splits))
     least = 2 if len(everybody) >= 4 else len(everybody) // 2
-    wanted = max(least, round(share * len(everybody)))
-    missing = wanted - sum(split == "val" for split in kept.values())
+    held_out = max(least, round(share * len(everybody)))
+    missing = held_out - sum(split == "val" for split in splits.values())
     fresh = sorted(
-        (s for s in everybody if s not in kept), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest()
+        (s for s in everybody if s not in splits), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest()
     )
-    return kept | {name: "val" if number < missing else "train" for number, name in enumerate(fresh)}
+    return splits | {name: "val" if number < missing else "train" for number, name in enumerate(fresh)}
 
 
 def read_speakers(path: Path) -> dict[str, str]:
@@ -97,12 +97,12 @@ def read_speakers(path: Path) -> dict[str, str]:
         reader = csv.DictReader(file)
         if not {"file", "speaker"} <= set(reader.fieldnames or ()):
             raise TrainingDataError(f"{path} lacks the columns file and speaker", "begin it with the line file,speaker")
-        found = {}
+        speakers = {}
         for number, row in enumerate(reader, 2):
             if not row["file"] or not row["speaker"]:
                 raise TrainingDataError(f"{path}, line {number}: a file or a speaker is missing", "write file,speaker")
-            found[row["file"]] = row["speaker"]
-    return found
+            speakers[row["file"]] = row["speaker"]
+    return speakers
 
 
 def speaker_of(video: Path, listed: Mapping[str, str]) -> str:
@@ -111,7 +111,7 @@ def speaker_of(video: Path, listed: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Looked:
+class SourceFacts:
     """What a source turned out to be."""
 
     sha256: str = ""
@@ -123,23 +123,23 @@ class Looked:
     detail: str = ""
 
 
-def look(job: tuple[Source, float]) -> Looked:
+def look(job: tuple[Source, float]) -> SourceFacts:
     """Open a source and say whether it can be used at all."""
     source, least_rate = job
     try:
-        info, index = opened(source.path)
+        info, index = open_source(source.path)
         digest = file_sha256(source.path)
     except (UnreadableMediaError, NoVideoError, InputMissingError) as error:
-        return Looked(reason="unreadable", detail=error.message)
+        return SourceFacts(reason="unreadable", detail=error.message)
     except OSError as error:
-        return Looked(reason="unreadable", detail=str(error.strerror))
+        return SourceFacts(reason="unreadable", detail=str(error.strerror))
     rate = len(index.times) / max(float(index.duration), 1e-3)
     facts = (digest, round(float(index.duration), 3), round(rate, 3), info.width, info.height)
     if not info.has_audio:
-        return Looked(*facts, "no sound", "the file has no sound")
+        return SourceFacts(*facts, "no sound", "the file has no sound")
     if rate < least_rate:
-        return Looked(*facts, "slow", f"{rate:.1f} pictures per second")
-    return Looked(*facts)
+        return SourceFacts(*facts, "slow", f"{rate:.1f} pictures per second")
+    return SourceFacts(*facts)
 
 
 def _refusal(source: Source, reason: str, detail: str) -> dict[str, Any]:
@@ -147,31 +147,31 @@ def _refusal(source: Source, reason: str, detail: str) -> dict[str, Any]:
 
 
 def _plan(
-    sources: Sequence[tuple[Source, Looked]],
+    sources: Sequence[tuple[Source, SourceFacts]],
     config: PrepareConfig,
     splits: dict[str, str],
     refused: list[dict[str, Any]],
 ) -> list[ClipJob]:
     jobs: list[ClipJob] = []
-    for source, looked in sources:
+    for source, facts in sources:
         try:
             pieces = cut(source, config.seconds, config.shortest, config.clip.rate)
         except (UnreadableMediaError, NoVideoError) as error:
             refused.append(_refusal(source, "unreadable", error.message))
             continue
         if not pieces:
-            refused.append(_refusal(source, "short", f"{looked.seconds} s"))
-        speaker = speaker_name(source, looked)
+            refused.append(_refusal(source, "short", f"{facts.seconds} s"))
+        speaker = speaker_name(source, facts)
         for piece in pieces:
-            name = f"{slug(source.name or source.path.stem)}-{looked.sha256[:8]}-{round(piece.start * 1000):08d}"
+            name = f"{slug(source.name or source.path.stem)}-{facts.sha256[:8]}-{round(piece.start * 1000):08d}"
             split = splits[speaker]
-            jobs.append(ClipJob(name, split, speaker, looked.sha256, piece, config.out, config.clip))
+            jobs.append(ClipJob(name, split, speaker, facts.sha256, piece, config.out, config.clip))
     return jobs
 
 
-def speaker_name(source: Source, looked: Looked) -> str:
+def speaker_name(source: Source, facts: SourceFacts) -> str:
     """The speaker that is named, or the source itself."""
-    return source.speaker or f"{slug(source.path.stem)}-{looked.sha256[:8]}"
+    return source.speaker or f"{slug(source.path.stem)}-{facts.sha256[:8]}"
 
 
 @lru_cache(maxsize=1)
@@ -245,17 +245,17 @@ def prepare(sources: Sequence[Source], config: PrepareConfig, report: Report | N
         settings = _same_settings(config)
         _clear(config.out)
         refused: list[dict[str, Any]] = []
-        looked = _look_all(sources, config, refused, tell)
-        splits = _splits(config, (speaker_name(source, facts) for source, facts in looked))
-        records = _clips(_plan(looked, config, splits, refused), config, tell)
+        usable = _look_all(sources, config, refused, tell)
+        splits = _splits(config, (speaker_name(source, facts) for source, facts in usable))
+        records = _clips(_plan(usable, config, splits, refused), config, tell)
         accepted = [r for r in records if r["refused"] is None]
         for record in records:
             if record["refused"] is not None:
-                path = next(str(s.path) for s, facts in looked if facts.sha256 == record["source"])
+                path = next(str(s.path) for s, facts in usable if facts.sha256 == record["source"])
                 refused.append({"source": path, "clip": record["name"], "start": record["start"], **record["refused"]})
         stills = _stills(accepted, config, tell)
         features = _features(accepted, config, tell)
-        manifest = _manifest(config, settings, looked, splits, accepted, refused, stills, features)
+        manifest = _manifest(config, settings, usable, splits, accepted, refused, stills, features)
         write_atomically(config.out / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
         shutil.rmtree(config.out / "work", ignore_errors=True)
         return manifest
@@ -263,23 +263,23 @@ def prepare(sources: Sequence[Source], config: PrepareConfig, report: Report | N
 
 def _look_all(
     sources: Sequence[Source], config: PrepareConfig, refused: list[dict[str, Any]], tell: Report
-) -> list[tuple[Source, Looked]]:
+) -> list[tuple[Source, SourceFacts]]:
     """Sources that can be opened, in the order given; one that is there twice is taken once."""
     jobs = [(source, config.least_rate) for source in sources]
-    found: dict[int, Looked] = {}
+    facts: dict[int, SourceFacts] = {}
     for done, (job, result) in enumerate(spread(look, jobs, config.workers), 1):
-        found[id(job)] = result
+        facts[id(job)] = result
         message = f"refused: {job[0].path}: {result.reason} ({result.detail})" if result.reason else ""
         tell(ProgressEvent("sources", done, len(jobs), message))
-    usable, known = [], dict[str, Path]()
+    usable, paths = [], dict[str, Path]()
     for job in jobs:
-        source, result = job[0], found[id(job)]
+        source, result = job[0], facts[id(job)]
         if result.reason:
             refused.append(_refusal(source, result.reason, result.detail))
-        elif result.sha256 in known:
-            refused.append(_refusal(source, "copy", f"the same file as {known[result.sha256]}"))
+        elif result.sha256 in paths:
+            refused.append(_refusal(source, "copy", f"the same file as {paths[result.sha256]}"))
         else:
-            known[result.sha256] = source.path
+            paths[result.sha256] = source.path
             usable.append((source, result))
     return usable
 
@@ -338,7 +338,7 @@ def _features(accepted: Sequence[dict[str, Any]], config: PrepareConfig, tell: R
 def _manifest(
     config: PrepareConfig,
     settings: dict[str, Any],
-    looked: Sequence[tuple[Source, Looked]],
+    usable: Sequence[tuple[Source, SourceFacts]],
     splits: dict[str, str],
     accepted: Sequence[dict[str, Any]],
     refused: list[dict[str, Any]],
@@ -352,13 +352,13 @@ def _manifest(
             "width": facts.width, "height": facts.height,
             "clips": sum(r["source"] == facts.sha256 for r in accepted),
         }
-        for source, facts in looked
+        for source, facts in usable
     ]  # fmt: skip
     rows = io.StringIO()
     columns = ("name", "split", "kind", "speaker", "source", "start", "frames", "quad_px", "mouth_audio_corr", "lag")
     writer = csv.DictWriter(rows, columns, lineterminator="\n")
     writer.writeheader()
-    paths = {facts.sha256: source.path.name for source, facts in looked}
+    paths = {facts.sha256: source.path.name for source, facts in usable}
     for r in accepted:
         own = {key: r[key] for key in ("split", "speaker", "start", "frames", "quad_px", "lag")}
         about = {"name": f"{r['name']}.mp4", "kind": "real", "mouth_audio_corr": r["correlation"]}

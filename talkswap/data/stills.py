@@ -175,8 +175,8 @@ def write_stills(job: StillsJob) -> int:
 
 
 def _signature(records: Sequence[dict[str, Any]], kind: str, step: int, size: int) -> str:
-    told = [[r["name"], sorted(r["files"].items()), r["portrait"]] for r in records]
-    return hashlib.sha256(json.dumps([told, kind, step if kind == "frames" else 0, size]).encode()).hexdigest()
+    clips = [[r["name"], sorted(r["files"].items()), r["portrait"]] for r in records]
+    return hashlib.sha256(json.dumps([clips, kind, step if kind == "frames" else 0, size]).encode()).hexdigest()
 
 
 def plan_stills(

@@ -93,7 +93,7 @@ def open_spoken(
     if not files:
         raise TrainingDataError(f"no prepared clips in {data / f'clips-{split}'}", "run `talkswap data prepare` first")
     index = read_index(videos) if videos is not None else {}
-    heard = features or MelFeatures()
+    extractor = features or MelFeatures()
     clips = []
     for file in files:
         row = index.get(file.stem, {})
@@ -109,9 +109,9 @@ def open_spoken(
                 landmarks.astype(np.float32),
                 mel,
                 mel if features is None else features(voice),
-                heard.rate,
-                heard.start,
-                heard.silence(),
+                extractor.rate,
+                extractor.start,
+                extractor.silence(),
                 mouth_opening(landmarks),
                 mouth_shape(landmarks),
                 head_pose(landmarks),

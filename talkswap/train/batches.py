@@ -36,7 +36,7 @@ class Failure:
     error: BaseException
 
 
-class Drawn(Dataset[Batch | Failure]):
+class StageBatches(Dataset[Batch | Failure]):
     """A stage's batches by number."""
 
     def __init__(self, stage: Stage) -> None:
@@ -49,7 +49,7 @@ class Drawn(Dataset[Batch | Failure]):
             return Failure(error)
 
 
-def worker_count(asked: int, device: torch.device, processes: int) -> int:
+def worker_count(setting: int, device: torch.device, processes: int) -> int:
     """How many workers a process has: what was asked for, or for -1 one, on a GPU its share of the cores.
 
     Args:
@@ -57,8 +57,8 @@ def worker_count(asked: int, device: torch.device, processes: int) -> int:
         device: what trains.
         processes: training processes on this host.
     """
-    if asked >= 0:
-        return asked
+    if setting >= 0:
+        return setting
     if device.type == "cpu":
         return 1
     return max(1, min(MOST_FOR_A_GPU, (os.cpu_count() or 2) // max(1, processes) - 1))
@@ -89,11 +89,11 @@ def made_ahead(stage: Stage, numbers: Iterable[int], workers: int, ahead: int, p
         An iterator that raises whatever ``stage.batch`` raised.
     """
     if not workers:
-        yield _opened(Drawn(stage)[number] for number in numbers)
+        yield _opened(StageBatches(stage)[number] for number in numbers)
     elif can_fork():
         # iter() starts the workers: before any thread of the loop's own, since a fork copies locks as they stand
         loader: DataLoader[Any] = DataLoader(
-            Drawn(stage),
+            StageBatches(stage),
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
@@ -106,11 +106,11 @@ def made_ahead(stage: Stage, numbers: Iterable[int], workers: int, ahead: int, p
         with warnings.catch_warnings():
             # Python 3.12 warns of every fork beside threads; ours only draws batches, on one thread, without a lock
             warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
-            made = iter(loader)
+            batches = iter(loader)
         try:
-            yield _opened(made)
+            yield _opened(batches)
         finally:
-            made._shutdown_workers()  # type: ignore[attr-defined]  # else they end with the garbage collector
+            batches._shutdown_workers()  # type: ignore[attr-defined]  # else they end with the garbage collector
     else:
         with ThreadPoolExecutor(workers, "batches") as pool:
             waiting: deque[Future[Batch | Failure]] = deque()
@@ -129,11 +129,11 @@ def _in_threads(
     most: int,
     pin: bool,
 ) -> Iterator[Batch | Failure]:
-    drawn = Drawn(stage)
+    batches = StageBatches(stage)
 
     def make(number: int) -> Batch | Failure:
-        made = drawn[number]
-        return {k: v.pin_memory() for k, v in made.items()} if pin and not isinstance(made, Failure) else made
+        batch = batches[number]
+        return {k: v.pin_memory() for k, v in batch.items()} if pin and not isinstance(batch, Failure) else batch
 
     for number in numbers:
         waiting.append(pool.submit(make, number))
@@ -143,8 +143,8 @@ def _in_threads(
         yield waiting.popleft().result()
 
 
-def _opened(made: Iterable[Batch | Failure]) -> Iterator[Batch]:
-    for item in made:
+def _opened(batches: Iterable[Batch | Failure]) -> Iterator[Batch]:
+    for item in batches:
         if isinstance(item, Failure):
             raise item.error
         yield item

@@ -66,14 +66,14 @@ def perceptual_loss(network: PerceptualNetwork, result: Tensor, truth: Tensor, a
             so that a weight means the same with every network.
     """
     with torch.no_grad():
-        wanted = network(truth)
-    pairs = list(zip(network(result), wanted, strict=True))
+        target = network(truth)
+    pairs = list(zip(network(result), target, strict=True))
     if as_in_paper:
         return torch.stack([(a - b).abs().mean() for a, b in pairs]).sum()
     return torch.stack([(a - b).abs().mean() / (b.abs().mean() + 1e-6) for a, b in pairs]).mean()
 
 
-def identity_distance(given: Tensor, wanted: Tensor, as_in_paper: bool = False) -> Tensor:
+def identity_distance(embedding: Tensor, target: Tensor, as_in_paper: bool = False) -> Tensor:
     """Mean distance of identities (B D each, unit length).
 
     Args:
@@ -82,5 +82,5 @@ def identity_distance(given: Tensor, wanted: Tensor, as_in_paper: bool = False) 
             to unit length, whose entries are about one: so are these, times sqrt(D).
     """
     if as_in_paper:
-        return (given - wanted).abs().mean() * math.sqrt(given.shape[1])
-    return 1 - (given * wanted).sum(1).mean()
+        return (embedding - target).abs().mean() * math.sqrt(embedding.shape[1])
+    return 1 - (embedding * target).sum(1).mean()

@@ -116,14 +116,14 @@ def read_newest(run: Path, echo: Callable[[str], None]) -> State | None:
     return None
 
 
-def settle(run: Path, taken: Path) -> None:
+def settle(run: Path, source: Path) -> None:
     """Make the state that was taken up the current one, so that the next save does not push it out in favour of a
     damaged one.
     """
-    if taken.name == CURRENT:
+    if source.name == CURRENT:
         return
     shutil.rmtree(run / CURRENT, ignore_errors=True)
-    taken.rename(run / CURRENT)
+    source.rename(run / CURRENT)
 
 
 def read(folder: Path) -> State:

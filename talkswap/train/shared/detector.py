@@ -43,15 +43,15 @@ class DetectorSettings:
     points: float = 4.0
 
 
-def focal(logit: Tensor, wanted: Tensor, counted: Tensor) -> Tensor:
+def focal(logit: Tensor, target: Tensor, counted: Tensor) -> Tensor:
     """Focal loss of a score map (B h w), summed over cells and divided by the number of faces.
 
     With p the score and y the closeness to a centre: -(1 - p)^2 log p at centres, -(1 - y)^4 p^2 log(1 - p) elsewhere.
     """
     score = torch.sigmoid(logit)
-    centre = (wanted == 1).float()
+    centre = (target == 1).float()
     hit = (1 - score).square() * F.softplus(-logit) * centre
-    miss = (1 - wanted).pow(4) * score.square() * F.softplus(logit) * (1 - centre)
+    miss = (1 - target).pow(4) * score.square() * F.softplus(logit) * (1 - centre)
     return ((hit + miss) * counted).sum() / centre.sum().clamp(min=1)
 
 
@@ -84,28 +84,28 @@ class DetectorStage(Stage):
         """``picture`` B 3 S S in [-1, 1], ``wanted`` B 13 h w and ``counted`` B h w (see data.detection.targets)."""
         config = self.config
         generator = np.random.default_rng([config.loop.seed, step])
-        pictures, wanted, counted = [], [], []
+        pictures, answers, counted = [], [], []
         for _ in range(config.loop.batch):
             picture, faces, ignored = self._painter.draw(generator)
             answer, cells = targets(faces, ignored, self._settings.pictures.size)
             pictures.append(picture)
-            wanted.append(answer)
+            answers.append(answer)
             counted.append(cells)
         return {
             "picture": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1,
-            "wanted": torch.from_numpy(np.stack(wanted)),
+            "wanted": torch.from_numpy(np.stack(answers)),
             "counted": torch.from_numpy(np.stack(counted)),
         }
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Score map, centre, side and points."""
         settings = self._settings
-        given = self.network(batch["picture"]).float()
-        wanted = batch["wanted"]
-        score = focal(given[:, 0], wanted[:, 0], batch["counted"])
-        weight = wanted[:, 12:13]  # sums to 1 over the cells of one face
+        answer = self.network(batch["picture"]).float()
+        target = batch["wanted"]
+        score = focal(answer[:, 0], target[:, 0], batch["counted"])
+        weight = target[:, 12:13]  # sums to 1 over the cells of one face
         faces = weight.sum().clamp(min=1)
-        error = (given[:, 1:] - wanted[:, 1:12]).abs() * weight
+        error = (answer[:, 1:] - target[:, 1:12]).abs() * weight
         centre, side, points = error[:, 0:2].sum() / faces, error[:, 2].sum() / faces, error[:, 3:].sum() / faces / 4
         loss = score + settings.centre * centre + settings.side * side + settings.points * points
         return loss, {
@@ -139,11 +139,11 @@ class DetectorStage(Stage):
         for name, held in (("composites", self._held_faces()), ("photographs", labelled)):
             hits, faces, errors = 0, 0, []
             for picture, listed in held:
-                found = detector(picture)
+                answers = detector(picture)
                 for points in listed:
                     centre, side = face_square(points)
                     faces += 1
-                    near = [f for f in found if float(np.hypot(*(f.centre - centre))) < 0.25 * side]
+                    near = [f for f in answers if float(np.hypot(*(f.centre - centre))) < 0.25 * side]
                     if near:
                         hits += 1
                         errors.append(float(np.linalg.norm(near[0].points - points, axis=1).mean()) / side)
@@ -160,14 +160,14 @@ class DetectorStage(Stage):
         pictures = [scene.rgb for scene in self._held_scenes[:15]] + [p for p, _ in self._held_faces()[::12][:15]]
         tiles = []
         for picture in pictures:
-            drawn = picture.copy()
+            canvas = picture.copy()
             for face in detector(picture):
                 low, high = (np.round(face.centre + sign * face.side / 2).astype(int).tolist() for sign in (-1, 1))
-                cv2.rectangle(drawn, low, high, (0, 255, 0), 1)
+                cv2.rectangle(canvas, low, high, (0, 255, 0), 1)
                 for x, y in face.points:
-                    cv2.circle(drawn, (round(float(x)), round(float(y))), 2, (255, 0, 0), -1)
-                cv2.putText(drawn, f"{face.score:.2f}", low, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 0), 1)
-            tiles.append(cv2.resize(drawn, (224, 224), interpolation=cv2.INTER_AREA))
+                    cv2.circle(canvas, (round(float(x)), round(float(y))), 2, (255, 0, 0), -1)
+                cv2.putText(canvas, f"{face.score:.2f}", low, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255, 255, 0), 1)
+            tiles.append(cv2.resize(canvas, (224, 224), interpolation=cv2.INTER_AREA))
         rows = [np.concatenate(tiles[i : i + 6], 1) for i in range(0, len(tiles) - 5, 6)]
         cv2.imwrite(str(path), np.ascontiguousarray(np.concatenate(rows)[:, :, ::-1]))
         self.network.train()

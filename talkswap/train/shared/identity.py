@@ -109,21 +109,21 @@ class IdentityStage(Stage):
         shares = [1 - config.frames - config.blends, config.frames, config.blends]
         if len(self._sets) == 2:
             shares = [1 - config.frames, config.frames]
-        views, wanted = [], []
+        views, targets = [], []
         for _ in range(config.loop.batch):
             crops, labels = self._sets[generator.choice(len(self._sets), p=shares)]
             index, flip = int(generator.integers(len(crops))), int(generator.random() < 0.5)
             views.append(self._augmented(crops[index], bool(flip), generator))
-            wanted.append(labels[index, flip])
+            targets.append(labels[index, flip])
         square = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
-        return {"square": square.float() / 127.5 - 1, "wanted": torch.from_numpy(np.stack(wanted))}
+        return {"square": square.float() / 127.5 - 1, "wanted": torch.from_numpy(np.stack(targets))}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Distillation loss and its two terms."""
-        given, wanted = self.network.embed_square(batch["square"]), batch["wanted"]
-        cosine = (given * wanted).sum(1).mean()
-        relation = (given @ given.T - wanted @ wanted.T).square()
-        count = len(given)
+        embedding, target = self.network.embed_square(batch["square"]), batch["wanted"]
+        cosine = (embedding * target).sum(1).mean()
+        relation = (embedding @ embedding.T - target @ target.T).square()
+        count = len(embedding)
         relational = relation.sum() / (count * max(1, count - 1))  # the diagonal is zero: both are of unit length
         return 1 - cosine + self.config.relational * relational, {
             "cosine": cosine.detach(),
@@ -144,13 +144,13 @@ class IdentityStage(Stage):
         for name in ("portraits-val", "frames-val"):
             folder = self.config.data / name
             crops = np.load(folder / "crops.npy", mmap_mode="r")
-            wanted = self._labels(name)[:, 0]
-            given, names = self._embed(crops), people(folder / "meta.json")
+            targets = self._labels(name)[:, 0]
+            embeddings, names = self._embed(crops), people(folder / "meta.json")
             short = name.split("-")[0]
-            scores[f"{short}_cosine"] = float((given * wanted).sum(1).mean())
+            scores[f"{short}_cosine"] = float((embeddings * targets).sum(1).mean())
             if 1 < len(set(names)) < len(names):  # one person alone is like nobody else
-                scores |= {f"{short}_{key}": value for key, value in verification(given, names).items()}
-                scores |= {f"{short}_teacher_{key}": value for key, value in verification(wanted, names).items()}
+                scores |= {f"{short}_{key}": value for key, value in verification(embeddings, names).items()}
+                scores |= {f"{short}_teacher_{key}": value for key, value in verification(targets, names).items()}
         return scores
 
     def sample(self, path: Path) -> None:

@@ -116,22 +116,22 @@ class LandmarkStage(Stage):
     def batch(self, step: int) -> Batch:
         """``picture`` B 3 S S in [-1, 1], ``points`` B 478 3 in its px, ``face`` B (1 where there is one)."""
         generator = np.random.default_rng([self.config.loop.seed, step])
-        drawn = [self._views.draw(generator) for _ in range(self.config.loop.batch)]
-        picture = torch.from_numpy(np.stack([view for view, _, _ in drawn])).permute(0, 3, 1, 2)
+        views = [self._views.draw(generator) for _ in range(self.config.loop.batch)]
+        picture = torch.from_numpy(np.stack([view for view, _, _ in views])).permute(0, 3, 1, 2)
         return {
             "picture": picture.float() / 127.5 - 1,
-            "points": torch.from_numpy(np.stack([points for _, points, _ in drawn])),
-            "face": torch.tensor([float(face) for _, _, face in drawn]),
+            "points": torch.from_numpy(np.stack([points for _, points, _ in views])),
+            "face": torch.tensor([float(face) for _, _, face in views]),
         }
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Points, shape of lips and eyes, and presence."""
         settings = self._settings
-        given, logit = self.network(batch["picture"])
+        predicted, logit = self.network(batch["picture"])
         presence = F.binary_cross_entropy_with_logits(logit.float(), batch["face"])
         seen = batch["face"] > 0.5
-        wanted = batch["points"][seen]
-        error = (given[seen].float() - wanted) / eye_distance(wanted).clamp(min=4)[:, None, None]  # B 478 3
+        target = batch["points"][seen]
+        error = (predicted[seen].float() - target) / eye_distance(target).clamp(min=4)[:, None, None]  # B 478 3
         axes = error.new_tensor([1.0, 1.0, settings.depth])
         weight = self._weight.to(error.device)[:, None] * axes
         points = (self._smooth(error) * weight).mean()
@@ -159,8 +159,8 @@ class LandmarkStage(Stage):
         points, presence = [], []
         for start in range(0, len(pictures), 32):
             tensor = torch.from_numpy(np.stack(pictures[start : start + 32])).to(device).permute(0, 3, 1, 2)
-            given, logit = self.network(tensor.float() / 127.5 - 1)
-            points.append(given.float().cpu().numpy())
+            answer, logit = self.network(tensor.float() / 127.5 - 1)
+            points.append(answer.float().cpu().numpy())
             presence.append(torch.sigmoid(logit.float()).cpu().numpy())
         return np.concatenate(points), np.concatenate(presence)
 
@@ -186,15 +186,15 @@ class LandmarkStage(Stage):
         for name in ("portraits-val", "frames-val"):
             short = name.split("-")[0]
             for careful, kind in ((1.0, "followed"), (0.0, "careless")):
-                pictures, wanted = self._held_views(name, careful)
-                given, presence = self._read(pictures)
-                eyes = outer_eye_distance(wanted[..., :2])
-                error = np.linalg.norm(given[..., :2] - wanted[..., :2], axis=2) / eyes[:, None]
+                pictures, targets = self._held_views(name, careful)
+                answer, presence = self._read(pictures)
+                eyes = outer_eye_distance(targets[..., :2])
+                error = np.linalg.norm(answer[..., :2] - targets[..., :2], axis=2) / eyes[:, None]
                 scores[f"{short}_{kind}"] = float(error.mean())
                 scores[f"{short}_{kind}_lips"] = float(error[:, list(LIPS)].mean())
-                openings = [mouth_opening(p) for p in (given, wanted)]
-                eye_pairs = [eye_openings(p).mean(1) for p in (given, wanted)]
-                if len(wanted) > 2:  # of two faces any correlation is 1 or -1
+                openings = [mouth_opening(p) for p in (answer, targets)]
+                eye_pairs = [eye_openings(p).mean(1) for p in (answer, targets)]
+                if len(targets) > 2:  # of two faces any correlation is 1 or -1
                     scores[f"{short}_{kind}_opening"] = pearson(*openings)
                     scores[f"{short}_{kind}_eye_opening"] = pearson(*eye_pairs)
                 scores[f"{short}_{kind}_found"] = float((presence > 0.5).mean())
@@ -207,10 +207,10 @@ class LandmarkStage(Stage):
         """Val faces from badly centred squares with the given points drawn, the teacher's in the row below."""
         size, rows = self._settings.network.size, []
         for name in ("portraits-val", "frames-val"):
-            pictures, wanted = self._held_views(name, 0.0)
+            pictures, targets = self._held_views(name, 0.0)
             chosen = np.linspace(0, len(pictures) - 1, 8).astype(int)
-            given, _ = self._read([pictures[i] for i in chosen])
-            for points in (given, wanted[chosen]):
+            answer, _ = self._read([pictures[i] for i in chosen])
+            for points in (answer, targets[chosen]):
                 tiles = []
                 for index, place in zip(chosen, points, strict=True):
                     tile = cv2.resize(pictures[index], (2 * size, 2 * size), interpolation=cv2.INTER_LINEAR)

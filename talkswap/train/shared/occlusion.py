@@ -87,9 +87,9 @@ class OcclusionStage(Stage):
     @staticmethod
     def _batch(views: list[CoveredView]) -> Batch:
         picture = torch.from_numpy(np.stack([v.picture for v in views])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        known = torch.from_numpy(np.stack([[v.covered, v.counted] for v in views]))
-        known = F.avg_pool2d(known, 2)
-        return {"picture": picture, "covered": known[:, 0], "counted": known[:, 1]}
+        masks = torch.from_numpy(np.stack([[v.covered, v.counted] for v in views]))
+        masks = F.avg_pool2d(masks, 2)
+        return {"picture": picture, "covered": masks[:, 0], "counted": masks[:, 1]}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Cross-entropy and overlap on the spots that count."""
@@ -97,9 +97,9 @@ class OcclusionStage(Stage):
         covered, counted = batch["covered"], batch["counted"]
         each = F.binary_cross_entropy_with_logits(logit, covered, reduction="none")
         entropy = (each * counted).sum() / counted.sum().clamp(min=1)
-        given = torch.sigmoid(logit)
-        both = (given * covered * counted).sum()
-        overlap = (2 * both + 1) / (((given + covered) * counted).sum() + 1)
+        cover = torch.sigmoid(logit)
+        both = (cover * covered * counted).sum()
+        overlap = (2 * both + 1) / (((cover + covered) * counted).sum() + 1)
         return entropy + self.config.overlap * (1 - overlap), {
             "entropy": entropy.detach(),
             "overlap": overlap.detach(),
@@ -140,8 +140,8 @@ class OcclusionStage(Stage):
         sums: dict[bool, list[FloatArray]] = {True: [], False: []}
         for kind in (*TRAINED, *HELD):
             answer, truth, counted = self._answer(self._held_covered(kind, HELD_VIEWS))
-            seen, wanted = (answer > 0.5) * counted, (truth > 0.5) * counted
-            pair = np.array([np.minimum(seen, wanted).sum(), np.maximum(seen, wanted).sum()])
+            seen, target = (answer > 0.5) * counted, (truth > 0.5) * counted
+            pair = np.array([np.minimum(seen, target).sum(), np.maximum(seen, target).sum()])
             sums[kind in TRAINED].append(pair)
             scores[kind] = float(pair[0] / max(pair[1], 1e-6))
         for trained, name in ((True, "overlap"), (False, "overlap_new_shapes")):
@@ -170,10 +170,10 @@ class OcclusionStage(Stage):
             views = self._held_covered(kind, 10)
             answer, truth, _ = self._answer(views)
             tiles = []
-            for view, given, wanted in zip(views, answer, truth, strict=True):
+            for view, cover, target in zip(views, answer, truth, strict=True):
                 size = view.picture.shape[:2]
                 marked = view.picture.astype(np.float32) * 0.5
-                for channel, values in ((0, given), (1, wanted)):
+                for channel, values in ((0, cover), (1, target)):
                     marked[..., channel] += 127 * cv2.resize(values, size, interpolation=cv2.INTER_LINEAR)
                 tiles.append(np.concatenate([view.picture, marked.astype(np.uint8)]))
             rows.append(np.concatenate(tiles, 1))

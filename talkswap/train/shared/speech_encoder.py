@@ -152,14 +152,14 @@ def warp_bands(mel: Tensor, most: float) -> Tensor:
     return mel.gather(2, low) * (1 - part) + mel.gather(2, low + 1) * part
 
 
-def correlations(made: Tensor, true: Tensor, weight: Tensor) -> Tensor:
+def correlations(answer: Tensor, true: Tensor, weight: Tensor) -> Tensor:
     """Pearson of each measure over the known tokens of each stretch (B T M) that has some; (B' M)."""
     some = weight.sum(1) > 8
     if not bool(some.any()):
-        return torch.zeros(1, made.shape[2], device=made.device)
-    made, true, weight = made[some], true[some], weight[some]
+        return torch.zeros(1, answer.shape[2], device=answer.device)
+    answer, true, weight = answer[some], true[some], weight[some]
     share = (weight / weight.sum(1, keepdim=True))[..., None]
-    a, b = made - (made * share).sum(1, keepdim=True), true - (true * share).sum(1, keepdim=True)
+    a, b = answer - (answer * share).sum(1, keepdim=True), true - (true * share).sum(1, keepdim=True)
     return (a * b * share).sum(1) / ((a * a * share).sum(1) * (b * b * share).sum(1) + 1e-3).sqrt()
 
 
@@ -269,25 +269,25 @@ class SpeechEncoderStage(Stage):
         true, weight = batch["shape"], batch["weight"]
         mel = batch["mel"]
         quiet = (mel.amax((1, 2)) < -0.45)[:, None, None]
-        heard = warp_bands(mel, self.config.warp) if self.config.warp > 0 else mel
-        tokens = self.encoder.tokens(torch.where(quiet, mel, augment_mel(heard, self.config.colour)))
-        made = self.encoder.shapes(tokens).float()
-        each = (F.smooth_l1_loss(made, true, reduction="none") * weight[..., None]).sum((0, 1)) / weight.sum().clamp(
-            min=1
-        )
-        together = correlations(made, true, weight)  # B' measures
+        warped = warp_bands(mel, self.config.warp) if self.config.warp > 0 else mel
+        tokens = self.encoder.tokens(torch.where(quiet, mel, augment_mel(warped, self.config.colour)))
+        predicted = self.encoder.shapes(tokens).float()
+        each = (F.smooth_l1_loss(predicted, true, reduction="none") * weight[..., None]).sum(
+            (0, 1)
+        ) / weight.sum().clamp(min=1)
+        together = correlations(predicted, true, weight)  # B' measures
         correlation = together[:, 0].mean() + 0.3 * together.mean()
         total = 2 * each[0] + each[1:].mean() - self.config.correlation * correlation
         more: dict[str, float | Tensor] = {}
         if self.other:
-            named = self.network.sounds(tokens).float().transpose(1, 2)
-            naming = F.cross_entropy(named, batch["sound"], ignore_index=-1)
+            logits = self.network.sounds(tokens).float().transpose(1, 2)
+            naming = F.cross_entropy(logits, batch["sound"], ignore_index=-1)
             total = total + self.config.phonetic * naming
             more["naming"] = naming.detach()
         if self.config.teachers:
-            apart = F.smooth_l1_loss(made, batch["taught"], reduction="none").mean((0, 1))
+            apart = F.smooth_l1_loss(predicted, batch["taught"], reduction="none").mean((0, 1))
             everywhere = torch.ones_like(weight)
-            together_taught = correlations(made, batch["taught"], everywhere)
+            together_taught = correlations(predicted, batch["taught"], everywhere)
             as_taught = 2 * apart[0] + apart[1:].mean() - self.config.correlation * together_taught[:, 0].mean()
             total = total + self.config.taught * as_taught
             more["taught"] = as_taught.detach()
@@ -298,15 +298,15 @@ class SpeechEncoderStage(Stage):
             "pearson": together[:, 0].mean().detach(),
         }
 
-    def heard(self, clip: ClipLabels) -> FloatArray:
+    def shapes(self, clip: ClipLabels) -> FloatArray:
         """Measures at every token of a clip (N M), before gain and offset."""
         mel = clip.mel[None, : clip.length].to(next(self.network.parameters()).device)
         made: FloatArray = self.encoder.shapes(self.encoder.tokens(mel))[0].float().cpu().numpy()
         return made
 
     def predicted(self, clip: ClipLabels, times: FloatArray) -> FloatArray:
-        """:meth:`heard` at times in seconds."""
-        return shape_at(clip, self.heard(clip), times)
+        """:meth:`shapes` at times in seconds."""
+        return shape_at(clip, self.shapes(clip), times)
 
     def score(self) -> dict[str, float]:
         """Pearson per measure on the held-out clips, opening at a wrong time, spread and silence after calibration."""
@@ -315,19 +315,19 @@ class SpeechEncoderStage(Stage):
         own, shifted, measures, ratios = [], [], [], []
         for clip in self.held_out:
             times, true = clip.own_times[clip.seen], clip.own_shape[clip.seen]
-            heard = self.heard(clip)
-            made = shape_at(clip, heard, times)
-            measures.append([pearson(made[:, j], true[:, j]) for j in range(true.shape[1])])
+            curves = self.shapes(clip)
+            shapes = shape_at(clip, curves, times)
+            measures.append([pearson(shapes[:, j], true[:, j]) for j in range(true.shape[1])])
             own.append(measures[-1][0])
-            shifted.append(pearson(shape_at(clip, heard, times - 1.0)[times > 1.0, 0], true[times > 1.0, 0]))
-            opening = np.maximum(made[:, 0] * gain[0] + offset[0], 0)
+            shifted.append(pearson(shape_at(clip, curves, times - 1.0)[times > 1.0, 0], true[times > 1.0, 0]))
+            opening = np.maximum(shapes[:, 0] * gain[0] + offset[0], 0)
             ratios.append(float(opening.std() / max(true[:, 0].std(), 1e-3)))
         scores = {f"pearson-{n}": float(v) for n, v in zip(MEASURES, np.mean(measures, 0), strict=False)}
         for kind in ("real", "generated"):
             among = [c for c in self.calibration if c.kind == kind]
             if among:
-                found = [pearson(self.predicted(c, c.own_times[c.seen])[:, 0], c.own_shape[c.seen, 0]) for c in among]
-                scores[f"calibration-{kind}"] = float(np.mean(found))
+                values = [pearson(self.predicted(c, c.own_times[c.seen])[:, 0], c.own_shape[c.seen, 0]) for c in among]
+                scores[f"calibration-{kind}"] = float(np.mean(values))
         device = next(self.network.parameters()).device
         silence = torch.full((1, self.config.network.window, self.config.network.bins), SILENCE, device=device)
         return {
@@ -345,22 +345,22 @@ class SpeechEncoderStage(Stage):
 
     def lag_of(self, clip: ClipLabels) -> float:
         """Seconds by which the clip's picture is late, by the best correlation; 0 when no lag is clearly better."""
-        tried = np.arange(-10, 11) * 0.025
+        lags = np.arange(-10, 11) * 0.025
         times, true = clip.own_times[clip.seen], clip.own_shape[clip.seen, 0]
-        heard = self.heard(clip)
-        found = np.array([pearson(shape_at(clip, heard, times - lag)[:, 0], true) for lag in tried])
-        best = int(found.argmax())
-        clear = found[best] > 0.35 and found[best] > found[10] + 0.02 and abs(tried[best]) <= self.config.largest_lag
-        return float(round(tried[best], 3)) if clear else 0.0
+        curves = self.shapes(clip)
+        values = np.array([pearson(shape_at(clip, curves, times - lag)[:, 0], true) for lag in lags])
+        best = int(values.argmax())
+        clear = values[best] > 0.35 and values[best] > values[10] + 0.02 and abs(lags[best]) <= self.config.largest_lag
+        return float(round(lags[best], 3)) if clear else 0.0
 
     def calibrate(self) -> None:
         """Set gain and offset from clips that were not trained on, silence being a closed mouth."""
-        made = [self.predicted(c, c.own_times[c.seen]) for c in self.calibration]
+        answers = [self.predicted(c, c.own_times[c.seen]) for c in self.calibration]
         true = [c.own_shape[c.seen] for c in self.calibration]
         # within each clip: how far people open differs, and one loud clip must not set the gain of all
-        ratios = [t.std(0) / np.maximum(m.std(0), 1e-3) for m, t in zip(made, true, strict=True)]
+        ratios = [t.std(0) / np.maximum(m.std(0), 1e-3) for m, t in zip(answers, true, strict=True)]
         gain = self.config.amplitude * np.median(ratios, 0)
-        offset = np.concatenate(true).mean(0) - gain * np.concatenate(made).mean(0)
+        offset = np.concatenate(true).mean(0) - gain * np.concatenate(answers).mean(0)
         self.encoder.gain.copy_(torch.from_numpy(gain.astype(np.float32)))
         self.encoder.offset.copy_(torch.from_numpy(offset.astype(np.float32)))
 
@@ -369,15 +369,15 @@ class SpeechEncoderStage(Stage):
         panels = []
         for clip in self.held_out[:6]:
             true = clip.own_shape[clip.seen, 0]
-            made = self.predicted(clip, clip.own_times[clip.seen])[:, 0]
+            predicted = self.predicted(clip, clip.own_times[clip.seen])[:, 0]
             panel = np.full((120, 900, 3), 255, np.uint8)
             x = np.linspace(5, 895, len(true))
-            for series, colour in ((true, (150, 150, 150)), (made, (30, 30, 200))):
+            for series, colour in ((true, (150, 150, 150)), (predicted, (30, 30, 200))):
                 y = 112 - 100 * np.clip(series / max(float(true.max()), 1e-3), 0, 1)
                 cv2.polylines(panel, [np.stack([x, y], 1).astype(np.int32)], False, colour, 1, cv2.LINE_AA)
             cv2.putText(
                 panel,
-                f"{clip.name}: r = {pearson(made, true):.2f}",
+                f"{clip.name}: r = {pearson(predicted, true):.2f}",
                 (8, 14),
                 cv2.FONT_HERSHEY_SIMPLEX,
                 0.45,

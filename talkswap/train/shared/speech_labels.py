@@ -113,13 +113,13 @@ class ClipLabels(SpeechLabels):
         super().__init__(clip.name, clip.mel, config, room)
         self.kind = clip.kind
         self.seen, self.own_times, self.own_shape = clip.seen, clip.times, clip.shape
-        known = np.flatnonzero(clip.seen)
+        visible = np.flatnonzero(clip.seen)
         place = self.times + lag  # where in the picture the sound of a token belongs
         shape = np.stack(
-            [np.interp(place, clip.times[known], clip.shape[known, j]) for j in range(clip.shape.shape[1])], 1
+            [np.interp(place, clip.times[visible], clip.shape[visible, j]) for j in range(clip.shape.shape[1])], 1
         )
         if spread is not None:
-            scale = np.clip(spread / np.maximum(clip.shape[known].std(0), 1e-3), 0.4, 2.5)
+            scale = np.clip(spread / np.maximum(clip.shape[visible].std(0), 1e-3), 0.4, 2.5)
             shape = shape * scale**alike
         inside = (np.interp(place, clip.times, clip.seen.astype(np.float32)) > 0.99) & (place <= clip.times[-1])
         self.shape = torch.from_numpy(shape.clip(-4, 6).astype(np.float32))  # N measures
@@ -134,8 +134,8 @@ def load_encoder(folder: Path) -> SpeechEncoder:
             f"no speech_encoder.safetensors in {folder}", "name the export folder of a finished run"
         )
     stored = json.loads((folder / "speech_encoder.json").read_text())
-    known = {f.name for f in fields(SpeechEncoderConfig)}
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
+    names = {f.name for f in fields(SpeechEncoderConfig)}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in names}
     encoder = SpeechEncoder(SpeechEncoderConfig(**values))
     encoder.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     return encoder.eval()
@@ -153,6 +153,6 @@ def teacher_shapes(teacher: SpeechEncoder, speech: SpeechLabels) -> Tensor:
     return teacher.shapes(teacher.tokens(mel[None]))[0]
 
 
-def shape_at(clip: SpeechLabels, heard: FloatArray, times: FloatArray) -> FloatArray:
+def shape_at(clip: SpeechLabels, shapes: FloatArray, times: FloatArray) -> FloatArray:
     """Measures of a recording's tokens (N M) at times in seconds (T M)."""
-    return np.stack([np.interp(times, clip.times, heard[:, j]) for j in range(heard.shape[1])], 1)
+    return np.stack([np.interp(times, clip.times, shapes[:, j]) for j in range(shapes.shape[1])], 1)

@@ -177,12 +177,12 @@ class ClipEncoder:
         x = torch.from_numpy(np.ascontiguousarray(halves)).permute(0, 3, 1, 2).float() / 127.5 - 1
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            made = self.network.encoder(x)
-        found = (self.network.lower if lower else self.network.upper)(made)
-        index = list(found.number.numpy().astype(np.uint16))  # each G/2 G
+            features = self.network.encoder(x)
+        quantized = (self.network.lower if lower else self.network.upper)(features)
+        index = list(quantized.number.numpy().astype(np.uint16))  # each G/2 G
         if not self.network.config.continuous:
             return [(codes, np.zeros(0, np.int8)) for codes in index]
-        raw = (found.raw / RAW_STEP).round().clamp(-127, 127).to(torch.int8).contiguous().numpy()
+        raw = (quantized.raw / RAW_STEP).round().clamp(-127, 127).to(torch.int8).contiguous().numpy()
         return list(zip(index, raw, strict=True))
 
 
@@ -213,7 +213,7 @@ def open_codes(codes: Path, spoken: list[SpokenClip], split: str, weights: str) 
     Raises:
         TrainingDataError: there is none, or only of another VQGAN.
     """
-    found, other = [], 0
+    clips, other = [], 0
     for clip in spoken:
         path = codes / f"talking-{split}" / f"{clip.name}.npz"
         if not path.is_file():
@@ -224,12 +224,12 @@ def open_codes(codes: Path, spoken: list[SpokenClip], split: str, weights: str) 
                 continue
             if len(stored["frames"]):
                 parts = [stored[k] for k in ("frames", "lower", "upper_rows", "upper", "lower_raw", "upper_raw")]
-                found.append(TalkingClip(clip, *parts))
-    if not found:
+                clips.append(TalkingClip(clip, *parts))
+    if not clips:
         message = (
             f"the codes in {codes / f'talking-{split}'} are of another VQGAN"
             if other
             else f"no codes in {codes / f'talking-{split}'}"
         )
         raise TrainingDataError(message, "run `talkswap data codes` with this VQGAN")
-    return found
+    return clips

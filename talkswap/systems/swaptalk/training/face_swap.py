@@ -103,9 +103,9 @@ def work(config: FaceSwapStageConfig, networks: Networks) -> Work:
 
     terms = (config.identity_source, config.identity_result, config.pixel, config.gradient, config.perceptual)
     share = config.decoded_share if any(terms) else 0.0
-    named = (("identity", config.identity_source or config.identity_result), ("perceptual", config.perceptual))
+    teachers = (("identity", config.identity_source or config.identity_result), ("perceptual", config.perceptual))
     parts = [Part("face-swap", run), *decoder_parts(net.grid, net.code_width, net.unit_length, share)]
-    return Work(parts, (), tuple(name for name, weight in named if weight))
+    return Work(parts, (), tuple(name for name, weight in teachers if weight))
 
 
 class FaceSwapStage(Stage):
@@ -143,8 +143,6 @@ class FaceSwapStage(Stage):
         self.frozen = nn.ModuleDict({name: teacher for name, teacher in teachers.items() if teacher is not None})
         self._held_out: dict[str, Tensor] | None = None
         self._draw().draw(np.random.default_rng(config.seed))  # what cannot be scored is refused before the first step
-
-    # --- training
 
     def batch(self, step: int) -> Batch:
         random = np.random.default_rng(step_seed(self.config.loop.seed, step))
@@ -194,33 +192,33 @@ class FaceSwapStage(Stage):
         truth = latents["result"]
         identity = batch["source_identity"] if config.network.identity else None
         guide = latents["guide"] if config.network.guide != "none" else None
-        made = self.network(latents["source"], latents["target"], guide, identity)
+        swapped = self.network(latents["source"], latents["target"], guide, identity)
         weight = config.code_outside + (1 - config.code_outside) * batch["mask"][:, None]  # B 1 G G
         norm = weight.mean()
-        code = ((made - truth).abs() * weight).mean() / norm
+        code = ((swapped - truth).abs() * weight).mean() / norm
         total = config.code * code
         logs: dict[str, float | Tensor] = {"code": code.detach()}
         if guide is not None:
             logs["code-guide"] = ((guide - truth).abs() * weight).mean().detach() / norm
         if config.cross_entropy:
-            entropy = self._cross_entropy(made, batch["result_index"], weight[:, 0]) / norm
+            entropy = self._cross_entropy(swapped, batch["result_index"], weight[:, 0]) / norm
             total = total + config.cross_entropy * entropy
             logs["cross-entropy"] = entropy.detach()
-        through = math.ceil(config.decoded_share * len(made))
+        through = math.ceil(config.decoded_share * len(swapped))
         terms = (config.identity_source, config.identity_result, config.pixel, config.gradient, config.perceptual)
         if through and any(terms):
             chosen = {k: v[:through] for k, v in batch.items()}
-            decoded, more = self._decoded_terms(self.vqgan.decode(made[:through]).float(), chosen)
+            decoded, more = self._decoded_terms(self.vqgan.decode(swapped[:through]).float(), chosen)
             total = total + decoded
             logs |= more
         return total, logs
 
-    def _cross_entropy(self, made: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    def _cross_entropy(self, latent: Tensor, index: Tensor, weight: Tensor) -> Tensor:
         """Mean over cells of -log p(code of the truth), p a softmax of cosines over each half's codebook."""
-        vqgan, half = self.vqgan, made.shape[2] // 2
+        vqgan, half = self.vqgan, latent.shape[2] // 2
         parts = []
         for codes, rows in ((vqgan.upper.codes, slice(0, half)), (vqgan.lower.codes, slice(half, None))):
-            cells = F.normalize(made[:, :, rows].permute(0, 2, 3, 1), dim=3)  # B h G C
+            cells = F.normalize(latent[:, :, rows].permute(0, 2, 3, 1), dim=3)  # B h G C
             logits = cells @ F.normalize(codes, dim=1).t() / self.config.temperature
             wrong = F.cross_entropy(logits.flatten(0, 2).float(), index[:, rows].flatten(), reduction="none")
             parts.append(wrong * weight[:, rows].flatten())
@@ -234,8 +232,8 @@ class FaceSwapStage(Stage):
         if self.identity is not None and (config.identity_source or config.identity_result):
             person = self.identity(decoded).float()
             for name, scale in (("source", config.identity_source), ("result", config.identity_result)):
-                wanted = F.normalize(batch[f"{name}_identity"], dim=1)
-                distance = identity_distance(person, wanted, config.identity_l1)
+                target = F.normalize(batch[f"{name}_identity"], dim=1)
+                distance = identity_distance(person, target, config.identity_l1)
                 total = total + scale * distance
                 logs[f"identity-{name}"] = distance.detach()
         truth = batch["picture"]
@@ -257,8 +255,6 @@ class FaceSwapStage(Stage):
             logs["perceptual"] = perceptual.detach()
         return total, logs
 
-    # --- held-out pairs of different people
-
     def _draw(self) -> PairDraw:
         """Draws clean pairs of different held-out people, refused by the limits that the stored pairs kept."""
         made_with = self.pairs.meta.get("config", {})
@@ -275,9 +271,9 @@ class FaceSwapStage(Stage):
         """
         if self._held_out is None:
             draw = self._draw()
-            drawn = [draw.draw(np.random.default_rng([self.config.seed, k])) for k in range(self.config.validation)]
-            self._held_out = {name: to_tensor([getattr(p, name) for p in drawn]) for name in PICTURES}
-            self._held_out["mask"] = torch.from_numpy(np.stack([p.mask for p in drawn]))[:, None]
+            pairs = [draw.draw(np.random.default_rng([self.config.seed, k])) for k in range(self.config.validation)]
+            self._held_out = {name: to_tensor([getattr(p, name) for p in pairs]) for name in PICTURES}
+            self._held_out["mask"] = torch.from_numpy(np.stack([p.mask for p in pairs]))[:, None]
         return self._held_out
 
     def _raw(self, crop: Tensor) -> Tensor:

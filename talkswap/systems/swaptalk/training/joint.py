@@ -103,8 +103,6 @@ class JointStage(Stage):
     def batch(self, step: int) -> Batch:
         return self.rows.batch(step)
 
-    # --- losses
-
     def _latents(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Latents to decode (B C G G), the driven rows' true ones, the shapes that were asked for."""
         config, net = self.config, self.network
@@ -121,24 +119,24 @@ class JointStage(Stage):
             transform = net.lip_sync.transform
             transform.speech.eval()
             tokens = transform.speech.tokens(augment_mel(batch["speech"]))
-            wanted = transform.speech.target_shape(transform.speech.tokens(batch["speech"])).float()
-            asked = torch.where(batch["wanted"][:, None], wanted, batch["asked"])
-            told = asked + 0.05 * torch.randn_like(asked)
+            expected = transform.speech.target_shape(transform.speech.tokens(batch["speech"])).float()
+            target = torch.where(batch["wanted"][:, None], expected, batch["asked"])
+            request = target + 0.05 * torch.randn_like(target)
             tokens = tokens * (~batch["hidden"])[:, None, None]
             half = raw.shape[2] // 2
             lower = reference[:, :, half:]
             # what reaches the transform in a render has been through the face swap, which smooths
             lower = lower + torch.randn_like(lower) * (0.15 * torch.rand(len(lower), 1, 1, 1, device=lower.device))
-        made = transform.unet(lower, tokens, told).float()
-        latent = torch.cat([torch.cat([own[:count, :, :half], made], 2), plain])
-        return latent, own[: config.driven, :, half:], asked
+        moved = transform.unet(lower, tokens, request).float()
+        latent = torch.cat([torch.cat([own[:count, :, :half], moved], 2), plain])
+        return latent, own[: config.driven, :, half:], target
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         config, crop = self.config, batch["crop"]
-        latent, true, asked = self._latents(batch)
-        made = self.network.vqgan.decode(latent).float()
-        picture = made.detach().requires_grad_()
-        total, logs = self._terms(picture, batch, asked)
+        latent, true, target = self._latents(batch)
+        decoded = self.network.vqgan.decode(latent).float()
+        picture = decoded.detach().requires_grad_()
+        total, logs = self._terms(picture, batch, target)
         reals, fakes = self._windows(crop, batch), self._windows(picture, batch)
         self._real = [r.detach() for i, r in enumerate(reals) if i != 1]
         self._made = [f.detach() for f in fakes]
@@ -153,7 +151,7 @@ class JointStage(Stage):
             gradient = gradient + weight * sharp * (gradient.norm() / (sharp.norm() + 1e-9))
             logs["adversarial"] = adversarial.detach()
         # the value's gradient is the one wanted; its own size means nothing, so it is shifted to the loss
-        value = (made * gradient).sum()
+        value = (decoded * gradient).sum()
         code = (latent[: config.driven, :, latent.shape[2] // 2 :] - true).abs().mean()
         logs["code"] = code.detach()
         return value - value.detach() + total.detach() + config.code * code, logs
@@ -168,14 +166,14 @@ class JointStage(Stage):
         plain = crops[count:, :, y : y + config.focus, x : x + config.focus]
         return [torch.cat(cut[: config.driven]), torch.cat(cut[config.driven :]), plain]
 
-    def _terms(self, made: Tensor, batch: Batch, asked: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def _terms(self, decoded: Tensor, batch: Batch, target: Tensor) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Everything that is measured on the decoded pictures."""
         config, crop, weight = self.config, batch["crop"], batch["weight"]
         first, last = config.driven, config.driven + config.spoken
         truth = torch.cat([torch.arange(first), torch.arange(last, len(crop))])  # rows with a truth
 
         def near(rows: Tensor | slice) -> Tensor:
-            a, b, w = made[rows], crop[rows], weight[rows]
+            a, b, w = decoded[rows], crop[rows], weight[rows]
             edges = [((x - y).abs() * w).mean() for x, y in zip(gradients(a), gradients(b), strict=True)]
             return config.pixel * ((a - b).abs() * w).mean() + config.gradient * torch.stack(edges).sum()
 
@@ -183,44 +181,44 @@ class JointStage(Stage):
         total = close + config.keep * near(slice(first, last))
         logs: dict[str, float | Tensor] = {"close": close.detach()}
         with torch.no_grad():
-            error = ((made[last:].clamp(-1, 1) - crop[last:]) / 2).square().mean((1, 2, 3))
+            error = ((decoded[last:].clamp(-1, 1) - crop[last:]) / 2).square().mean((1, 2, 3))
             logs["psnr"] = -10 * torch.log10(error).mean()
         if "perceptual" in self.frozen:
-            fakes, reals = self._windows(made, batch), self._windows(crop, batch)
+            fakes, reals = self._windows(decoded, batch), self._windows(crop, batch)
             perceptual = sum(
-                (perceptual_loss(self.frozen["perceptual"], fakes[i], reals[i]) for i in (0, 2)), made.new_zeros(())
+                (perceptual_loss(self.frozen["perceptual"], fakes[i], reals[i]) for i in (0, 2)), decoded.new_zeros(())
             )
             total = total + 0.5 * config.perceptual * perceptual
             logs["perceptual"] = 0.5 * perceptual.detach()
         if "identity" in self.frozen:
             with torch.no_grad():
                 person = self.frozen["identity"](crop)
-            identity = 1 - (self.frozen["identity"](made) * person).sum(1).mean()
+            identity = 1 - (self.frozen["identity"](decoded) * person).sum(1).mean()
             total = total + config.identity * identity
             logs["identity"] = identity.detach()
         # the reader sees each picture a little moved, and sometimes grey: a colour that only it takes for an opening pays nothing
         squares = batch["square"] + torch.randn_like(batch["square"]) * 0.01
         with torch.no_grad():
             before = read_points(self.reader, crop[:last], squares)
-        seen = made[:last]
-        grey = torch.rand(last, 1, 1, 1, device=made.device) < 0.6
-        seen = torch.where(grey, seen.mean(1, keepdim=True).expand_as(seen), seen)
-        after = read_points(self.reader, seen, squares)
+        shown = decoded[:last]
+        grey = torch.rand(last, 1, 1, 1, device=decoded.device) < 0.6
+        shown = torch.where(grey, shown.mean(1, keepdim=True).expand_as(shown), shown)
+        after = read_points(self.reader, shown, squares)
         lips = list(OUTER_LIPS) + list(INNER_TOP) + list(INNER_BOTTOM)
         points = (after[:first, lips, :2] - before[:first, lips, :2]).abs().mean()
         change = mouth_measures(after[first:]) - mouth_measures(before[first:])
-        wanted = (asked[first:] - batch["own"][first:]).clamp(-4, 4) * self.gain.to(change)
-        part = F.smooth_l1_loss(change, wanted, reduction="none")
+        intended = (target[first:] - batch["own"][first:]).clamp(-4, 4) * self.gain.to(change)
+        part = F.smooth_l1_loss(change, intended, reduction="none")
         landmark = part[:, 0].mean() + 0.3 * part[:, 1:].mean()
         logs |= {"points": points.detach(), "landmark": landmark.detach()}
-        hue = self._hue(made, crop, batch)
+        hue = self._hue(decoded, crop, batch)
         logs["hue"] = hue.detach()
         return total + config.points * points + config.landmark * landmark + config.hue * hue, logs
 
-    def _hue(self, made: Tensor, crop: Tensor, batch: Batch) -> Tensor:
+    def _hue(self, decoded: Tensor, crop: Tensor, batch: Batch) -> Tensor:
         """L1 of red and blue against green over patches of 8 px, in the windows of spoken rows."""
         parts = []
-        for pictures in (made, crop):
+        for pictures in (decoded, crop):
             coarse = F.avg_pool2d(self._windows(pictures, batch)[1], 8)
             parts.append(torch.cat([coarse[:, :1] - coarse[:, 1:2], coarse[:, 2:] - coarse[:, 1:2]], 1))
         return (parts[0] - parts[1]).abs().mean()
@@ -232,24 +230,22 @@ class JointStage(Stage):
         fake = torch.stack([F.relu(1 + self.discriminator(f)).mean() for f in self._made]).mean()
         return 0.5 * (real + fake)
 
-    # --- held-out figures
-
-    def _asked(self, count: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
+    def _spoken(self, count: int) -> tuple[np.ndarray, np.ndarray, Tensor]:
         """Held-out stills, the stills whose mouths they are asked for, and the decoded pictures."""
         talking, net = self.held_out, self.network
         random = np.random.default_rng(7)
         rows = np.concatenate([r[:: max(1, len(r) // 4)][:4] for r in talking.rows])[:count]
-        asked = random.permutation(len(talking.shape))[: len(rows)]
-        made = []
+        models = random.permutation(len(talking.shape))[: len(rows)]
+        decoded = []
         half = net.vqgan.config.grid // 2
         for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // 6)):
             crop = to_tensor([np.asarray(talking.stills.crops[i]) for i in rows[part]])
             latent = net.vqgan.embed(crop)
-            tokens = net.lip_sync.transform.speech.tokens(torch.from_numpy(talking.heard[asked[part]]))
-            shape = torch.from_numpy(talking.shape[asked[part]])
+            tokens = net.lip_sync.transform.speech.tokens(torch.from_numpy(talking.speech[models[part]]))
+            shape = torch.from_numpy(talking.shape[models[part]])
             lower = net.lip_sync.transform.unet(latent[:, :, half:], tokens, shape)
-            made.append(net.vqgan.decode(torch.cat([latent[:, :, :half], lower.float()], 2)).float().clamp(-1, 1))
-        return rows, asked, torch.cat(made)
+            decoded.append(net.vqgan.decode(torch.cat([latent[:, :, :half], lower.float()], 2)).float().clamp(-1, 1))
+        return rows, models, torch.cat(decoded)
 
     def score(self) -> dict[str, float]:
         talking, stills = self.held_out, open_stills(self.config.data / "portraits-val")
@@ -257,10 +253,10 @@ class JointStage(Stage):
         psnr, sharp = [], []
         for part in np.array_split(numbers, max(1, len(numbers) // 8)):
             crop = to_tensor([np.asarray(stills.crops[i]) for i in part])
-            made = self.network.vqgan.decode(self.network.vqgan.embed(crop)).float().clamp(-1, 1)
-            psnr += (-10 * torch.log10(((made - crop) / 2).square().mean((1, 2, 3)))).tolist()
-            sharp += [sharpness(a) / sharpness(b) for a, b in zip(to_pictures(made), to_pictures(crop), strict=True)]
-        rows, asked, pictures = self._asked(self.config.validation)
+            decoded = self.network.vqgan.decode(self.network.vqgan.embed(crop)).float().clamp(-1, 1)
+            psnr += (-10 * torch.log10(((decoded - crop) / 2).square().mean((1, 2, 3)))).tolist()
+            sharp += [sharpness(a) / sharpness(b) for a, b in zip(to_pictures(decoded), to_pictures(crop), strict=True)]
+        rows, models, pictures = self._spoken(self.config.validation)
         read = self._read(pictures, self._squares(talking.faces(rows)))[:, 0].numpy()
         real = [sharpness(mouth_crop(talking.stills.crops[r], talking.stills.landmarks[r])) for r in rows]
         lips = [
@@ -270,22 +266,22 @@ class JointStage(Stage):
         return {
             "psnr": float(np.mean(psnr)),
             "sharpness": float(np.median(sharp)),
-            "pearson": pearson(read, talking.shape[asked, 0]),
+            "pearson": pearson(read, talking.shape[models, 0]),
             "pearson-own": pearson(read, talking.shape[rows, 0]),
-            "spread": float(read.std() / max(talking.shape[asked, 0].std() * float(self.gain[0]), 1e-3)),
+            "spread": float(read.std() / max(talking.shape[models, 0].std() * float(self.gain[0]), 1e-3)),
             "mouth-sharpness": float(np.median(np.array(lips) / np.array(real))),
         }
 
     def sample(self, path: Path) -> None:
         """Rows of target, donor of the mouth, result; twelve held-out frames."""
-        rows, asked, pictures = self._asked(self.config.validation)
+        rows, models, pictures = self._spoken(self.config.validation)
         chosen = np.linspace(0, len(rows) - 1, 12).astype(int)
         crops = self.held_out.stills.crops
-        made = to_pictures(pictures)
+        decoded = to_pictures(pictures)
         lines = [
             np.concatenate([np.asarray(p) for p in line], 1)
             for part in (chosen[:6], chosen[6:])
-            for line in ([crops[rows[i]] for i in part], [crops[asked[i]] for i in part], [made[i] for i in part])
+            for line in ([crops[rows[i]] for i in part], [crops[models[i]] for i in part], [decoded[i] for i in part])
         ]
         cv2.imwrite(str(path), np.concatenate(lines)[:, :, ::-1])
 
@@ -313,12 +309,12 @@ def work(config: JointStageConfig, networks: Networks) -> Work:
             latent = vqgan.embed(torch.empty(SAMPLES, 3, vqgan.config.size, vqgan.config.size))
         return vqgan.decode(latent)
 
-    def moved() -> object:
+    def transform() -> object:
         latent = torch.empty(SAMPLES, net.code_width, grid, grid)
         return lip_sync(latent, latent, torch.empty(SAMPLES, net.window, net.speech_width))
 
-    told = (config.driven + config.spoken) / config.loop.batch
-    parts = [Part("vqgan", coded), Part("lip-sync", moved, told)]
+    share = (config.driven + config.spoken) / config.loop.batch
+    parts = [Part("vqgan", coded), Part("lip-sync", transform, share)]
     parts.append(Part("discriminator", lambda: judge(torch.empty(SAMPLES, 3, config.focus, config.focus)), 3.0))
     still = (vqgan.encoder, vqgan.upper, vqgan.lower, lip_sync.warping, lip_sync.transform.speech)
     return Work(parts, still, ("landmarks", "identity", "perceptual"))

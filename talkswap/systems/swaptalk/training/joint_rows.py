@@ -98,20 +98,20 @@ class JointRows:
         """A still, one that is posed alike with another mouth, and itself as the mouth asked for."""
         rows = self._clip(random)
         row = int(random.choice(rows))
-        tried = random.choice(rows, 16)
+        candidates = random.choice(rows, 16)
         pose, shape = self.talking.pose, self.talking.shape
-        turned = np.abs(pose[tried] - pose[row]).mean(1)
-        moved = np.minimum(np.abs(shape[tried] - shape[row])[:, 0], 1.5)
-        return row, int(tried[np.argmin(turned - self.config.mouth_pull * moved + (tried == row))]), row
+        turns = np.abs(pose[candidates] - pose[row]).mean(1)
+        changes = np.minimum(np.abs(shape[candidates] - shape[row])[:, 0], 1.5)
+        return row, int(candidates[np.argmin(turns - self.config.mouth_pull * changes + (candidates == row))]), row
 
     def _spoken(self, random: np.random.Generator) -> tuple[int, int, int]:
         """A still, itself as the reference, and a still of any clip whose mouth is asked for."""
         rows = self._clip(random)
         row = int(random.choice(rows))
-        tried = random.choice(rows if random.random() < 0.5 else self._clip(random), 4)
+        candidates = random.choice(rows if random.random() < 0.5 else self._clip(random), 4)
         # far mouths count more: near ones are what changing nothing would give
-        far = np.abs(self.talking.shape[tried, 0] - self.talking.shape[row, 0]) + 0.3
-        return row, row, int(random.choice(tried, p=far / far.sum()))
+        far = np.abs(self.talking.shape[candidates, 0] - self.talking.shape[row, 0]) + 0.3
+        return row, row, int(random.choice(candidates, p=far / far.sum()))
 
     def _laid(self, random: np.random.Generator, crop: UInt8Image, points: FloatArray) -> tuple[UInt8Image, FloatArray]:
         """A frame with some portrait's face laid over it, and its landmarks; heads turned too far apart stay as they are."""
@@ -128,7 +128,7 @@ class JointRows:
         random = np.random.default_rng(step_seed(config.loop.seed, step))
         count = config.driven + config.spoken
         draws = [self._driven(random) if i < config.driven else self._spoken(random) for i in range(count)]
-        stills, references, asked = (np.array(column) for column in zip(*draws, strict=True))
+        stills, references, models = (np.array(column) for column in zip(*draws, strict=True))
         crops, faces, weights, mouths = [], [], [], []
         for number, row in enumerate(stills):
             crop, points = np.asarray(talking.stills.crops[row]), talking.faces([row])[0]
@@ -152,10 +152,10 @@ class JointRows:
             crops.append(crop)
             weights.append(importance(points, crop.shape[0], 0.7, 1.2, 2.0))
         size = crops[0].shape[0]
-        heard, shapes = talking.heard[asked], talking.shape[asked]
+        speech, shapes = talking.speech[models], talking.shape[models]
         spoken = np.arange(count) >= config.driven
         silent = spoken & (random.random(count) < config.silent)
-        heard[silent], shapes[silent] = SILENCE, self.rest
+        speech[silent], shapes[silent] = SILENCE, self.rest
         return {
             "crop": to_tensor(crops),
             "reference": to_tensor(
@@ -165,7 +165,7 @@ class JointRows:
                 ]
             ),
             "weight": F.interpolate(torch.from_numpy(np.stack(weights))[:, None], (size, size), mode="bilinear"),
-            "speech": torch.from_numpy(heard),
+            "speech": torch.from_numpy(speech),
             "asked": torch.from_numpy(shapes),
             "own": torch.from_numpy(talking.shape[stills]),
             "square": landmark_squares(faces, size, self.square),
@@ -201,7 +201,7 @@ class TalkingStills:
     rows: list[np.ndarray]  # still numbers of each clip
     shape: FloatArray  # N 7
     pose: FloatArray  # N P
-    heard: FloatArray  # N L D
+    speech: FloatArray  # N L D
 
     def faces(self, rows: Iterable[int]) -> list[FloatArray]:
         """Landmarks (478 3, px) of stills."""
@@ -217,7 +217,7 @@ def open_talking_stills(
     count = len(stills)
     shape = np.zeros((count, len(MOUTH_SPREAD)), np.float32)
     pose: list[FloatArray] = []
-    heard = np.zeros((count, window, 80), np.float32)
+    speech = np.zeros((count, window, 80), np.float32)
     groups: dict[str, list[int]] = {}
     for number, entry in enumerate(stills.meta):
         name = Path(str(entry["name"])).stem
@@ -228,9 +228,9 @@ def open_talking_stills(
         shape[number] = clip.shape[frame]
         pose.append(clip.pose[frame])
         lag = lags.get(name, 0.0) if split == "train" else 0.0
-        heard[number] = clip.mel_windows(clip.times[frame : frame + 1] - lag, window)[0]
+        speech[number] = clip.mel_windows(clip.times[frame : frame + 1] - lag, window)[0]
     rows = [np.array(group) for group in groups.values() if len(group) >= 8]
-    return TalkingStills(stills, rows, shape.clip(-4, 6), np.stack(pose), heard)
+    return TalkingStills(stills, rows, shape.clip(-4, 6), np.stack(pose), speech)
 
 
 def landmark_squares(faces: Iterable[FloatArray], side: int, size: int) -> Tensor:
@@ -243,12 +243,12 @@ def landmark_squares(faces: Iterable[FloatArray], side: int, size: int) -> Tenso
     # square px = (u + 1) size / 2 - 0.5; normalised crop = (px + 0.5) 2 / side - 1
     to_px = np.array([[size / 2, 0, size / 2 - 0.5], [0, size / 2, size / 2 - 0.5], [0, 0, 1]])
     to_unit = np.array([[2 / side, 0, 1 / side - 1], [0, 2 / side, 1 / side - 1], [0, 0, 1]])
-    found = []
+    affines = []
     for points in faces:
         affine = affine_from_landmarks(points, size)  # crop px to square px
         inverse = np.linalg.inv(np.vstack([affine.astype(np.float64), [0, 0, 1]]))
-        found.append((to_unit @ inverse @ to_px)[:2])
-    return torch.from_numpy(np.stack(found).astype(np.float32))
+        affines.append((to_unit @ inverse @ to_px)[:2])
+    return torch.from_numpy(np.stack(affines).astype(np.float32))
 
 
 def read_points(network: LandmarkNetwork, crops: Tensor, squares: Tensor) -> Tensor:
@@ -266,9 +266,9 @@ def reading_gain(network: LandmarkNetwork, talking: TalkingStills, each: int = 6
 
     Slopes within clips of ``each`` stills, so that differences between people do not count.
     """
-    picked = [rows[:: max(1, len(rows) // each)][:each] for rows in talking.rows]
-    rows = np.concatenate(picked)
-    group = np.repeat(np.arange(len(picked)), [len(p) for p in picked])
+    samples = [rows[:: max(1, len(rows) // each)][:each] for rows in talking.rows]
+    rows = np.concatenate(samples)
+    group = np.repeat(np.arange(len(samples)), [len(p) for p in samples])
     read = []
     with torch.no_grad():
         for part in np.array_split(rows, max(1, len(rows) // 32)):
@@ -277,11 +277,11 @@ def reading_gain(network: LandmarkNetwork, talking: TalkingStills, each: int = 6
             read.append(mouth_measures(read_points(network, crops, squares)))
 
     def centred(values: FloatArray) -> FloatArray:
-        means = np.stack([values[group == g].mean(0) for g in range(len(picked))])
+        means = np.stack([values[group == g].mean(0) for g in range(len(samples))])
         return np.asarray(values - means[group], np.float32)
 
-    answered, true = centred(torch.cat(read).numpy()), centred(talking.shape[rows])
-    gain = (answered * true).sum(0) / np.maximum((true * true).sum(0), 1e-6)
+    answers, true = centred(torch.cat(read).numpy()), centred(talking.shape[rows])
+    gain = (answers * true).sum(0) / np.maximum((true * true).sum(0), 1e-6)
     return torch.from_numpy(gain.clip(0.3, 1.2).astype(np.float32))
 
 

@@ -199,14 +199,12 @@ class LipSyncStage(Stage):
 
         return HubertFeatures(self.config.hubert, choose_device(self.config.loop.device).name)
 
-    # --- what is drawn
-
     def _near(self, clip: TalkingMoments, row: int, random: np.random.Generator) -> int:
         """A frame with the head turned as in ``row`` and another mouth."""
         others = random.integers(len(clip.lower), size=24)
-        turned = np.abs(clip.pose[others] - clip.pose[row]).mean(1)
+        turns = np.abs(clip.pose[others] - clip.pose[row]).mean(1)
         mouth = np.abs(clip.shape[others] - clip.shape[row])[:, 0]
-        return int(others[np.argmin(turned - self.config.mouth_pull * np.minimum(mouth, 1.5))])
+        return int(others[np.argmin(turns - self.config.mouth_pull * np.minimum(mouth, 1.5))])
 
     def batch(self, step: int) -> Batch:
         config = self.config
@@ -221,28 +219,28 @@ class LipSyncStage(Stage):
                 rows[name].append(stored[0])
                 rows[f"from_{name}"].append(stored[1])
             rows["number"].append(clip.lower[row].astype(np.int64))
-            window = clip.heard(np.array([row]), config.network.window)[0].numpy()
+            window = clip.speech(np.array([row]), config.network.window)[0].numpy()
             rows["speech"].append(clip.silence(1, len(window))[0].numpy() if quiet else window)
             rows["shape"].append(clip.shape[row])
             silent.append(quiet)
 
-        def drawn() -> TalkingMoments:
+        def draw_clip() -> TalkingMoments:
             return self.clips[int(random.choice(len(self.clips), p=self.share))]
 
         count = config.loop.batch
         far = round(config.far * count)  # the last rows are the far ones
-        heard = []
+        sounds = []
         for _ in range(config.sequences):
-            clip = drawn()
+            clip = draw_clip()
             start = random.choice(clip.starts, 1)
-            heard.append(clip.heard_during(start, self._expert_window())[0])
+            sounds.append(clip.speech_during(start, self._expert_window())[0])
             for row in clip.runs(start)[0]:
                 if len(silent) >= count - far:
                     add(clip, int(row), int(clip.upper_rows[int(random.integers(len(clip.upper_rows)))]))
                 else:
                     add(clip, int(row), self._near(clip, int(row), random))
         while len(silent) < count:
-            clip = drawn()
+            clip = draw_clip()
             row = int(random.integers(len(clip.lower)))
             if len(silent) >= count - far:  # both need their own upper half
                 row, other = (int(clip.upper_rows[int(i)]) for i in random.integers(len(clip.upper_rows), size=2))
@@ -257,14 +255,12 @@ class LipSyncStage(Stage):
         batch["silent"] = torch.tensor(silent)
         batch["told"] = torch.from_numpy(random.random(count) < config.told) & ~batch["silent"]
         batch["hidden"] = torch.from_numpy(random.random(count) < config.untold_tokens)
-        if heard:
-            batch["heard"] = torch.stack(heard)
+        if sounds:
+            batch["heard"] = torch.stack(sounds)
         return batch
 
     def _expert_window(self) -> int:
         return self.frozen["expert"].config.window if "expert" in self.frozen else self.config.network.window
-
-    # --- losses
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         config, net, vqgan = self.config, self.network, self.frozen["vqgan"]
@@ -279,32 +275,32 @@ class LipSyncStage(Stage):
         speech = batch["speech"]
         if config.network.speech == "mel":
             speech = torch.where(batch["silent"][:, None, None], speech, augment_mel(speech))
-        made, asked = self._transformed(reference, speech, batch)
-        made = made.float()
-        weight = self.weight.to(made.device)
-        code = ((made - true).abs() * weight).mean()
-        total = config.code * code + config.square * ((made - true).square() * weight).mean()
+        lower, target = self._transformed(reference, speech, batch)
+        lower = lower.float()
+        weight = self.weight.to(lower.device)
+        code = ((lower - true).abs() * weight).mean()
+        total = config.code * code + config.square * ((lower - true).square() * weight).mean()
         logs: dict[str, float | Tensor] = {"code": code.detach()}
         with torch.no_grad():
             logs["untouched"] = ((reference.float() - true).abs() * weight).mean()  # what changing nothing would cost
         if config.entropy:
-            entropy, right = self._entropy(made, batch["number"])
+            entropy, right = self._entropy(lower, batch["number"])
             total = total + config.entropy * entropy
             logs |= {"entropy": entropy.detach(), "right": right}
         if "expert" in self.frozen:
             expert = self.frozen["expert"]
-            read = expert.probe(made).float()
-            probe = F.smooth_l1_loss(read[:, 0], asked[:, 0]) + 0.3 * F.smooth_l1_loss(read, asked)
+            read = expert.probe(lower).float()
+            probe = F.smooth_l1_loss(read[:, 0], target[:, 0]) + 0.3 * F.smooth_l1_loss(read, target)
             total = total + config.probe * probe
             logs["probe"] = probe.detach()
             if config.sequences and config.sync:
-                runs = made[: config.sequences * self.frames].unflatten(0, (config.sequences, self.frames))
+                runs = lower[: config.sequences * self.frames].unflatten(0, (config.sequences, self.frames))
                 cosine = (expert.see(runs) * expert.hear(batch["heard"])).sum(1)
                 sync = sync_loss(cosine)
                 total = total + config.sync * sync
                 logs |= {"sync": sync.detach(), "cosine": cosine.mean().detach()}
         if config.pixel and config.pixel_rows:
-            pixel = self._pixel(made, true, batch["upper"], step)
+            pixel = self._pixel(lower, true, batch["upper"], step)
             total = total + config.pixel * pixel
             logs["pixel"] = pixel.detach()
         return total, logs
@@ -317,32 +313,32 @@ class LipSyncStage(Stage):
         if self.config.freeze_speech:
             transform.speech.eval()
         tokens = transform.speech.tokens(speech)
-        wanted = transform.speech.target_shape(tokens).detach()
-        asked = torch.where(batch["told"][:, None], batch["shape"], wanted)
+        expected = transform.speech.target_shape(tokens).detach()
+        target = torch.where(batch["told"][:, None], batch["shape"], expected)
         # a true shape is never known better than this; the noise keeps the network from reading more into it
-        asked = asked + 0.05 * torch.randn_like(asked)
+        target = target + 0.05 * torch.randn_like(target)
         tokens = tokens * (~batch["hidden"])[:, None, None]
-        return transform.unet(reference, tokens, asked), torch.where(batch["told"][:, None], batch["shape"], wanted)
+        return transform.unet(reference, tokens, target), torch.where(batch["told"][:, None], batch["shape"], expected)
 
-    def _entropy(self, made: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _entropy(self, lower: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the codes of the cells that speech moves, and the share that is right."""
         config, codebook = self.config, self.frozen["vqgan"].lower
         rows, columns = slice(*config.mouth_rows), slice(*config.mouth_columns)
-        cells = F.normalize(made[:, :, rows, columns].permute(0, 2, 3, 1).flatten(0, 2), dim=1)  # N C
+        cells = F.normalize(lower[:, :, rows, columns].permute(0, 2, 3, 1).flatten(0, 2), dim=1)  # N C
         logits = cells @ F.normalize(codebook.codes, dim=1).t() * config.sharpness
         truth = index[:, rows, columns].flatten()
         return F.cross_entropy(logits.float(), truth), (logits.argmax(1) == truth).float().mean()
 
-    def _pixel(self, made: Tensor, true: Tensor, upper: Tensor, step: int) -> Tensor:
+    def _pixel(self, lower: Tensor, true: Tensor, upper: Tensor, step: int) -> Tensor:
         """L1 in the mouth's part of the crop between decoded prediction and decoded truth."""
         config, vqgan = self.config, self.frozen["vqgan"]
-        count = len(made) - round(config.far * len(made)) or len(made)
+        count = len(lower) - round(config.far * len(lower)) or len(lower)
         rows = [(step * config.pixel_rows + i) * 7 % count for i in range(config.pixel_rows)]
         above = given_latents(vqgan.upper, upper[rows])
         with torch.no_grad():
-            wanted = vqgan.decode(torch.cat([above, true[rows]], 2)).float()
-        shown = vqgan.decode(torch.cat([above, made[rows]], 2)).float()
-        return (self._mouth(shown) - self._mouth(wanted)).abs().mean()
+            truth = vqgan.decode(torch.cat([above, true[rows]], 2)).float()
+        picture = vqgan.decode(torch.cat([above, lower[rows]], 2)).float()
+        return (self._mouth(picture) - self._mouth(truth)).abs().mean()
 
     def _mouth(self, picture: Tensor) -> Tensor:
         """The mouth's part (B 3 h w) of crops (B 3 S S)."""
@@ -352,8 +348,6 @@ class LipSyncStage(Stage):
         top, bottom = (half + r for r in config.mouth_rows)
         left, right = config.mouth_columns
         return picture[:, :, top * cell : bottom * cell, left * cell : right * cell]
-
-    # --- held out
 
     def _latents(self, clip: TalkingMoments, rows: np.ndarray) -> Tensor:
         """Latents (N C G G) of frames; the upper half is the nearest stored one."""
@@ -369,7 +363,7 @@ class LipSyncStage(Stage):
         device = next(self.network.parameters()).device
         rows = np.arange(0, min(len(target.lower), len(voice.lower)), step)
         window = self.config.network.window
-        speech = (voice.silence(len(rows), window) if silent else voice.heard(rows, window)).to(device)
+        speech = (voice.silence(len(rows), window) if silent else voice.speech(rows, window)).to(device)
         parts = [
             self.network(latent, latent, sound, warp=False).float()
             for latent, sound in zip(self._latents(target, rows).split(16), speech.split(16), strict=True)
@@ -393,15 +387,15 @@ class LipSyncStage(Stage):
             return {}
         own, shifted, spread, quiet, codes, target = [], [], [], [], [], []
         for clip, voice in self.pairs():
-            made, rows = self.cross_driven(clip, voice, 2)
-            opening, true = self._read(made), voice.shape[rows, 0]
+            lower, rows = self.cross_driven(clip, voice, 2)
+            opening, true = self._read(lower), voice.shape[rows, 0]
             second = round(1.0 / max(float(np.median(np.diff(voice.times[rows]))), 1e-3))
             own.append(pearson(opening, true))
             if len(true) > second + 10:
                 shifted.append((own[-1], pearson(opening[:-second], true[second:])))
             target.append(pearson(opening, clip.shape[rows, 0]))
             spread.append(float(opening.std() / max(true.std(), 1e-3)))
-            codes.append(pearson(self._read(self.frozen["vqgan"].quantize(made)), true))
+            codes.append(pearson(self._read(self.frozen["vqgan"].quantize(lower)), true))
             closed, _ = self.cross_driven(clip, voice, 8, silent=True)
             quiet.append(float(self._read(closed).mean()))
         far = np.array(shifted)
@@ -420,12 +414,12 @@ class LipSyncStage(Stage):
         """Mouth strips of four pairs: target, the voice's own mouth, result, result of nearest codes, silence."""
         vqgan, sheet = self.frozen["vqgan"], []
         for clip, voice in self.pairs()[:8:2]:
-            made, rows = self.cross_driven(clip, voice, 3)
+            lower, rows = self.cross_driven(clip, voice, 3)
             chosen = np.arange(len(rows))[:10]
             closed, _ = self.cross_driven(clip, voice, 3, silent=True)
             kinds = (
-                self._latents(clip, rows[chosen]), self._latents(voice, rows[chosen]), made[chosen],
-                vqgan.quantize(made[chosen]), closed[chosen],
+                self._latents(clip, rows[chosen]), self._latents(voice, rows[chosen]), lower[chosen],
+                vqgan.quantize(lower[chosen]), closed[chosen],
             )  # fmt: skip
             for latent in kinds:
                 strip = self._mouth(vqgan.decode(latent).float())

@@ -57,10 +57,10 @@ def make_pairs(
     kinds: Counter[int] = Counter()
     while writer.done < count:
         numbers = range(writer.done, min(writer.done + batch, count))
-        made = [draw.draw(np.random.default_rng([seed, number])) for number in numbers]
+        pairs = [draw.draw(np.random.default_rng([seed, number])) for number in numbers]
         with torch.autocast("cpu", torch.bfloat16):
-            writer.add(made)
-        kinds.update(pair.kind for pair in made)
+            writer.add(pairs)
+        kinds.update(pair.kind for pair in pairs)
         if report is not None:
             report(ProgressEvent("pairs", writer.done, count))
     summary = {

@@ -89,8 +89,8 @@ def work(config: SyncExpertStageConfig, networks: Networks) -> Work:
 
     def run() -> object:
         lower = torch.empty(SAMPLES, net.frames, net.code_width, net.grid // 2, net.grid)
-        heard = torch.empty(SAMPLES, net.window, net.speech_width)
-        return network(lower, heard), network.probe(lower[:, 0])
+        sound = torch.empty(SAMPLES, net.window, net.speech_width)
+        return network(lower, sound), network.probe(lower[:, 0])
 
     return Work([Part("sync-expert", run)])
 
@@ -125,7 +125,7 @@ class TalkingMoments:
         near = np.abs(self.upper_rows[None] - np.asarray(rows)[:, None]).argmin(1)
         return self.upper_raw[near] if self.upper_raw.ndim == 4 else self.upper[near].astype(np.int64)
 
-    def heard(self, rows: np.ndarray, length: int) -> Tensor:
+    def speech(self, rows: np.ndarray, length: int) -> Tensor:
         """Windows (N L D) of what the lip transform hears, around frames."""
         return torch.from_numpy(self.spoken.speech_windows(self.times[rows], length))
 
@@ -133,7 +133,7 @@ class TalkingMoments:
         """As many windows (N L D) of silence."""
         return torch.from_numpy(self.spoken.silence).expand(count, length, -1)
 
-    def heard_during(self, starts: np.ndarray, length: int) -> Tensor:
+    def speech_during(self, starts: np.ndarray, length: int) -> Tensor:
         """Mel windows (N L 80) around the middle of runs of frames."""
         middle = (self.times[starts] + self.times[starts + self.frames - 1]) / 2
         return torch.from_numpy(self.spoken.mel_windows(middle, length))
@@ -203,7 +203,7 @@ class SyncExpertStage(Stage):
             starts = random.choice(clip.starts, min(config.moments, len(clip.starts)), replace=False)
             rows = clip.runs(starts)  # N F
             parts["lower"].append(torch.from_numpy(clip.lower_given(rows)))
-            parts["mel"].append(clip.heard_during(starts, config.network.window))
+            parts["mel"].append(clip.speech_during(starts, config.network.window))
             parts["group"].append(torch.full((len(starts),), group))
             parts["time"].append(torch.from_numpy(clip.times[starts]))
             parts["shape"].append(torch.from_numpy(clip.shape[rows]))
@@ -214,23 +214,23 @@ class SyncExpertStage(Stage):
         lower = given_latents(self.frozen["lower"], batch["lower"])  # N F C H W
         lower = lower + config.noise * torch.randn_like(lower)
         lower = lower * (torch.rand_like(lower[:, :, :1]) >= config.lost)
-        seen, heard = net.see(lower), net.hear(augment_mel(batch["mel"]))
-        contrast = contrastive_loss(seen, heard, batch["group"], net.temperature.exp().clamp(max=50), batch["time"])
+        lips, sound = net.see(lower), net.hear(augment_mel(batch["mel"]))
+        contrast = contrastive_loss(lips, sound, batch["group"], net.temperature.exp().clamp(max=50), batch["time"])
         middle = config.network.frames // 2
         measured = net.probe(lower[:, middle]).float()
         probe = F.smooth_l1_loss(measured, batch["shape"][:, middle])
-        right, chance = self._found(seen, heard, batch["group"])
+        right, chance = self._retrieval(lips, sound, batch["group"])
         self.right.append((right, chance))
         total = contrast + config.probe * probe
         return total, {"contrast": contrast.detach(), "probe": probe.detach(), "right": right, "chance": chance}
 
     @staticmethod
     @torch.no_grad()
-    def _found(seen: Tensor, heard: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
+    def _retrieval(lips: Tensor, sound: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
         """Share of mouths whose own sound is the nearest of their clip's in the batch, and what guessing would give."""
         same = group[:, None] == group[None]
-        found = (seen @ heard.t()).masked_fill(~same, -2.0).argmax(1)
-        right = (found == torch.arange(len(found), device=found.device)).float().mean()
+        nearest = (lips @ sound.t()).masked_fill(~same, -2.0).argmax(1)
+        right = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
         return right, (1 / same.sum(1)).mean()
 
     def after_step(self, step: int) -> None:
@@ -270,16 +270,16 @@ class SyncExpertStage(Stage):
         device = next(self.network.parameters()).device
         right, opening, error = [], [], []
         for clip in self.held_out:
-            made = self.seen_shapes(clip)[:, 0]
-            opening.append(pearson(made, clip.shape[:, 0]))
-            error.append(float(np.abs(made - clip.shape[:, 0]).mean()))
+            predicted = self.seen_shapes(clip)[:, 0]
+            opening.append(pearson(predicted, clip.shape[:, 0]))
+            error.append(float(np.abs(predicted - clip.shape[:, 0]).mean()))
             starts = clip.starts[::3]
-            seen = torch.cat([self.network.see(part) for part in self._halves(clip, clip.runs(starts))])
+            lips = torch.cat([self.network.see(part) for part in self._halves(clip, clip.runs(starts))])
             middle = (clip.times[starts] + clip.times[starts + clip.frames - 1]) / 2
             cosines = []
             for shift in np.arange(-4, 5) * 0.2:
                 mel = torch.from_numpy(clip.spoken.mel_windows(middle + shift, self.config.network.window)).to(device)
-                cosines.append((seen * self.network.hear(mel)).sum(1))
+                cosines.append((lips * self.network.hear(mel)).sum(1))
             right.append(float((torch.stack(cosines).argmax(0) == 4).float().mean()))
         return {
             "right": float(np.mean(right)),

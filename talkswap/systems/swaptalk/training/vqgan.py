@@ -114,11 +114,11 @@ class VQGANStage(Stage):
         if config.adversarial:
             self.discriminator = PatchDiscriminator()
         teachers = nn.ModuleDict()
-        for name, weight, given in (
+        for name, weight, folder in (
             ("perceptual", config.perceptual, config.perceptual_network),
             ("identity", config.identity, config.identity_network),
         ):
-            if weight and given is None:
+            if weight and folder is None:
                 raise InputMissingError(
                     f"no {name} network was given", f"set {name}_network, or {name}=0 to train without that term"
                 )
@@ -164,12 +164,12 @@ class VQGANStage(Stage):
             raw = torch.cat([upper.raw, lower.raw], 2)
             share = config.unquantized if quantizing else 1.0
             latent = torch.where(torch.rand(len(crop), 1, 1, 1, device=crop.device) < share, raw, latent)
-        made = self.network.decode(latent).float()
+        result = self.network.decode(latent).float()
         window = self._window(crop.shape[-1])
-        self._real, self._made = crop[window], made.detach()[window]
+        self._real, self._made = crop[window], result.detach()[window]
         balanced = self.discriminator is not None and config.adversarial_balance and step >= config.adversarial_start
         # with a balance every term's gradient on the picture is needed by itself, before it goes on to the weights
-        picture = made.detach().requires_grad_() if balanced else made
+        picture = result.detach().requires_grad_() if balanced else result
         total, logs = self._closeness(picture, crop, batch["weight"], window)
         if not config.decoder_only:
             coding, coding_logs = self._coding(upper, lower, quantizing)
@@ -187,7 +187,7 @@ class VQGANStage(Stage):
         sharp = torch.autograd.grad(adversarial, picture)[0]
         sharp = sharp * (close[window].norm() / (sharp.norm() + 1e-9))
         # the value's gradient is the one wanted; its own size means nothing, so it is shifted to the loss
-        value = (made * (close + weight * sharp)).sum()
+        value = (result * (close + weight * sharp)).sum()
         return value - value.detach() + total.detach(), logs
 
     def _window(self, size: int) -> tuple[slice | EllipsisType, ...]:
@@ -201,26 +201,26 @@ class VQGANStage(Stage):
         return (..., slice(y, y + side), slice(x, x + side))
 
     def _closeness(
-        self, made: Tensor, crop: Tensor, weight: Tensor, window: tuple[slice | EllipsisType, ...]
+        self, result: Tensor, crop: Tensor, weight: Tensor, window: tuple[slice | EllipsisType, ...]
     ) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Reconstruction and identity terms (eq. 3 and 5)."""
         config = self.config
-        pixel = ((made - crop).abs() * weight).mean()
+        pixel = ((result - crop).abs() * weight).mean()
         edges = torch.stack(
-            [((a - b).abs() * weight).mean() for a, b in zip(gradients(made), gradients(crop), strict=True)]
+            [((a - b).abs() * weight).mean() for a, b in zip(gradients(result), gradients(crop), strict=True)]
         ).sum()
         total = config.pixel * pixel + config.gradient * edges
         logs: dict[str, float | Tensor] = {"pixel": pixel.detach(), "edges": edges.detach()}
         with torch.no_grad():
-            logs["psnr"] = -10 * torch.log10(((made.clamp(-1, 1) - crop) / 2).square().mean((1, 2, 3))).mean()
+            logs["psnr"] = -10 * torch.log10(((result.clamp(-1, 1) - crop) / 2).square().mean((1, 2, 3))).mean()
         if "perceptual" in self.frozen:
-            perceptual = perceptual_loss(self.frozen["perceptual"], made[window], crop[window], config.perceptual_sum)
+            perceptual = perceptual_loss(self.frozen["perceptual"], result[window], crop[window], config.perceptual_sum)
             total = total + config.perceptual * perceptual
             logs["perceptual"] = perceptual.detach()
         if "identity" in self.frozen:
             with torch.no_grad():
-                wanted = self.frozen["identity"](crop)
-            identity = identity_distance(self.frozen["identity"](made), wanted, config.identity_l1)
+                target = self.frozen["identity"](crop)
+            identity = identity_distance(self.frozen["identity"](result), target, config.identity_l1)
             total = total + config.identity * identity
             logs["identity"] = identity.detach()
         return total, logs
@@ -244,12 +244,12 @@ class VQGANStage(Stage):
         return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
     def after_step(self, step: int) -> None:
-        seen, self._seen = self._seen, []
+        batches, self._seen = self._seen, []
         if self.config.decoder_only:
             return
         for half, codebook in enumerate((self.network.upper, self.network.lower)):
             # every process moves the codes by what all of them saw, so that the codebooks stay one
-            raw, number = (torch.cat([self.gathered(halves[half][kind]) for halves in seen]) for kind in (0, 1))
+            raw, number = (torch.cat([self.gathered(halves[half][kind]) for halves in batches]) for kind in (0, 1))
             # early on the encoder moves fast: follow faster, so that codes do not lag behind it
             if step < self.config.continuous:
                 if step >= self.config.continuous - 64:
@@ -273,11 +273,11 @@ class VQGANStage(Stage):
             psnr, cosine = [], []
             for crop in self._held_out(name, self.config.validation).split(8):
                 crop = crop.to(device)
-                made = self.network(crop).float().clamp(-1, 1)
-                psnr.append(-10 * torch.log10(((made - crop) / 2).square().mean((1, 2, 3))))
+                result = self.network(crop).float().clamp(-1, 1)
+                psnr.append(-10 * torch.log10(((result - crop) / 2).square().mean((1, 2, 3))))
                 if "identity" in self.frozen:
                     identity = self.frozen["identity"]
-                    cosine.append((identity(made).float() * identity(crop).float()).sum(1))
+                    cosine.append((identity(result).float() * identity(crop).float()).sum(1))
             scores[f"psnr-{name}"] = float(torch.cat(psnr).mean())
             if cosine:
                 scores[f"identity-{name}"] = float(torch.cat(cosine).mean())
@@ -289,8 +289,8 @@ class VQGANStage(Stage):
         rows = []
         for name in ("portraits-val", "frames-val"):
             crop = self._held_out(name, 6).to(device)
-            made = torch.cat([self.network(c).float() for c in crop.split(4)])
-            for pictures in (to_pictures(crop), to_pictures(made)):
+            result = torch.cat([self.network(c).float() for c in crop.split(4)])
+            for pictures in (to_pictures(crop), to_pictures(result)):
                 row = np.concatenate(list(pictures), 1)
                 rows.append(np.pad(row, ((0, 0), (0, 6 * row.shape[0] - row.shape[1]), (0, 0))))
         cv2.imwrite(str(path), np.concatenate(rows)[:, :, ::-1])
@@ -307,10 +307,10 @@ class VQGANStage(Stage):
 
 def networks(config: VQGANStageConfig) -> dict[str, nn.Module]:
     """The networks of this stage, for counting."""
-    made: dict[str, nn.Module] = {"vqgan": VQGAN(config.network)}
+    parts: dict[str, nn.Module] = {"vqgan": VQGAN(config.network)}
     if config.adversarial:
-        made["discriminator"] = PatchDiscriminator()
-    return made
+        parts["discriminator"] = PatchDiscriminator()
+    return parts
 
 
 def work(config: VQGANStageConfig, networks: Networks) -> Work:
