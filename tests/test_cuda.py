@@ -115,6 +115,6 @@ def test_the_face_swap_answers_alike() -> None:
 
 
 def test_networks_of_the_paper_s_size_are_timed() -> None:
-    figures = time_networks("paper", choose_device(GPU), 2)
+    figures = time_networks("swaptalk", "paper", choose_device(GPU), 2)
     assert figures["device"] == GPU and figures["gpu_memory_mb"] > 0
     assert min(figures["ms_per_frame"].values()) > 0

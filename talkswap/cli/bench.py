@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from talkswap.cli.output import note, to_json, write_json
+from talkswap.cli.systems import SystemName
 from talkswap.errors import DeviceError, InputMissingError, TalkswapError, UsageError
-from talkswap.types import RenderPlan
+from talkswap.types import DEFAULT_SYSTEM, RenderPlan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from talkswap.device import Device
-    from talkswap.systems.swaptalk.system import SwapTalk
+    from talkswap.systems.description import Workload
 
 
 def example(name: str) -> Path:
@@ -136,6 +137,8 @@ def measure(plan: RenderPlan, seconds: float | None) -> dict[str, Any]:
             str(folder / "dubbed.mp4"),
             "--fit",
             fit,
+            "--system",
+            plan.system,
             "--preset",
             plan.preset,
             "--device",
@@ -159,6 +162,7 @@ def measure(plan: RenderPlan, seconds: float | None) -> dict[str, Any]:
         "render_ms_per_frame": 1000 * render_frame,
         "bare_ms_per_frame": 1000 * bare_frame,
         "stage_seconds": done["timings"],
+        "system": plan.system,
         "preset": done["preset"],
         "device": done["device"],
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
@@ -170,6 +174,7 @@ def command(
     source: Annotated[Path | None, typer.Option(help="Photo.", show_default="examples/source.png")] = None,
     target: Annotated[Path | None, typer.Option(help="Clip.", show_default="examples/target.mp4")] = None,
     audio: Annotated[Path | None, typer.Option(help="Voice.", show_default="examples/voice.wav")] = None,
+    system: SystemName = DEFAULT_SYSTEM,
     preset: Annotated[Literal["auto", "compact", "paper"], typer.Option(help="Set of weights.")] = "auto",
     weights: Annotated[
         Path | None,
@@ -198,11 +203,10 @@ def command(
             raise UsageError("--random-weights times networks alone and takes no clip", "leave the other inputs out")
         if preset == "auto":
             raise UsageError("--random-weights needs the sizes of one preset", "add --preset paper or --preset compact")
-        pass
         from talkswap.device import choose_device
 
         chosen = choose_device(device)
-        figures = time_networks(preset, chosen, batch_size or (4 if chosen.name == "cpu" else 16))
+        figures = time_networks(system, preset, chosen, batch_size or (4 if chosen.name == "cpu" else 16))
         if output is not None:
             write_json(output, figures)
         typer.echo(to_json(figures))
@@ -213,6 +217,7 @@ def command(
         target=target or example("target.mp4"),
         audio=audio or example("voice.wav"),
         output=Path("dubbed.mp4"),
+        system=system,
         preset=preset,
         weights=weights,
         device=device,
@@ -228,35 +233,10 @@ def command(
     )
 
 
-# --- How long the networks of a preset take, stage by stage, with random weights: for sizes that nobody has trained here.
+# --- How long a system's networks take, stage by stage, with random weights: for sizes that nobody has trained here.
 
 
 ROUNDS = 3  # after one that is not counted; the median is reported
-
-
-def random_system(preset: str, device: Device) -> SwapTalk:
-    """SwapTalk in the sizes of ``paper`` or ``compact``, freshly initialised, on the device and in its precision.
-
-    Raises:
-        DependencyError: the paper's lip transform needs diffusers.
-    """
-    import torch
-
-    from talkswap.faces.identity import IdentityConfig, IdentityNetwork
-    from talkswap.systems.swaptalk import face_swap, lip_sync, vqgan
-    from talkswap.systems.swaptalk.system import SwapTalk
-
-    paper = preset == "paper"
-    torch.manual_seed(0)
-    networks = (
-        vqgan.VQGAN(vqgan.PAPER if paper else vqgan.COMPACT),
-        face_swap.FaceSwap(face_swap.PAPER if paper else face_swap.COMPACT),
-        lip_sync.LipSync(lip_sync.PAPER if paper else lip_sync.COMPACT),
-        IdentityNetwork(IdentityConfig()),
-    )
-    for network in networks:
-        network.eval().requires_grad_(False)
-    return SwapTalk(*networks, device)
 
 
 def milliseconds(work: Callable[[], Tensor], device: Device) -> float:
@@ -279,42 +259,50 @@ def milliseconds(work: Callable[[], Tensor], device: Device) -> float:
     return 1000 * statistics.median(times[1:])
 
 
-def time_networks(preset: str, device: Device, batch_size: int) -> dict[str, Any]:
-    """Milliseconds per frame of encode, swap, sync and decode, and per clip of the source.
+def time_networks(system: str, preset: str, device: Device, batch_size: int) -> dict[str, Any]:
+    """Milliseconds per frame of each stage of a system, and per clip of the source.
 
     Args:
+        system: whose networks.
         preset: ``paper`` or ``compact``.
         device: where the networks run.
         batch_size: frames per call.
 
     Raises:
+        UsageError: there is no such system, or it can't be timed without weights.
         DependencyError: a package that the networks need is absent.
         DeviceError: the device's memory does not hold the batch.
     """
     import torch
 
+    from talkswap.checkpoints.description import resolve
     from talkswap.device import peak_memory_mb, versions
+    from talkswap.systems.registry import find_system
 
+    description = find_system(system)
+    if not description.bench:
+        raise UsageError(f"the system {system} says nothing of its stages to time", "leave --random-weights out")
     try:
-        system = random_system(preset, device)
         with torch.inference_mode():
-            stages, source = _stages(system, device, batch_size)
-            times = {name: milliseconds(work, device) / batch_size for name, work in stages.items()}
-            source_time = milliseconds(source, device)
+            workload: Workload = resolve(description.bench)(preset, device, batch_size)
+            times = {name: milliseconds(work, device) / batch_size for name, work in workload.stages.items()}
+            source_time = milliseconds(workload.source, device)
     except torch.OutOfMemoryError as error:
         raise DeviceError(
             f"the GPU's memory does not hold {batch_size} frames at once", "give a smaller --batch-size"
         ) from error
-    networks = {"vqgan": system.vqgan, "face_swap": system.face_swap, "lip_sync": system.lip_sync}
     return {
         "random_weights": True,
+        "system": system,
         "preset": preset,
         "device": device.name,
         "device_note": device.reason,
         "precision": str(device.dtype).removeprefix("torch."),
         "batch_size": batch_size,
-        "crop_px": system.crop.size,
-        "parameters": {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()},
+        "crop_px": workload.crop_px,
+        "parameters": {
+            name: sum(p.numel() for p in network.parameters()) for name, network in workload.networks.items()
+        },
         "ms_per_frame": times,
         "network_ms_per_frame": sum(times.values()),
         "source_ms": source_time,
@@ -323,39 +311,3 @@ def time_networks(preset: str, device: Device, batch_size: int) -> dict[str, Any
         "machine": {"system": platform.platform(), "cores": os.cpu_count(), "python": platform.python_version()},
         "versions": versions(),
     }
-
-
-def _stages(
-    system: SwapTalk, device: Device, batch_size: int
-) -> tuple[dict[str, Callable[[], Tensor]], Callable[[], Tensor]]:
-    """The four stages of a batch, and the reading of a source; each works on what the one before really made."""
-    import torch
-
-    place, kind = device.place, device.dtype
-    side, speech = system.crop.size, system.lip_sync.config
-    generator = torch.Generator().manual_seed(0)
-    crops = (torch.rand(batch_size, 3, side, side, generator=generator) * 2 - 1).to(place, kind)
-    crops = crops.contiguous(memory_format=torch.channels_last)
-    heard = torch.randn(batch_size, speech.window, speech.speech_width, generator=generator).to(place, kind)
-    guided = system.face_swap.config.guide != "none"
-
-    def remember() -> Any:
-        identity = system.identity(crops[:1].float()).to(kind)
-        return system.face_swap.remember(system.vqgan.embed(crops[:1]).to(kind), identity)
-
-    def encode() -> Tensor:
-        if guided:  # the source laid over each face is read as well
-            system.vqgan.embed(crops)
-        return system.vqgan.embed(crops)
-
-    memory, latent = remember(), encode().to(kind)
-    guide = latent if guided else None
-    swapped = system.face_swap.swap(memory, latent, guide).to(kind)
-    spoken = system.lip_sync(swapped, swapped, heard).to(kind)
-    stages: dict[str, Callable[[], Tensor]] = {
-        "encode": encode,
-        "swap": lambda: system.face_swap.swap(memory, latent, guide),
-        "sync": lambda: system.lip_sync(swapped, swapped, heard),
-        "decode": lambda: system.vqgan.decode(spoken),
-    }
-    return stages, remember

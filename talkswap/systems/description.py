@@ -15,6 +15,8 @@ from talkswap.train.stages import StageDescription
 from talkswap.types import option
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from talkswap.checkpoints.presets import PresetFolder
 
 __all__ = [
@@ -96,6 +98,16 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class Workload:
+    """A batch of a system with untrained networks, for ``talkswap bench --random-weights``."""
+
+    stages: Mapping[str, Callable[[], Tensor]]  # name -> one pass of the whole batch
+    source: Callable[[], Any]  # what is done once per clip
+    networks: Mapping[str, nn.Module]  # whose parameters are counted
+    crop_px: int
+
+
+@dataclass(frozen=True)
 class SystemDescription:
     """A way to dub a face: one folder below ``talkswap/systems``, or one entry point of the group ``talkswap.systems``."""
 
@@ -111,7 +123,7 @@ class SystemDescription:
     proxies: Mapping[str, str] = field(
         default_factory=dict
     )  # face swaps to learn from: name -> "module:Class", made of files
-    bench: str = ""  # "module:function": (preset, device, batch size) -> talkswap.cli.bench's Workload; "" = none
+    bench: str = ""  # "module:function": (preset, device, batch size) -> :class:`Workload`; "" = it can't be timed so
     rows: tuple[EvaluationRow, ...] = ()
     published: str = ""  # "module:NAME" of a Sequence[PublishedRow]: all tables of its paper; "" = none
     ablations: str = ""  # "module:NAME" of a Sequence[Ablation]; "" = none

@@ -10,7 +10,9 @@ import pytest
 from talkswap.cli import bench as bench_networks
 from talkswap.cli import main
 from talkswap.device import choose_device
+from talkswap.systems.description import Workload
 from talkswap.systems.swaptalk import face_swap, lip_sync, vqgan
+from talkswap.systems.swaptalk.bench import random_system
 
 
 def test_every_stage_is_timed(
@@ -32,13 +34,16 @@ def test_every_stage_is_timed(
 
 def test_a_frame_costs_the_same_however_many_are_in_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_networks, "milliseconds", lambda work, device: float(len(work()) * 10))
-    monkeypatch.setattr(bench_networks, "_stages", lambda system, device, size: (dict(encode=lambda: [0] * size), list))
-    figures = bench_networks.time_networks("compact", choose_device("cpu"), 4)
+    monkeypatch.setattr(
+        "talkswap.systems.swaptalk.bench.random_workload",
+        lambda preset, device, size: Workload({"encode": lambda: [0] * size}, list, {}, 64),
+    )
+    figures = bench_networks.time_networks("swaptalk", "compact", choose_device("cpu"), 4)
     assert figures["ms_per_frame"] == {"encode": 10.0} and figures["batch_size"] == 4
 
 
 def test_paper_means_the_paper_s_sizes() -> None:
-    system = bench_networks.random_system("paper", choose_device("cpu"))
+    system = random_system("paper", choose_device("cpu"))
     assert system.vqgan.config == vqgan.PAPER
     assert system.face_swap.config == face_swap.PAPER
     assert system.lip_sync.config == lip_sync.PAPER
@@ -50,6 +55,7 @@ def test_paper_means_the_paper_s_sizes() -> None:
         (["--preset", "compact", "--target", "clip.mp4"], "takes no clip"),
         (["--preset", "compact", "--seconds", "3"], "takes no clip"),
         ([], "the sizes of one preset"),
+        (["--preset", "compact", "--system", "wav2lip"], "the system wav2lip says nothing of its stages"),
     ],
 )
 def test_what_random_weights_cannot_be_given(options: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

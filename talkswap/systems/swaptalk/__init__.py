@@ -82,6 +82,7 @@ SYSTEM = SystemDescription(
             packages=("transformers", "diffusers", "insightface", "onnxruntime"),
         ),
     },
+    bench=f"{_HERE}.bench:random_workload",
     rows=(
         EvaluationRow(
             "swaptalk-sync-swap",
