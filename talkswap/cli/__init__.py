@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = error.format_message().rstrip(".").replace("Value error, ", "")  # Typer passes pydantic's words on
         print_error(UsageError(message, f"`{command} --help` lists what it takes"))
         return error.exit_code
-    except ImportError as error:  # a package that an extra brings, or a system library that a wheel wants
+    except ImportError as error:  # a package that an extra brings, or a system library that a wheel needs
         missing = DependencyError(
             f"a package cannot be imported: {error}",
             OPENCV_HINT if "libGL" in str(error) else "`talkswap doctor` names what is missing",

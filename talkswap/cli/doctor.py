@@ -113,7 +113,7 @@ def check_ffmpeg() -> list[Finding]:
     findings = [Finding("ffmpeg", "ok", f"{program.path} ({program.note})" if program.note else str(program.path))]
     version = ".".join(str(part) for part in av.library_versions["libavcodec"])
     working, broken = [], []
-    os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder prints its life story
+    os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder logs its settings
     for name in CODECS:
         try:
             check_encoder(name)

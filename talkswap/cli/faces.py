@@ -54,7 +54,7 @@ def command(
     from talkswap.faces.analyse import load_analyser
     from talkswap.media.index import index_frames
     from talkswap.media.probe import probe
-    from talkswap.render.look import face_width, people_in_clip
+    from talkswap.render.look import people_in_clip
     from talkswap.systems.registry import requirements
 
     info = probe(clip)
@@ -68,7 +68,7 @@ def command(
             "number": person.index,
             "share": round(person.share, 3),
             "seen_at_seconds": round(float(person.time), 3),
-            "width_px": round(face_width(person)),
+            "width_px": round(person.width),
             "thumbnail": path,
         }
         for person, path in zip(people, paths, strict=True)

@@ -17,7 +17,7 @@ from talkswap.errors import TalkswapError
 from talkswap.files import write_atomically
 from talkswap.types import ProgressEvent
 
-OPENCV_HINT = "run `pip install --force-reinstall --no-deps opencv-python-headless`, the OpenCV that wants no libGL"
+OPENCV_HINT = "run `pip install --force-reinstall --no-deps opencv-python-headless`, the OpenCV that needs no libGL"
 
 
 def colourful(stream: TextIO) -> bool:

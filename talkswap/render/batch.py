@@ -130,7 +130,7 @@ def _columns() -> set[str]:
 
 
 def _value(hint: Any, text: str, where: str) -> Any:
-    """A cell's text in JSON's types, as :func:`talkswap.render.plan_file.plan_from_json` wants them."""
+    """A cell's text in JSON's types, as :func:`talkswap.render.plan_file.plan_from_json` takes them."""
     inner = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
         return _value(next(part for part in inner if part is not type(None)), text, where)
@@ -185,7 +185,7 @@ def results_file(table: Path) -> Path:
 
 
 def read_results(file: Path) -> dict[str, JobResult]:
-    """The last result of each output; lines that a crash left half written are passed over."""
+    """The last result of each output; skips lines that a crash left half-written."""
     results: dict[str, JobResult] = {}
     if file.is_file():
         for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -198,7 +198,7 @@ def read_results(file: Path) -> dict[str, JobResult]:
 
 
 def is_done(job: Job, results: dict[str, JobResult]) -> bool:
-    """Whether a job's result is there and made from what it would be made from now."""
+    """Whether a job's result is there, and nothing that decides it has changed since."""
     last = results.get(os.path.abspath(job.plan.output))
     return (
         last is not None
@@ -210,7 +210,7 @@ def is_done(job: Job, results: dict[str, JobResult]) -> bool:
 
 
 class Children:
-    """Processes at work, so that all of them can be ended; one that is started too late for that ends at once."""
+    """Running renders, so that all of them can be ended; one that starts after that ends at once."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
@@ -246,7 +246,7 @@ def run_job(job: Job, threads: int, children: Children | None = None) -> JobResu
     Args:
         job: what to do.
         threads: CPU threads that the process may use; 0 = its own choice.
-        children: where the process is listed while it runs, so that somebody may end it.
+        children: lists the process while it runs, so that the caller can end it.
     """
     started = time.perf_counter()
     key = job_key(job.plan)

@@ -89,8 +89,3 @@ def people_in_clip(
 def thumbnail(person: Person, size: int = 128) -> UInt8Image:
     """The person's aligned face (size size 3) where it is largest and least turned."""
     return np.asarray(cv2.resize(person.picture, (size, size), interpolation=cv2.INTER_AREA), np.uint8)
-
-
-def face_width(person: Person) -> float:
-    """Width in px of the person's box where it is largest and least turned."""
-    return person.width

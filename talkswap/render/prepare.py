@@ -26,7 +26,7 @@ from talkswap.media.probe import probe
 from talkswap.media.program import find_ffmpeg
 from talkswap.media.sound import load_voice, shift_voice
 from talkswap.media.timeline import Timeline, plan_timeline
-from talkswap.render.look import face_width, people_in_clip
+from talkswap.render.look import people_in_clip
 from talkswap.render.people import PersonRequest, Subject, find_people, person_requests
 from talkswap.render.source import SMALL_FACE, SourceEncoder, read_photo
 from talkswap.systems.contract import Portrait, SpeechFeatures, System
@@ -337,6 +337,6 @@ def find_subjects(
         performance = system.begin(Portrait(person.first), None if source is None else source.source, features, gate)
         photos_of_source, identity = ((), None) if source is None else (source.photos, source.identity)
         subjects.append(Subject(person, photos_of_source, identity, request.voice, gate, performance))
-        if face_width(person) < SMALL_FACE:
-            log.warnings.append(f"the target's face is only {face_width(person):.0f} px wide")
+        if person.width < SMALL_FACE:
+            log.warnings.append(f"the target's face is only {person.width:.0f} px wide")
     return People(tuple(everybody), tuple(subjects))

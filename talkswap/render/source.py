@@ -1,4 +1,4 @@
-"""The source photo, or several of one person: read, find the face, cut it out, tell which is best."""
+"""The source photo, or several of one person: read it, find the face, cut it out, choose the best."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_BYTES = 512 * 2**20
 MOST_SIDE = 2048  # px: larger photos are reduced before a face is looked for
 ENOUGH_WIDTH = 256.0  # px: a wider face gives no more detail, the networks' crops being that small
 WIDEST_YAW = 60.0  # degrees from which half of a face is out of sight
-SMALL_FACE = 64.0  # px: below, a source photo or a target face gives a poor result, and the user is told
+SMALL_FACE = 64.0  # px: below, a source photo or a target face gives a poor result, which a warning says
 FINE = 128  # px: side of the crop in which sharpness is compared
 
 
@@ -38,7 +38,7 @@ class SourceFace:
 
     @property
     def quality(self) -> float:
-        """How much it tells, in [0, 1] x sharpness: seen from the front, and large enough."""
+        """How good the view is: sharpness, less where the head is turned or the face is small."""
         frontal = max(0.0, 1 - abs(self.yaw) / WIDEST_YAW)
         return frontal * min(1.0, self.width / ENOUGH_WIDTH) * self.sharpness
 

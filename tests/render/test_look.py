@@ -14,7 +14,7 @@ from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.faces.people import Person
 from talkswap.media.index import index_frames
 from talkswap.media.probe import probe
-from talkswap.render.look import LookConfig, face_width, people_in_clip, sample_frames, thumbnail
+from talkswap.render.look import LookConfig, people_in_clip, sample_frames, thumbnail
 
 WriteClip = Callable[..., Path]
 
@@ -50,7 +50,7 @@ def check(person: Person) -> None:
     assert person.picture.shape == (192, 192, 3) and person.embedding is not None
     assert np.linalg.norm(person.embedding) == pytest.approx(1, abs=1e-3)
     assert thumbnail(person, 96).shape == (96, 96, 3) and thumbnail(person).std() > 20
-    assert 40 < face_width(person) < 200
+    assert 40 < person.width < 200
 
 
 def test_the_steps_of_a_look() -> None:

@@ -4,7 +4,7 @@
     T~_B, speech -> UNet with cross-attention -> T^_B            (eq. 12)
     cat(T_U, T^_B)                                               (eq. 13)
 
-The compact transform hears mel windows through a small encoder that also says which mouth shape it wants; that
+The compact transform hears mel windows through a small encoder that also predicts the mouth's shape; that
 shape modulates every block, because half an hour of speech is too little to learn it end to end.
 """
 
@@ -209,7 +209,7 @@ class LipTransform(nn.Module):
             raise UsageError(f"there is no lip-sync backbone {config.backbone}", "take compact, ldm-unet, unet or dit")
 
     def forward(self, lower: Tensor, speech: Tensor, shape: Tensor | None = None) -> Tensor:
-        """``shape`` (B M) overrides the shape that the compact encoder wants; the other backbones take none."""
+        """``shape`` (B M) overrides the shape that the compact encoder predicts; the other backbones take none."""
         if self.config.backbone != "compact":
             if shape is not None:
                 raise UsageError(
@@ -241,7 +241,7 @@ class LipSync(nn.Module, HubNetwork):
             target, reference: latents B C G G; equal when cross-driven.
             speech: B L D, the window around each target frame.
             warp: whether the reference is moved to the target's pose first; off when cross-driven.
-            shape: B M, a mouth shape that overrides what speech wants (compact).
+            shape: B M, a mouth shape that overrides the one predicted from speech (compact).
 
         Returns:
             B C G G: the target's upper half over the predicted lower half.
