@@ -229,12 +229,12 @@ def test_a_clip_without_a_face_passes_through_when_nothing_is_changed(
 
 def test_a_failure_in_the_middle_is_named_and_leaves_nothing(plan: RenderPlan, monkeypatch: pytest.MonkeyPatch) -> None:
     from talkswap.errors import DeviceError
-    from talkswap.systems.swaptalk.system import SwapTalk
+    from talkswap.systems.swaptalk.system import SwapTalkPerformance
 
     def full(*_: object) -> list[np.ndarray]:
         raise DeviceError("the GPU's memory does not hold a single frame")
 
-    monkeypatch.setattr(SwapTalk, "render", full)
+    monkeypatch.setattr(SwapTalkPerformance, "render", full)
     with pytest.raises(DeviceError, match="single frame"):
         render_clip(plan)
     assert list(plan.output.parent.iterdir()) == []

@@ -52,7 +52,7 @@ def test_lips_and_sound_meet_when_the_picture_is_late(
 ) -> None:
     clip = write(tmp_path / name, example_pictures[:12], picture_begins, sound_begins)
     plan = RenderPlan(None, clip, None, tmp_path / "out.mp4", preset="compact", device="cpu", swap=False, sync=False)
-    features = np.abs(prepare(plan, lambda event: None).voice.samples).argmax() / HZ
+    features = np.abs(prepare(plan, lambda event: None).voices.common.samples).argmax() / HZ
     assert features == pytest.approx(heard, abs=0.005)
     render_clip(plan)
     played = np.abs(load_voice(plan.output).samples).argmax() / HZ

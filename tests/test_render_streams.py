@@ -77,11 +77,11 @@ def test_a_part_is_dubbed_from_its_first_frame(untouched: RenderPlan, tmp_path: 
 
 
 def test_the_targets_own_sound_is_heard_from_the_part_on(untouched: RenderPlan) -> None:
-    whole = prepare(untouched, lambda event: None).voice.samples
+    whole = prepare(untouched, lambda event: None).voices.common.samples
     ready = prepare(replace(untouched, start=Fraction("0.12"), end=Fraction("0.36")), lambda event: None)
-    assert len(ready.voice.samples) == round(0.24 * 16000)
-    assert np.array_equal(ready.voice.samples, whole[1920 : 1920 + 3840])
-    assert ready.index.start == Fraction("0.12")
+    assert len(ready.voices.common.samples) == round(0.24 * 16000)
+    assert np.array_equal(ready.voices.common.samples, whole[1920 : 1920 + 3840])
+    assert ready.clip.index.start == Fraction("0.12")
 
 
 def test_wishes_that_cannot_be_met_are_named_before_the_render(untouched: RenderPlan) -> None:
