@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.animation.space import pose_free
-from talkswap.data.motion import MotionClip, gather
+from talkswap.data.motion import MotionClip, gather, sixteen_bits
 from talkswap.media.sound import load_voice
 from talkswap.types import FloatArray
 from talkswap.voice.mel import log_mel
@@ -57,8 +57,20 @@ def read_motion(folder: Path) -> Iterator[MotionClip]:
                 stored = {key: archive[f"{name}/{key}"] for key in ("q0", "lo", "hi", "c", "t", "opus")}
                 shapes = pose_free(decode_points(stored, shift), points)
                 times = (stored["t"] - stored["t"][0]).astype(np.float32)
-                mel = log_mel(decode_voice(stored["opus"].tobytes()))
-                yield MotionClip(name, rows[name]["speaker"], rows[name]["split"], times, shapes, points, mel, 0.0, 1.0)
+                voice = decode_voice(stored["opus"].tobytes())
+                row = rows[name]
+                yield MotionClip(
+                    name,
+                    row["speaker"],
+                    row["split"],
+                    times,
+                    shapes,
+                    points,
+                    log_mel(voice),
+                    0.0,
+                    1.0,
+                    sixteen_bits(voice),
+                )
 
 
 if __name__ == "__main__":

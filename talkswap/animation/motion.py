@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from talkswap.animation.sync_former import SyncFormer
 from talkswap.types import FloatArray
 
 CHUNKS_AT_ONCE = 16
+HZ = 16000  # of samples
 BLOCK_SECONDS = 30  # of a voice that go through the voice encoder together
 
 
@@ -65,6 +67,18 @@ def mel_tokens(network: SyncFormer, mel: FloatArray, silence: float = -1.0) -> T
     return torch.cat(parts, 1)
 
 
+def sample_tokens(network: SyncFormer, samples: FloatArray) -> Tensor:
+    """Tokens (1 N C) of a whole voice at 16 kHz by wav2vec2, in overlapping windows."""
+    from talkswap.voice.hubert import HubertFeatures
+
+    audio: Any = network.audio
+    trained = [parameter for parameter in audio.parameters() if parameter.requires_grad]
+    features = HubertFeatures(audio.model, network.opening_axis.device)(samples)  # the two models have the same parts
+    for parameter in trained:  # a score in the middle of training must not end it
+        parameter.requires_grad_(True)
+    return torch.from_numpy(features).to(network.opening_axis.device)[None]
+
+
 def chunk_starts(frames: int, chunk: int, overlap: int) -> list[int]:
     """First frames of chunks that cover a voice."""
     return list(range(0, max(frames - overlap, 1), chunk - overlap))
@@ -75,21 +89,24 @@ def fade_in(overlap: int) -> FloatArray:
     return np.asarray(0.5 - 0.5 * np.cos(np.pi * (np.arange(overlap) + 1) / (overlap + 1)), np.float32)
 
 
-def mesh_motion(network: SyncFormer, mel: FloatArray, reference: FloatArray | None) -> MeshMotion:
+def mesh_motion(network: SyncFormer, voice: FloatArray, reference: FloatArray | None) -> MeshMotion:
     """The motion of a voice in a person's style.
 
     Args:
         network: in evaluation mode.
-        mel: M 80, log-mel features of the whole voice.
+        voice: M 80, log-mel features of the whole voice; its samples (N) at 16 kHz where the network hears wav2vec2.
         reference: S 478 3, displacements of the person's own speaking at ``config.rate``; up to ``config.references`` of
             them are read, fewer will do.  None for a network with a constant style.
 
     Returns:
         One state per 1/25 s from time 0 to the end of the voice.
     """
-    rate = Fraction(network.config.rate, network.config.mel.rate)
-    frames = max(1, int((len(mel) - 1) * rate) + 1)
-    return speak_tokens(network, mel_tokens(network, mel), -network.audio.start, frames, reference)
+    config = network.config
+    if config.audio == "mel":
+        frames = max(1, int((len(voice) - 1) * Fraction(config.rate, config.mel.rate)) + 1)
+        return speak_tokens(network, mel_tokens(network, voice), -network.audio.start, frames, reference)
+    frames = int(len(voice) * Fraction(config.rate, HZ)) + 1
+    return speak_tokens(network, sample_tokens(network, voice), 0.0, frames, reference)
 
 
 @torch.no_grad()

@@ -188,8 +188,9 @@ class StyleEncoder(nn.Module):
         super().__init__()
         width = config.width
         self.embedding = nn.Linear(config.code, width)
-        self.attention = Attention(width, config.heads, config.dropout)
-        self.feed = feed_forward(width, config.feedforward, config.dropout)
+        # no dropout: its noise would add to the deviation, which then would be another one outside training
+        self.attention = Attention(width, config.heads, 0.0)
+        self.feed = feed_forward(width, config.feedforward, 0.0)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         self.pooled = nn.Linear(2 * width, width)
 
@@ -202,7 +203,7 @@ class StyleEncoder(nn.Module):
         share = (present / present.sum(1, keepdim=True).clamp(min=1))[..., None]
         mean = (x * share).sum(1)
         # the logarithm, since the gain of the output is an exponential: a face that moves twice as far has one step more
-        deviation = ((x - mean[:, None]).square() * share).sum(1).add(1e-5).log() / 2
+        deviation = ((x - mean[:, None]).square() * share).sum(1).add(1e-4).log() / 2
         return self.pooled(torch.cat([mean, deviation], 1))
 
 

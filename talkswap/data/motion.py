@@ -7,14 +7,14 @@ each clip's lag is measured with the compact speech encoder, and how far its lip
 Layout of OUT, one file per clip::
 
     NAME.npz   speaker · split · times T · shapes T P 3 (half precision, pose-free, nan where no face) · points P of the 478 ·
-               mel M 80 (half precision) · lag s by which the picture is later than the sound · trust 0.1 … 1.4
+               mel M 80 (half precision) · voice N at 16 kHz (16 bit) · lag s by which the picture is later than the sound · trust 0.1 … 1.4
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -43,6 +43,7 @@ class MotionClip:
     mel: FloatArray  # M 80
     lag: float  # s by which the picture is later than its sound
     trust: float  # relative, how well lips and sound belong together; 1 is usual
+    voice: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, np.int16))  # samples at 16 kHz, for wav2vec2
 
     @property
     def seen(self) -> NDArray[np.bool_]:
@@ -67,8 +68,22 @@ def read_prepared(folder: Path, split: str) -> Iterator[MotionClip]:
         shapes = pose_free(landmarks.astype(np.float32))
         mel = log_mel(voice.astype(np.float32))
         yield MotionClip(
-            path.stem, path.stem, split, times.astype(np.float32), shapes, np.arange(POINTS), mel, 0.0, 1.0
+            path.stem,
+            path.stem,
+            split,
+            times.astype(np.float32),
+            shapes,
+            np.arange(POINTS),
+            mel,
+            0.0,
+            1.0,
+            sixteen_bits(voice),
         )
+
+
+def sixteen_bits(samples: FloatArray) -> NDArray[np.int16]:
+    """Samples in [-1, 1] as they are stored."""
+    return np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
 
 
 def spread_points(clip: MotionClip) -> FloatArray:
@@ -144,6 +159,7 @@ def open_motion(folder: Path) -> list[MotionClip]:
                     path.stem, str(stored["speaker"]), str(stored["split"]), stored["times"].astype(np.float32),
                     stored["shapes"].astype(np.float32), stored["points"], stored["mel"].astype(np.float32),
                     float(stored["lag"]), float(stored["trust"]),
+                    stored["voice"] if "voice" in stored else np.zeros(0, np.int16),
                 )
             )  # fmt: skip
     if not clips:

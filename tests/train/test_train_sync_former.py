@@ -11,20 +11,19 @@ import torch
 from safetensors.torch import load_file
 
 from talkswap.animation.space import lip_opening
-from talkswap.animation.sync_former import MelEncoderConfig, SyncFormer, SyncFormerConfig
+from talkswap.animation.sync_former import MelEncoderConfig, SyncFormer, SyncFormerConfig, Wav2Vec2Sizes
 from talkswap.data.motion import MotionClip, store
 from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import mean_face
 from talkswap.train.loop import Trainer
+from talkswap.train.shared.lip_measures import measure_matrix, point_weights
 from talkswap.train.shared.mesh_labels import Lift, MeshLabels, measure_basis, opening_axis
 from talkswap.train.shared.sync_former import (
     SyncFormerStage,
     SyncFormerStageConfig,
     held_out_names,
-    measure_matrix,
     mel_rows,
     networks,
-    point_weights,
 )
 from talkswap.train.stage import LoopConfig
 
@@ -56,9 +55,10 @@ def clip(
     shapes[50] = np.nan
     mel = -0.9 + 1.2 * np.interp(np.arange(641) / 80, times, strength)[:, None] * random.uniform(0.9, 1.1, 80)
     points = np.arange(478) if points is None else points
+    noise = 3000 * random.normal(0, 1, 128000) * np.interp(np.arange(128000) / 16000, times, strength)
     return MotionClip(
         name, speaker, split, times.astype(np.float32), shapes[:, points].astype(np.float32), points,
-        mel.astype(np.float32), 0.0, 1.0,
+        mel.astype(np.float32), 0.0, 1.0, noise.astype(np.int16),
     )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_held_out_speakers_are_never_drawn(meshes: Path) -> None:
 def test_a_batch_depends_on_the_step_alone(meshes: Path) -> None:
     first, second = stage(meshes).batch(3), stage(meshes).batch(3)
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert not torch.equal(first["mel"], stage(meshes).batch(4)["mel"])
+    assert not torch.equal(first["voice"], stage(meshes).batch(4)["voice"])
     assert first["target"].shape == (8, 40, 6)
     assert first["reference"].shape == (8, 24, 6)
 
@@ -138,7 +138,7 @@ def test_a_sample_is_the_clip_at_its_own_time(meshes: Path) -> None:
     for row in range(8):
         opening = (batch["target"][row] @ made.measures)[:, 0]
         places = before + np.arange(40) / 25 * 80
-        loud = np.interp(places, np.arange(batch["mel"].shape[1]), batch["mel"][row].mean(1))
+        loud = np.interp(places, np.arange(batch["voice"].shape[1]), batch["voice"][row].mean(1))
         there = batch["weight"][row].numpy() > 0
         assert np.corrcoef(opening.numpy()[there], loud[there])[0, 1] > 0.97
 
@@ -240,3 +240,27 @@ def test_both_presets_can_be_estimated() -> None:
         told = configure(find_stage("sync-former"), {}, preset)
         assert told["parameters"]["sync-former"] > least
     assert list(networks(SyncFormerStageConfig())) == ["sync-former"]
+
+
+def test_a_small_wav2vec2_trains_on_samples_and_keeps_its_convolutions(meshes: Path, tmp_path: Path) -> None:
+    sizes = Wav2Vec2Sizes(width=16, layers=1, heads=2, feedforward=16, channels=8, position_kernel=8, position_groups=2)
+    net = dataclasses.replace(SMALL, audio="wav2vec2", wav2vec2=sizes, components=0, style_gain=False)
+    from transformers import Wav2Vec2Model
+
+    torch.manual_seed(9)
+    published = Wav2Vec2Model(SyncFormer(net).audio.model.config)
+    published.save_pretrained(tmp_path / "wav2vec2")
+    loop = dataclasses.replace(LOOP, steps=2)
+    trained = stage(meshes, network=net, loop=loop, wav2vec2=tmp_path / "wav2vec2")
+    before = {k: v.clone() for k, v in trained.former.state_dict().items()}
+    assert torch.equal(
+        before["audio.model.feature_projection.projection.weight"], published.feature_projection.projection.weight
+    )
+    scores = Trainer(trained, loop, tmp_path / "run").train(echo=lambda line: None)
+    assert np.isfinite(list(scores.values())).all()
+    moved = {k for k, v in trained.former.state_dict().items() if not torch.equal(v, before[k])}
+    assert not any("feature_extractor" in key for key in moved), "A.1: the temporal convolutions stay"
+    assert any("audio.model.encoder" in key for key in moved)
+    assert all(p.requires_grad for n, p in trained.former.named_parameters() if "feature_extractor" not in n)
+    with pytest.raises(TrainingDataError, match="no wav2vec2"):
+        stage(meshes, network=net, wav2vec2=tmp_path)

@@ -104,6 +104,7 @@ class MeshLabels:
         self.opening = np.where(self.seen, lip_opening(np.nan_to_num(whole)), np.nan).astype(np.float32)
         moved = whole[:, self.points] - self.template[self.points]
         self.displacements = np.nan_to_num(moved).astype(np.float16)
+        self.voice = clip.voice
         self.codes = self.rest = np.zeros((0, 0), np.float32)
         self.room = room
         self.mel = np.pad(clip.mel, ((room, room), (0, 0)), constant_values=SILENCE).astype(np.float16)
@@ -118,6 +119,15 @@ class MeshLabels:
         """Keep the codes (T D) of the clip's displacements."""
         closed = self.seen & (self.opening <= np.nanquantile(self.opening, 0.1))
         self.codes, self.rest = codes, codes[closed].mean(0)
+
+    def voice_at(self, start: float, count: int) -> FloatArray:
+        """Samples (``count``) at 16 kHz from a time on, silence beyond the ends, brought to mean 0 and variance 1."""
+        first = round(start * 16000)
+        piece = np.zeros(count, np.float32)
+        low, high = max(first, 0), min(first + count, len(self.voice))
+        if low < high:
+            piece[low - first : high - first] = self.voice[low:high]
+        return (piece - piece.mean()) / np.float32(np.sqrt(piece.var() + 1e-7))
 
     def mel_at(self, place: FloatArray) -> FloatArray:
         """Mel rows (L 80) at fractional places; silence beyond the ends."""

@@ -43,7 +43,10 @@ class Spoken:
         return self.clip.template + self.motion.at(list(self.times - shift))
 
 
-def voice_mel(clip: MeshLabels) -> FloatArray:
+def whole_voice(former: SyncFormer, clip: MeshLabels) -> FloatArray:
+    """What the network hears of a clip: log-mel, or samples."""
+    if former.config.audio == "wav2vec2":
+        return clip.voice.astype(np.float32) / 32767
     return clip.mel[clip.room : len(clip.mel) - clip.room].astype(np.float32)
 
 
@@ -61,7 +64,7 @@ def speak_clip(former: SyncFormer, clip: MeshLabels, whole: Whole) -> Spoken:
     values, present = clip.at(times, whole(clip))
     keep = present > 0
     truth = clip.template + values[keep]
-    motion = mesh_motion(former, voice_mel(clip), reference)
+    motion = mesh_motion(former, whole_voice(former, clip), reference)
     later = np.arange(len(times))[keep] >= used
     return Spoken(clip, reference, times[keep].astype(np.float32), truth, later, motion)
 
@@ -126,7 +129,7 @@ def style_figures(former: SyncFormer, spoken: Sequence[Spoken], voices: int = 4)
     for voice in chosen[:: max(1, len(chosen) // voices)]:
         made = []
         for each in chosen:
-            motion = mesh_motion(former, voice_mel(voice.clip), each.reference)
+            motion = mesh_motion(former, whole_voice(former, voice.clip), each.reference)
             made.append(style_statistics(template + motion.at(list(voice.times))))
         for a in range(len(chosen)):
             for b in range(len(chosen)):
@@ -158,10 +161,12 @@ def seam_figure(former: SyncFormer, spoken: Sequence[Spoken]) -> float:
 
 def silence_opening(former: SyncFormer, spoken: Sequence[Spoken]) -> float:
     """Mean opening after two seconds of digital silence, over the speakers' styles."""
-    mel = np.full((int(MelConfig().rate) * 3, former.config.mel.bins), SILENCE, np.float32)
+    silence = np.full((int(MelConfig().rate) * 3, former.config.mel.bins), SILENCE, np.float32)
+    if former.config.audio == "wav2vec2":
+        silence = np.zeros(3 * 16000, np.float32)
     values = []
     for each in list({s.clip.speaker: s for s in spoken}.values())[:6]:
-        motion = mesh_motion(former, mel, each.reference)
+        motion = mesh_motion(former, silence, each.reference)
         values.append(lip_opening(each.clip.template + motion.at([2.0]))[0])
     return float(np.mean(values))
 

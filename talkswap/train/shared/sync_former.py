@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from talkswap.animation.sync_former import COMPACT, PAPER, SyncFormer, SyncFormerConfig
 from talkswap.data.motion import open_motion
 from talkswap.errors import TrainingDataError
-from talkswap.faces.mesh import POINTS, mean_face
+from talkswap.faces.mesh import POINTS
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
+from talkswap.train.shared.lip_measures import MEASURES, centred, measure_matrix, point_weights
 from talkswap.train.shared.mesh_labels import Lift, MeshLabels, measure_basis, opening_axis
 from talkswap.train.shared.mesh_scores import draw_strips, score_motion
 from talkswap.train.shared.speech_encoder import augment_mel, room_noise, warp_bands
@@ -32,15 +33,7 @@ from talkswap.train.shared.speech_labels import SOUNDS
 from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
 from talkswap.types import FloatArray
 
-MEASURES: tuple[tuple[tuple[int, ...], tuple[int, ...], int, float], ...] = (
-    # points less points, along an axis, and the weight
-    ((87, 14, 317), (82, 13, 312), 1, 3.0),  # opening
-    ((291,), (61,), 0, 1.0),  # width
-    ((152,), (), 1, 1.0),  # jaw
-    ((17,), (), 1, 1.0),  # lower lip
-    ((0,), (), 1, 1.0),  # upper lip
-    ((0, 17), (), 2, 0.5),  # forward
-)
+LEAD = 0.25  # s of samples before a chunk's first frame
 
 
 @dataclass(frozen=True)
@@ -51,6 +44,7 @@ class SyncFormerStageConfig:
     held_out: Path | None = None  # JSON: lists of speakers and clips that are scored and never trained on
     phonetics: Path | None = None  # folder of recipes/phonetics.py: speech whose sounds the voice tokens name
     start: Path | None = None  # weights of a sync_former, or of a speech encoder for the voice's part
+    wav2vec2: Path | None = None  # folder of wav2vec2-base-960h, where the network hears that
     network: SyncFormerConfig = COMPACT
     loop: LoopConfig = LoopConfig(
         steps=3000, batch=16, learning_rate=1e-3, weight_decay=0.02, ema=0.995, warmup=50, log_every=50, sample_every=1000,
@@ -93,7 +87,7 @@ def work(config: SyncFormerStageConfig, networks: Networks) -> Work:
     former: Any = networks["sync-former"]
     former.audio.eval()  # wav2vec2 decides by a random value which layers it skips; without content there is none
     net = config.network
-    rows = mel_rows(net)[1] if net.audio == "mel" else int(net.chunk / net.rate * 16000) + 400
+    rows = mel_rows(net)[1] if net.audio == "mel" else sample_count(net)
 
     def run() -> Tensor:
         shape = (SAMPLES, rows, net.mel.bins) if net.audio == "mel" else (SAMPLES, rows)
@@ -112,6 +106,11 @@ def mel_rows(net: SyncFormerConfig) -> tuple[int, int]:
     return before, (tokens - 1) * net.mel.stride + 2 * net.mel.half + 1
 
 
+def sample_count(net: SyncFormerConfig) -> int:
+    """Samples of one chunk for wav2vec2, from LEAD seconds before its first frame on."""
+    return int((net.chunk / net.rate + 2 * LEAD) * 16000)
+
+
 class SyncFormerLearner(nn.Module):
     """The network and, for training only, the head that names sounds."""
 
@@ -119,35 +118,6 @@ class SyncFormerLearner(nn.Module):
         super().__init__()
         self.former = SyncFormer(config)
         self.sounds = nn.Linear(self.former.audio.width, len(SOUNDS))
-
-
-def point_weights(upper: float, lips: float) -> Tensor:
-    """Weight (478) of each point in the loss: the lips, the rest below the nose's tip, the rest; mean 1."""
-    from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS, SKIN_POINTS
-
-    y = mean_face().points[:, 1]
-    step = np.clip((y - 0.55) / 0.25, 0, 1)
-    weight = upper + (1 - upper) * step * step * (3 - 2 * step)
-    weight[[*INNER_LIPS, *OUTER_LIPS]] = lips
-    weight[SKIN_POINTS:] = 0.02  # speech does not move the eyes
-    return torch.from_numpy((weight / weight.mean()).astype(np.float32))
-
-
-def measure_matrix() -> Tensor:
-    """What turns flat displacements (3P) into the lips' measures (M): 3P M."""
-    matrix = torch.zeros(POINTS, 3, len(MEASURES))
-    for number, (plus, minus, axis, _) in enumerate(MEASURES):
-        matrix[list(plus), axis, number] += 1 / len(plus)
-        if minus:
-            matrix[list(minus), axis, number] -= 1 / len(minus)
-    return matrix.flatten(0, 1)
-
-
-def centred(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (B T M) less their mean over present frames (B T), and their deviation (B M)."""
-    share = (weight / weight.sum(1, keepdim=True).clamp(min=1))[..., None]
-    less = values - (values * share).sum(1, keepdim=True)
-    return less, ((less * less * share).sum(1) + 1e-6).sqrt()
 
 
 class SyncFormerStage(Stage):
@@ -162,6 +132,8 @@ class SyncFormerStage(Stage):
         self.network: SyncFormerLearner = SyncFormerLearner(config.network)
         weights = point_weights(config.upper, config.lips)
         self.measure_weights = torch.tensor([m[3] for m in MEASURES]) / sum(m[3] for m in MEASURES)
+        if config.wav2vec2 is not None:
+            self._load_wav2vec2(config.wav2vec2)
         if config.start is not None:
             self._start(config.start)
         self._read_clips(weights)
@@ -241,6 +213,22 @@ class SyncFormerStage(Stage):
         else:
             self.former.load_state_dict(stored)
 
+    def _load_wav2vec2(self, folder: Path) -> None:
+        """The published weights into the voice's part.
+
+        Raises:
+            TrainingDataError: the folder does not hold them.
+        """
+        from transformers import Wav2Vec2Model
+
+        audio: Any = self.former.audio
+        try:
+            published = Wav2Vec2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            stored = published.state_dict()
+            audio.model.load_state_dict({k: stored[k] for k in audio.model.state_dict()})
+        except (OSError, KeyError, RuntimeError) as error:
+            raise TrainingDataError(f"no wav2vec2 of these sizes in {folder}", "run: talkswap download") from error
+
     # --- samples
 
     def whole(self, clip: MeshLabels) -> FloatArray:
@@ -258,7 +246,7 @@ class SyncFormerStage(Stage):
         config, net = self.config, self.config.network
         random = np.random.default_rng(step_seed(config.loop.seed, step))
         pieces = [self._piece(random) for _ in range(config.loop.batch)]
-        names = ("mel", "target", "before", "weight", "points", "reference", "present")
+        names = ("voice", "target", "before", "weight", "points", "reference", "present")
         batch = {n: torch.from_numpy(np.stack(p)) for n, p in zip(names, zip(*pieces, strict=True), strict=True)}
         if self.speech and config.phonetic_batch:
             rows = mel_rows(self.config.network)[1]
@@ -289,7 +277,11 @@ class SyncFormerStage(Stage):
         reference, present = clip.at(random.uniform(earliest, latest) + np.arange(count) / net.rate)
         gain, sideways = np.exp(random.uniform(-1, 1, 2) * (config.scale, config.widths))
         moved, reference = (self.scaled(codes, gain, sideways) for codes in (moved, reference))
-        if random.random() < config.silent:
+        if net.audio == "wav2vec2":
+            if not len(clip.voice):
+                raise TrainingDataError(f"the meshes of {clip.name} are stored without samples", "gather them again")
+            mel = clip.voice_at(start - LEAD, sample_count(net))
+        elif random.random() < config.silent:
             mel = room_noise(rows, net.mel.bins, random, random.random() < config.noisy).numpy()
             rest = self.scaled(clip.rest[None], gain, sideways)
             moved, weight = np.repeat(rest, len(moved), 0), np.ones_like(weight)
@@ -313,7 +305,8 @@ class SyncFormerStage(Stage):
         config, former, net = self.config, self.former, self.config.network
         target, weight = batch["target"], batch["weight"]  # B T D, B T
         tokens, others = self._tokens(batch)
-        speech = former.align(tokens, net.chunk, mel_rows(net)[0] / net.mel.rate)
+        lead = LEAD if net.audio == "wav2vec2" else mel_rows(net)[0] / net.mel.rate
+        speech = former.align(tokens, net.chunk, lead)
         style = former.style(batch["reference"], batch["present"])
         truth = torch.cat([batch["before"], target[:, :-1]], 1)
         codes = former(speech, self._past(speech, style, truth, batch["before"], step), style).float()
@@ -359,7 +352,9 @@ class SyncFormerStage(Stage):
 
     def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Voice tokens of the samples, and of the speech without a mesh, by one pass of the voice encoder."""
-        mel = self._augmented(batch["mel"])
+        if self.config.network.audio == "wav2vec2":
+            return self.former.audio(batch["voice"]), None
+        mel = self._augmented(batch["voice"])
         if "speech" not in batch:
             return self.former.audio(mel), None
         tokens = self.former.audio(torch.cat([mel, self._augmented(batch["speech"])]))
