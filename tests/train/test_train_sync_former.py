@@ -18,6 +18,7 @@ from talkswap.faces.mesh import mean_face
 from talkswap.train.loop import Trainer
 from talkswap.train.shared.lip_measures import measure_matrix, point_weights
 from talkswap.train.shared.mesh_labels import Lift, MeshLabels, measure_basis, opening_axis
+from talkswap.train.shared.mesh_scores import closed_share
 from talkswap.train.shared.sync_former import (
     SyncFormerStage,
     SyncFormerStageConfig,
@@ -210,6 +211,17 @@ def test_the_lips_measures_are_what_they_say() -> None:
     assert measures[0] == pytest.approx(0.2)
     assert measures[1] == pytest.approx(0.2)
     assert measures[2:].tolist() == [0, 0, 0, 0]
+
+
+def test_lips_count_as_shut_where_they_are() -> None:
+    times = np.arange(75) / 25
+    sound = np.full(240, 12)
+    sound[40:48] = sound[120:128] = sound[200:208] = 1
+    opening = np.full(75, 0.2, np.float32)
+    opening[(times > 0.5) & (times < 0.6)] = 0.01  # the first of three
+    opening[(times > 2.45) & (times < 2.65)] = 0.025  # the last: within 15% of how far this mouth opens
+    assert closed_share(opening, times, sound) == (2, 3)
+    assert closed_share(opening, times, np.zeros(240, int)) == (0, 0)
 
 
 def test_a_run_can_start_from_a_speech_encoder_or_from_itself(meshes: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,14 @@ from talkswap.animation.sync_former import SyncFormer
 from talkswap.faces.measures import pearson
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, OUTER_LIPS
 from talkswap.train.shared.mesh_labels import MeshLabels
+from talkswap.train.shared.speech_labels import SOUNDS
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE, MelConfig
 
 Whole = Callable[[MeshLabels], FloatArray]
 LIPS = [*OUTER_LIPS, *INNER_LIPS]
+CLOSED = SOUNDS.index("closed lips")
+SHUT = 0.02  # lip opening up to which lips count as shut; or 15% of the 90% quantile, where that is more
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,49 @@ def silence_opening(former: SyncFormer, spoken: Sequence[Spoken]) -> float:
     return float(np.mean(values))
 
 
-def score_motion(former: SyncFormer, groups: Mapping[str, Sequence[MeshLabels]], whole: Whole) -> dict[str, float]:
-    """All figures: those of the opening for every group of clips, the others for the first that has any."""
+def closed_share(opening: FloatArray, times: FloatArray, sound: NDArray[np.integer[Any]]) -> tuple[int, int]:
+    """Of the m, b and p of a stretch, in how many the lips shut; and how many there are.
+
+    Args:
+        opening: T.
+        times: T s.
+        sound: the label of each mel frame, indices into :data:`talkswap.train.shared.speech_labels.SOUNDS`.
+    """
+    rate = float(MelConfig().rate)
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], (sound == CLOSED).astype(np.int8), [0]])))
+    shut = max(SHUT, 0.15 * float(np.quantile(opening, 0.9)))
+    count = closed = 0
+    for first, last in edges.reshape(-1, 2):
+        inside = (times >= first / rate - 0.04) & (times <= last / rate + 0.04)
+        if inside.sum() > 1:
+            count += 1
+            closed += bool(opening[inside].min() <= shut)
+    return closed, count
+
+
+def bilabial_figure(former: SyncFormer, spoken: Sequence[Spoken], mel: FloatArray, sound: FloatArray) -> float:
+    """Share of m, b and p with the lips shut, of a synthetic voice with known sounds, over the speakers' styles."""
+    rows = min(len(mel), int(60 * MelConfig().rate))
+    times = np.arange(int(rows / float(MelConfig().rate) * 25)) / 25
+    closed = count = 0
+    for each in list({s.clip.speaker: s for s in spoken}.values())[:8]:
+        motion = mesh_motion(former, mel[:rows].astype(np.float32), each.reference)
+        shut, number = closed_share(lip_opening(each.clip.template + motion.at(list(times))), times, sound[:rows])
+        closed, count = closed + shut, count + number
+    return closed / max(count, 1)
+
+
+def score_motion(
+    former: SyncFormer,
+    groups: Mapping[str, Sequence[MeshLabels]],
+    whole: Whole,
+    speech: tuple[FloatArray, FloatArray] | None = None,
+) -> dict[str, float]:
+    """All figures: those of the opening for every group of clips, the others for the first that has any.
+
+    Args:
+        speech: log-mel and sound labels of a synthetic voice.
+    """
     figures: dict[str, float] = {}
     for name, clips in groups.items():
         spoken = [speak_clip(former, clip, whole) for clip in clips if clip.seconds > 3]
@@ -182,6 +227,8 @@ def score_motion(former: SyncFormer, groups: Mapping[str, Sequence[MeshLabels]],
         if not figures:
             figures |= lip_components(spoken) | style_figures(former, spoken)
             figures |= {"seams": seam_figure(former, spoken), "opening-in-silence": silence_opening(former, spoken)}
+            if speech is not None:
+                figures["bilabials-shut"] = bilabial_figure(former, spoken, *speech)
         figures |= opening_figures(spoken, name)
     return figures
 

@@ -389,7 +389,7 @@ class SyncFormerStage(Stage):
     # --- what a run leaves
 
     def score(self) -> dict[str, float]:
-        return score_motion(self.former, self.groups, self.whole)
+        return score_motion(self.former, self.groups, self.whole, self.speech[-1] if self.speech else None)
 
     def sample(self, path: Path) -> None:
         draw_strips(path, self.former, [clip for group in self.groups.values() for clip in group][:4], self.whole)
