@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from talkswap.checkpoints.manifest import file_path
 from talkswap.checkpoints.networks import ENDING, load_network, read_tensors, tensor_files
 from talkswap.errors import WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.metrics.metric import PAPER_SIZE, Crops, Judge, check_crops
@@ -325,6 +326,6 @@ def load_compact_features(folder: Path) -> DetectorFeatures:
     """
     network = load_detector(folder)
     # The hash of the very file lets a report say which detector judged.
-    sha256 = file_sha256(folder / tensor_files(folder, "detector")[0])
+    sha256 = file_sha256(file_path(folder, tensor_files(folder, "faces/detector")[0]))
     note = "Frechet distance in the features of talkswap's own face detector, not of Inception"
     return DetectorFeatures(network, Judge("inception", "compact face detector", False, sha256, note))
