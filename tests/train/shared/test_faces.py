@@ -179,6 +179,7 @@ def test_photographs_keep_their_labels_when_turned(data: Path) -> None:
 
 def test_landmarks_learn_and_export(data: Path, tmp_path: Path) -> None:
     settings = config(data, "landmarks", 80)
+    settings = replace(settings, loop=replace(settings.loop, learning_rate=3e-3))
     stage = FacesStage(settings)
     untrained = fixed_figure(stage, "error")
     scores = Trainer(stage, settings.loop, tmp_path / "run").train(echo=lambda line: None)
