@@ -107,7 +107,7 @@ def option(default: Any = MISSING, help: str = "", **spelling: Any) -> Any:
     Args:
         default: of the field; without one, whoever makes the record has to give a value.
         help: one or two sentences for ``--help``; empty keeps the field away from the command line.
-        spelling: what :mod:`talkswap.cli.options` can't tell from name and type: ``flag``, ``metavar``, ``minimum``,
+        spelling: what :mod:`talkswap.cli.options` can't tell from name and type: ``flag``, ``metavar``, ``minimum``, ``maximum``,
             ``without`` (shown as the default where that is chosen later), ``rest`` (the field that takes further values).
     """
     return field(default=default, metadata={"help": help, **spelling})

@@ -54,7 +54,7 @@ def build_application(arguments: Sequence[str]) -> typer.Typer:
     application.command("doctor", short_help="Test whether this machine can render, and with what.")(doctor.command)
     application.command("download", short_help="Fetch published weights, or list them.")(download.command)
     application.command("train", short_help="Train one stage.")(train.command)
-    application.add_typer(data.build_application(markup), name="data")
+    application.add_typer(data.build_application(markup, arguments), name="data")
     application.add_typer(evaluation.build_application(markup), name="eval")
     application.add_typer(weights.build_application(markup), name="weights")
     return application

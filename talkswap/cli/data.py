@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from talkswap.cli.options import flag_of, option_fields, option_parameters, option_values
 from talkswap.cli.output import choose_progress, note, print_warning, table, to_json
+from talkswap.cli.systems import SystemName, system_among
 from talkswap.errors import InputMissingError, TrainingDataError, UnreadableMediaError, UsageError
 
 if TYPE_CHECKING:
     from talkswap.data.cutting import Source
     from talkswap.data.prepare import PrepareConfig
+    from talkswap.systems.description import Maker
 
 Out = Annotated[Path, typer.Option(help="Folder to write; what is already there is kept.", show_default=False)]
-Data = Annotated[Path, typer.Option(help="Folder made by `talkswap data prepare`.", show_default=False)]
-Vqgan = Annotated[Path, typer.Option(help="VQGAN weights, .safetensors with .json beside them.", show_default=False)]
 Workers = Annotated[int, typer.Option(min=1, help="Processes; each takes one core and about 0.6 GB.")]
 Seed = Annotated[int, typer.Option(help="Decides what is drawn.")]
 Hubert = Annotated[Path | None, typer.Option(help="Folder of HuBERT, for its features.", show_default=False)]
@@ -196,99 +199,46 @@ def hdtf(
     _judge(manifest)
 
 
-def codes(
-    data: Data,
-    vqgan: Vqgan,
-    out: Annotated[Path | None, typer.Option(help="Folder for all VQGANs' codes.", show_default="DATA/codes")] = None,
-    videos: Annotated[
-        Path | None, typer.Option(help="Folder with the clips and clips.csv.", show_default="DATA/videos")
-    ] = None,
-    upper_step: Annotated[
-        int, typer.Option(min=1, help="Every k-th frame also stores its upper half; the paper's warping wants 1.")
-    ] = 4,
-    minutes: Annotated[float, typer.Option(min=0, help="Stop after so long; run again to go on. 0: no limit.")] = 0.0,
-) -> None:
-    """Encode the prepared clips with a VQGAN, into a folder of this VQGAN's own.
+def maker_command(maker: Maker, system: str) -> Callable[..., None]:
+    """The command of a system's own maker; its options are the fields of the maker's config."""
+    from talkswap.checkpoints.description import resolve
 
-    The folder's name is the hash of encoder and codebooks: another VQGAN's codes lie beside it, and what is encoded is
-    never encoded again.  Give it to the stages with --set codes=FOLDER --set videos=DATA/videos.
-    """
-    _folder(data, "a folder made by `talkswap data prepare`")
-    _folder(videos or data / "videos", "the folder of the clips with --videos")
-    from talkswap.systems.swaptalk.training.codes import CodesConfig, code_hash, encode_clips, load_vqgan
+    kind = resolve(maker.config)
 
-    digest = code_hash(load_vqgan(vqgan))
-    folder = (out or data / "codes") / digest[:16]
-    config = CodesConfig(data, videos or data / "videos", vqgan, folder, upper_step=upper_step, minutes=minutes)
-    made = encode_clips(config, echo=note)
-    stored = {split: len(list((folder / f"talking-{split}").glob("*.npz"))) for split in ("train", "val")}
-    typer.echo(to_json({"codes": folder, "vqgan": digest, "encoded": made, "stored": stored}))
+    def command(*, system: SystemName = system, quiet: Quiet = False, **given: Any) -> None:
+        values = option_values(kind, given)
+        for field in option_fields(kind):
+            if field.default is MISSING and values[field.name] is None:
+                raise UsageError(f"data {maker.name} needs {flag_of(field)}", f"`talkswap data {maker.name} --help`")
+        with choose_progress(quiet, maker.name) as progress:
+            summary = resolve(maker.run)(kind(**values), progress, note)
+        typer.echo(to_json(summary))
 
-
-def pairs(
-    data: Data,
-    vqgan: Vqgan,
-    out: Annotated[Path, typer.Option(help="Folder to write.", show_default=False)],
-    count: Annotated[int, typer.Option(min=1, help="Pairs to make.", show_default=False)],
-    proxy: Annotated[Literal["mesh", "inswapper"], typer.Option(help="What swaps the faces of the truth.")] = "mesh",
-    inswapper: Annotated[Path | None, typer.Option(help="The inswapper .onnx file.", show_default=False)] = None,
-    arcface: Annotated[
-        Path | None,
-        typer.Option(help="The ArcFace .onnx file that inswapper's sources go through.", show_default=False),
-    ] = None,
-    identity: Annotated[
-        Path | None, typer.Option(help="Folder of the identity network.", show_default="the compact preset's")
-    ] = None,
-    seed: Seed = 0,
-    same: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Share of same-person pairs.", show_default="0.35, inswapper 0"),
-    ] = None,
-    forehead: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of a source's forehead that no hair or hat may cover.")
-    ] = 0.8,
-    quiet: Quiet = False,
-) -> None:
-    """Make the face swap's training samples (source, target, swapped) and store them as codes of a VQGAN.
-
-    Pairs that the proxy cannot make well are refused, and counted by reason in the summary and in pairs.json.
-    """
-    _folder(data, "a folder made by `talkswap data prepare`")
-    for file in (inswapper, arcface):
-        if file is not None and not file.is_file():
-            raise InputMissingError(f"{file} does not exist", "check the path")
-    if proxy == "mesh" and (inswapper or arcface):
-        raise UsageError("--inswapper and --arcface belong to --proxy inswapper", "add --proxy inswapper")
-    from talkswap.systems.swaptalk.training.pair_draw import PairConfig, load_proxy
-    from talkswap.systems.swaptalk.training.pairs import make_pairs
-
-    swapper = load_proxy(proxy, inswapper, arcface)
-    if identity is None:
-        from talkswap.checkpoints.presets import find_preset, verified_folder
-
-        identity = verified_folder(find_preset("compact"), ("faces/identity.safetensors", "faces/identity.json"))
-    share = same if same is not None else (PairConfig().same if proxy == "mesh" else 0.0)
-    config = PairConfig(same=share, source_forehead=forehead)
-    with choose_progress(quiet, "pairs") as progress:
-        made = make_pairs(data, vqgan, identity, out, count, seed, config=config, proxy=swapper, report=progress)
-    typer.echo(to_json({"out": out, "proxy": proxy, "pairs": count, **made}))
+    command.__doc__ = kind.__doc__
+    # Typer reads the signature: the fields of the config stand where **given is.
+    signature = inspect.signature(command, eval_str=True)
+    fixed = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    command.__signature__ = signature.replace(parameters=[*option_parameters(kind), *fixed])  # type: ignore[attr-defined]
+    return command
 
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {  # with its line in the list of commands
     "prepare": (prepare, "Cut anybody's videos into clips to train on."),
     "hdtf": (hdtf, "Prepare HDTF's videos by its own lists."),
-    "codes": (codes, "Encode prepared clips with a VQGAN."),
-    "pairs": (pairs, "Make the face swap's training samples."),
     "portraits": (portraits, "Label portraits in tar shards with a teacher."),
 }
 
 
-def build_application(markup: Literal["rich"] | None) -> typer.Typer:
-    """The ``data`` group."""
+def build_application(markup: Literal["rich"] | None, arguments: Sequence[str]) -> typer.Typer:
+    """The ``data`` group, with the makers of the system that the arguments name."""
     application = typer.Typer(
         help="Prepare training data.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=markup
     )
     application.callback()(lambda: None)
     for name, (command, short) in COMMANDS.items():
         application.command(name, short_help=short)(command)
+    if "data" in arguments:
+        system = system_among(arguments)
+        for maker in system.makers:
+            application.command(maker.name, short_help=maker.help)(maker_command(maker, system.name))
     return application

@@ -42,6 +42,8 @@ def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
     inner = _without_none(hint)
     default = None if field.default is MISSING else field.default
     kind: Any = hint
+    if default is None and inner in (int, float, str):
+        kind = inner | None
     if metadata.get("rest"):
         kind, default = list[Path] | None, None
     elif inner == PAIRS:
@@ -61,6 +63,8 @@ def _parameter(field: Field[Any], hint: Any) -> inspect.Parameter:
         spelling["readable"] = False  # the render says better what is wrong with a file
     if "minimum" in metadata:
         spelling["min"] = metadata["minimum"]
+    if "maximum" in metadata:
+        spelling["max"] = metadata["maximum"]
     annotation = Annotated[kind, typer.Option(flag, **spelling)]
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 

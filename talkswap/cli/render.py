@@ -16,11 +16,12 @@ import typer
 
 from talkswap.cli.options import option_fields, option_parameters, option_values
 from talkswap.cli.output import choose_progress, note, print_error, print_warning, to_json, write_json
+from talkswap.cli.systems import system_among
 from talkswap.errors import OutputExistsError, OutputUnwritableError, PartialError, TalkswapError, UsageError
-from talkswap.types import DEFAULT_SYSTEM, RenderPlan, RenderReport
+from talkswap.types import RenderPlan, RenderReport
 
 if TYPE_CHECKING:
-    from talkswap.systems.description import SystemDescription
+    pass
 
 BESIDE_A_PLAN = {"plan_file", "overwrite", "fresh", "dry_run", "report", "quiet"}
 """Options that go together with ``--plan``."""
@@ -32,7 +33,7 @@ def build_command(arguments: Sequence[str]) -> Callable[..., None]:
     Raises:
         UsageError: there is no such system.
     """
-    system = _system_among(arguments) if "render" in arguments else None
+    system = system_among(arguments) if "render" in arguments else None
     own = [] if system is None else option_parameters(system.options)
 
     def command(
@@ -93,24 +94,11 @@ def build_command(arguments: Sequence[str]) -> Callable[..., None]:
     return command
 
 
-def _system_among(arguments: Sequence[str]) -> SystemDescription:
-    """What ``--system`` names; Typer can't say, since the command's other options depend on it."""
-    from talkswap.systems.registry import find_system
-
-    name = DEFAULT_SYSTEM
-    for place, argument in enumerate(arguments):
-        if argument == "--system" and place + 1 < len(arguments):
-            name = arguments[place + 1]
-        elif argument.startswith("--system="):
-            name = argument.partition("=")[2]
-    return find_system(name)
-
-
 def unknown_option(flag: str, arguments: Sequence[str]) -> UsageError | None:
     """Why ``render`` has no such option: another system has it; None where none does."""
     from talkswap.systems.registry import systems
 
-    name = _system_among(arguments).name
+    name = system_among(arguments).name
     owners = [s.name for s in systems().values() for own in option_fields(s.options) if flag == f"--{own.name}"]
     if not owners:
         return None

@@ -50,7 +50,7 @@ class Maker:
 
     name: str  # "codes", "pairs" …
     help: str  # one line
-    config: str  # "module:Class": a frozen dataclass whose fields become options (:func:`option`)
+    config: str  # "module:Class": a frozen dataclass; fields become options (:func:`option`), its docstring their help
     run: str  # "module:function": (config, report of ProgressEvents, echo of lines) -> summary as JSON values
 
 

@@ -24,7 +24,7 @@ TINY = VQGANConfig(
 )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, "codes", "pairs"])
 def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", command, "--help"]) == 0
     assert f"Usage: talkswap data {command}" in capsys.readouterr().out

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from talkswap.checkpoints.description import NetworkDescription
-from talkswap.systems.description import EvaluationRow, PresetNeeds, SystemDescription, option
+from talkswap.systems.description import EvaluationRow, Maker, PresetNeeds, SystemDescription, option
 from talkswap.train.stages import StageDescription
 
 _HERE = "talkswap.systems.swaptalk"
@@ -82,6 +82,20 @@ SYSTEM = SystemDescription(
             packages=("transformers", "diffusers", "insightface", "onnxruntime"),
         ),
     },
+    makers=(
+        Maker(
+            "codes",
+            "Encode prepared clips with a VQGAN.",
+            f"{_TRAINING}.makers:CodesOptions",
+            f"{_TRAINING}.makers:encode_codes",
+        ),
+        Maker(
+            "pairs",
+            "Make the face swap's training samples.",
+            f"{_TRAINING}.makers:PairsOptions",
+            f"{_TRAINING}.makers:draw_pairs",
+        ),
+    ),
     bench=f"{_HERE}.bench:random_workload",
     rows=(
         EvaluationRow(
