@@ -26,7 +26,7 @@ MADE_BY = "<!-- Written by recipes/make_reference.py. Change the code, then run 
 def options_page() -> str:
     """Every command with its arguments and options, as Markdown."""
     parts = [f"# Commands and options\n\n{MADE_BY}"]
-    root = typer.main.get_command(build_application())
+    root = typer.main.get_command(build_application(["render"]))
     context: Any = root.context_class(root, info_name="talkswap")
     for name in root.list_commands(context):  # type: ignore[attr-defined]
         parts += _command_section(root.get_command(context, name), f"talkswap {name}")  # type: ignore[attr-defined]
