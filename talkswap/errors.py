@@ -1,8 +1,7 @@
-"""Every failure a user can meet, each with one sentence, a hint and its own exit code.
+"""Every failure that a user can meet, each with one sentence, a hint and its own exit code.
 
-The command line prints ``error: MESSAGE``, an empty line and ``hint: HINT`` on stderr and leaves
-with :attr:`TalkswapError.exit_code`.  Codes are part of the public interface: scripts rely on them,
-so a code is never given to a second meaning.
+The command line prints ``error: MESSAGE``, an empty line and ``hint: HINT`` on stderr and exits with
+:attr:`TalkswapError.exit_code`.  Scripts rely on the codes, so no code ever gets a second meaning.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ class TalkswapError(Exception):
 
     Args:
         message: one sentence without a full stop, naming the thing that failed.
-        hint: what the user can do next, without a full stop.
+        hint: the user's next step, without a full stop; a command that it names exists.
     """
 
     exit_code = 1
@@ -37,7 +36,7 @@ class InputMissingError(TalkswapError):
 
 
 class UnreadableMediaError(TalkswapError):
-    """A file is not the picture, video or sound it was given as, or is damaged."""
+    """A file is damaged, or is no picture, video or sound where one is expected."""
 
     exit_code = 4
 
@@ -55,19 +54,19 @@ class NoAudioError(TalkswapError):
 
 
 class NoSourceFaceError(TalkswapError):
-    """No usable face in the source photo."""
+    """The source photo shows no usable face."""
 
     exit_code = 7
 
 
 class NoTargetFaceError(TalkswapError):
-    """No face in any frame of the target clip, or not the one that was asked for."""
+    """No frame of the target clip shows a face, or none shows the chosen person."""
 
     exit_code = 8
 
 
 class OutputExistsError(TalkswapError):
-    """The output is already there and ``--overwrite`` was not given."""
+    """The output exists, and ``--overwrite`` is not set."""
 
     exit_code = 9
 
@@ -91,13 +90,13 @@ class WeightsCorruptError(TalkswapError):
 
 
 class DeviceError(TalkswapError):
-    """The device asked for cannot be had, or ran out of memory at the smallest batch."""
+    """The chosen device is not available, or ran out of memory at the smallest batch."""
 
     exit_code = 13
 
 
 class EncoderError(TalkswapError):
-    """The encoder or muxer is missing, or failed."""
+    """The encoder or muxer is missing or failed."""
 
     exit_code = 14
 
@@ -109,7 +108,7 @@ class OutputCheckError(TalkswapError):
 
 
 class DownloadError(TalkswapError):
-    """A file could not be fetched, or ``--offline`` forbids it."""
+    """A download failed, or ``--offline`` forbids it."""
 
     exit_code = 16
 
@@ -121,7 +120,7 @@ class TrainingDataError(TalkswapError):
 
 
 class TrainingError(TalkswapError):
-    """A training run cannot start, resume or go on (other configuration, loss not finite)."""
+    """A training run cannot start, resume or continue (another configuration, a loss that isn't finite)."""
 
     exit_code = 18
 
@@ -133,18 +132,18 @@ class DependencyError(TalkswapError):
 
 
 class PublishError(TalkswapError):
-    """Weights could not be published: no token, no licence, refused by the hub, or the hub cannot be reached."""
+    """Publishing weights failed: no token, no licence, the hub refuses them or doesn't answer."""
 
     exit_code = 20
 
 
 class PartialError(TalkswapError):
-    """Some of several pieces of work failed; they are named, the rest is done."""
+    """Some of several pieces of work failed; the message names them, and the rest is done."""
 
     exit_code = 21
 
 
 class NoMarkError(TalkswapError):
-    """`talkswap verify` found no mark of synthetic media in a file."""
+    """`talkswap verify` finds no mark of synthetic media in a file."""
 
     exit_code = 22

@@ -1,9 +1,10 @@
 """The guide: a source's face laid over a target crop by geometry alone.
 
-The source's skin is warped onto the target's mesh, some of the source's proportions go with it, the target's light,
-inner mouth and shut eyelids stay, and hair in front of either forehead is respected.  It needs no weights: it is the proxy
-that makes training pairs for the face swap and, at render time, the second input of the
-compact network (option ``guide = mesh``), so one crop must cost a few milliseconds.
+The source's skin is warped onto the target's mesh with some of the source's proportions.  The target's light, inner
+mouth and shut eyelids stay, and so does hair in front of either forehead.  The guide needs no weights.  It makes
+training pairs and, at render time, a network's input, so one crop must cost a few milliseconds.
+
+The file follows one crop: proportions, colour, mouth, eyes, and :class:`FaceGuide`, which puts them together.
 """
 
 from __future__ import annotations
@@ -48,29 +49,23 @@ class GuideConfig:
     light_limit: float = 2.2  # largest gain, and one over the smallest
     colour: float = 1.0  # share of the target's colour and light
     hair: float = 1.0  # how far hair on the target's forehead stays in front; 0 = covered
-    own_hair: float = 1.9  # how far from the skin's mean a colour may be and still be skin: of the source, ...
-    their_hair: float = 2.6  # ... and of the target (1 lower, it is hair)
+    own_hair: float = 1.9  # how far from the skin's mean a colour may be and still be skin: in the source, ...
+    their_hair: float = 2.6  # ... and in the target; a colour farther by 1 is hair
     gaze: float = 1.0  # share of the target's direction of gaze; 0 = the source's
     gaze_limit: float = 0.2  # widths of the eye: a larger shift is a wrong iris, not a glance
     lids: float = 1.0  # share of the target's own eyelids where its eyes are shut
-    shut: tuple[float, float] = (
-        0.4,
-        0.2,
-    )  # of the source's eye opening: below the first an eye is about to be shut, ...
+    shut: tuple[float, float] = (0.4, 0.2)  # of the source's eye opening: where an eye begins to shut, and is shut
     mouth: float = 1.0  # share of the target's teeth and tongue between its lips
     grid: int = 80  # cells on which colours are compared
 
 
 @dataclass(frozen=True)
 class Guided:
-    """A guide and what was done to get it."""
+    """A guide, and where the source's skin lies in it."""
 
     crop: UInt8Image  # S S 3
     mask: FloatArray  # S S in [0, 1]: where the source's skin lies
     landmarks: FloatArray  # 478 3: the mesh that the source's skin was laid on, px of the crop
-
-
-# --- proportions
 
 
 @lru_cache(maxsize=1)
@@ -139,7 +134,7 @@ def _shape_weights() -> tuple[FloatArray, FloatArray]:
         anchors = np.zeros(POINTS, np.float32)
         anchors[list(anchor_rings[number])] = 1
         pieces[group] = anchors / anchors.sum()
-    # a soft passage between a piece and the skin around it
+    # Between a piece and the skin around it the motion changes softly; rings, irises and lips stay exact.
     near = neighbour_weights(points, 0.07)
     solid = np.zeros(POINTS, bool)
     for fixed in (*anchor_rings, LEFT_IRIS, RIGHT_IRIS, INNER_LIPS):
@@ -173,10 +168,8 @@ def lend_shape(
     return np.asarray(target_landmarks + pose.scale * move @ pose.turn.T, np.float32)
 
 
-# --- colour
-
-
 def _filled(landmarks: FloatArray, rings: tuple[tuple[int, ...], ...], grid: int, scale: float) -> FloatArray:
+    """The convex hulls of rings on a coarse grid (grid grid, [0, 1]); ``scale`` is cells per px."""
     picture = np.zeros((grid, grid), np.uint8)
     cells = np.round(((landmarks[:, :2] + 0.5) * scale - 0.5) * 16).astype(np.int32)
     for ring in rings:
@@ -246,13 +239,13 @@ def gaze(landmarks: FloatArray) -> FloatArray:
     return np.asarray(places, np.float32)
 
 
-def turn_eyes(rgb: UInt8Image, landmarks: FloatArray, now: FloatArray, wanted: FloatArray) -> UInt8Image:
+def turn_eyes(rgb: UInt8Image, landmarks: FloatArray, before: FloatArray, after: FloatArray) -> UInt8Image:
     """Shift both irises sideways inside their lids.
 
     Args:
         rgb: S S 3 uint8, changed in place.
         landmarks: 478 3, px, of the lids.
-        now, wanted: :func:`gaze` before and after.
+        before, after: :func:`gaze` of the picture, and the one that it gets.
     """
     size = rgb.shape[0]
     for eye, (ring, (left, right)) in enumerate(zip((LEFT_EYE_RING, RIGHT_EYE_RING), EYE_CORNERS, strict=True)):
@@ -262,12 +255,13 @@ def turn_eyes(rgb: UInt8Image, landmarks: FloatArray, now: FloatArray, wanted: F
         x, y = (int(v) for v in np.floor((low + high) / 2 - side / 2))
         axis = landmarks[right, :2] - landmarks[left, :2]
         square = max(float(axis @ axis), 1e-6)
-        shift = float(wanted[eye] - now[eye])
+        shift = float(after[eye] - before[eye])
         if abs(shift) * np.sqrt(square) < 0.4 or x < 0 or y < 0 or x + side > size or y + side > size:
             continue
         columns, rows = np.meshgrid(np.arange(side, dtype=np.float32), np.arange(side, dtype=np.float32))
         along = ((columns + x - landmarks[left, 0]) * axis[0] + (rows + y - landmarks[left, 1]) * axis[1]) / square
-        peak = float(np.clip(wanted[eye], 0.2, 0.8))
+        peak = float(np.clip(after[eye], 0.2, 0.8))
+        # The shift is whole at the iris and fades to nothing at both corners, so that the lids stay.
         share = np.clip(np.minimum(along / peak, (1 - along) / (1 - peak)), 0, 1) * shift
         area = np.ascontiguousarray(rgb[y : y + side, x : x + side])
         moved = cv2.remap(
@@ -321,6 +315,7 @@ def keep_lids(
         cv2.ellipse(around, box, 1.0, -1, cv2.LINE_AA)
         inside = np.asarray(cv2.GaussianBlur(around, (0, 0), 0.07 * width), np.float32)
         area = np.ascontiguousarray(rgb[y : y + side, x : x + side])
+        # The lid takes the colour of the skin that is laid around it: the two are compared along the rim.
         rim = (inside * (1 - inside)).astype(np.float64)
         theirs, ours = (np.einsum("hwc,hw->c", picture, rim) / rim.sum() for picture in (own, area))
         gain = np.clip((ours + 4) / (theirs + 4), 0.6, 1.6)
@@ -356,9 +351,11 @@ class FaceGuide:
             target_shape: see :func:`lend_shape`.
         """
         config, size = self.config, target_crop.shape[0]
+        # The source's skin on the target's mesh, as far as both masks reach.
         landmarks = lend_shape(self.shape, target_landmarks, config.shape, target_shape)
         rgb, valid = self.texture.warp(landmarks, size)
         mask = np.minimum(face_mask(target_landmarks, size), valid)
+        # Where both show plain skin, colours are comparable; on the forehead the rest is hair.
         grid = min(config.grid, size)
         ours, theirs = (
             cv2.resize(p, (grid, grid), interpolation=cv2.INTER_AREA).astype(np.float32) for p in (rgb, target_crop)
@@ -377,6 +374,7 @@ class FaceGuide:
         if config.colour:
             weight = skin * ours_skin * theirs_skin
             rgb = self._relit(rgb, ours, theirs, weight)
+        # What moves by itself in the target stays the target's: glance, blink and teeth.
         if config.gaze:
             change = np.clip(gaze(target_landmarks) - self.gaze, -config.gaze_limit, config.gaze_limit)
             rgb = turn_eyes(rgb, landmarks, self.gaze, self.gaze + config.gaze * change)
@@ -404,7 +402,7 @@ class FaceGuide:
             (cv2.GaussianBlur(p * weight[:, :, None], (0, 0), sigma) + prior * m) / norm
             for p, m in zip((ours, theirs), means, strict=True)
         ]
-        gain = (low[1] + 6) / (low[0] + 6)
+        gain = (low[1] + 6) / (low[0] + 6)  # six levels keep a black crop from dividing by nothing
         gain = np.clip(gain, 1 / config.light_limit, config.light_limit)
         gain = 1 + config.colour * (gain - 1)
         large = cv2.resize(gain.astype(np.float32), rgb.shape[:2], interpolation=cv2.INTER_LINEAR)

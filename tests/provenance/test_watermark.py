@@ -1,4 +1,4 @@
-"""The invisible mark: it hides, stays inside the mask, and is found again after what happens to clips."""
+"""The invisible mark: its code corrects errors, and a clip that was encoded again still carries it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,24 @@ from talkswap.faces.paste import paste
 from talkswap.faces.track import FaceTracker
 from talkswap.provenance.detect import bursts, look, read_at
 from talkswap.provenance.watermark import (
+    CODED_BITS,
+    MEMORY,
+    MESSAGE_BITS,
     PLANE_BITS,
     Message,
     Watermark,
     affordable,
     carriers,
     cells_of,
+    decode,
+    encode,
+    message_bits,
+    read,
     residual,
     window,
 )
 from talkswap.types import Frame
-from tests.provenance.conftest import encode
+from tests.provenance.conftest import encode as encode_clip
 
 MESSAGE = Message(0xC0FFEE)
 
@@ -87,7 +94,7 @@ def test_it_hides_inside_the_mask(marked: Marked) -> None:
 
 
 def test_it_is_found_in_a_clip_encoded_anew(marked: Marked, analyser: CompactAnalyser, tmp_path: Path) -> None:
-    clip = encode(marked.after, tmp_path / "marked.mp4", crf="18", preset="veryfast")
+    clip = encode_clip(marked.after, tmp_path / "marked.mp4", crf="18", preset="veryfast")
     (found,) = look(clip, analyser, 20)
     assert found.finding.message == MESSAGE
     assert found.finding.false_positive < 1e-5 and (found.finding.agreement or 0) > 0.75
@@ -97,7 +104,7 @@ def test_it_is_found_in_a_clip_encoded_anew(marked: Marked, analyser: CompactAna
 
 def test_it_is_found_in_a_cut_picture(marked: Marked, analyser: CompactAnalyser, tmp_path: Path) -> None:
     cut = [picture[20:500, 130:830] for picture in marked.after]
-    (found,) = look(encode(cut, tmp_path / "cut.mp4", crf="20"), analyser, 20)
+    (found,) = look(encode_clip(cut, tmp_path / "cut.mp4", crf="20"), analyser, 20)
     assert found.finding.message == MESSAGE
 
 
@@ -106,12 +113,12 @@ def test_it_is_found_in_a_poor_copy(
     marked: Marked, analyser: CompactAnalyser, tmp_path: Path, share: float, crf: str
 ) -> None:
     copies = [cv2.resize(picture, None, fx=share, fy=share, interpolation=cv2.INTER_AREA) for picture in marked.after]
-    (found,) = look(encode(copies, tmp_path / "copy.mp4", crf=crf), analyser, 20)
+    (found,) = look(encode_clip(copies, tmp_path / "copy.mp4", crf=crf), analyser, 20)
     assert found.finding.message == MESSAGE
 
 
 def test_an_unmarked_clip_has_none(marked: Marked, analyser: CompactAnalyser, tmp_path: Path) -> None:
-    clip = encode(marked.before, tmp_path / "plain.mp4", crf="18", preset="veryfast")
+    clip = encode_clip(marked.before, tmp_path / "plain.mp4", crf="18", preset="veryfast")
     (found,) = look(clip, analyser, 20)
     assert found.finding.message is None and found.finding.false_positive == 1
     assert read_at(clip, {}) is None
@@ -173,9 +180,54 @@ def test_a_long_clip_is_looked_at_in_stretches(face_pictures: list[np.ndarray], 
     from talkswap.media.probe import probe
 
     small = [cv2.resize(face_pictures[k % 20], (96, 54)) for k in range(200)]
-    index = index_frames(probe(encode(small, tmp_path / "long.mp4", g="10")))
+    index = index_frames(probe(encode_clip(small, tmp_path / "long.mp4", g="10")))
     chosen = bursts(index, 60)
     assert 50 <= len(chosen) <= 60 and chosen == tuple(sorted(set(chosen)))
     starts = [k for k in chosen if k - 1 not in chosen]
     assert set(starts) <= set(index.keyframes) and len(starts) == 6
     assert bursts(index, 500) == tuple(range(200))
+
+
+def soft(message: Message) -> np.ndarray:
+    return encode(message).astype(np.float32) * 2 - 1
+
+
+@pytest.mark.parametrize("number", [0, 1, 0xDEADBE, 2**24 - 1])
+def test_a_message_comes_back(number: int) -> None:
+    assert len(encode(Message(number))) == CODED_BITS
+    (bits,), agreeing = decode(soft(Message(number))[None])
+    assert bits.tolist() == message_bits(Message(number)).tolist()
+    assert read(bits) == Message(number) and agreeing[0] > CODED_BITS
+
+
+def test_a_tenth_of_all_coded_bits_wrong_is_put_right() -> None:
+    rng = np.random.default_rng(7)
+    noisy = soft(Message(0x123456)) + rng.standard_normal((24, CODED_BITS)).astype(np.float32) * 0.8
+    wrong = ((noisy > 0) != (encode(Message(0x123456)) > 0)).mean()
+    assert wrong > 0.08
+    assert [read(bits) for bits in decode(noisy)[0]] == [Message(0x123456)] * 24
+
+
+def test_noise_is_no_message() -> None:
+    noise = np.random.default_rng(3).standard_normal((60, CODED_BITS)).astype(np.float32)
+    assert [read(bits) for bits in decode(noise)[0]] == [None] * 60
+
+
+def test_one_wrong_bit_fails_the_check() -> None:
+    bits = message_bits(Message(99))
+    for place in range(MESSAGE_BITS):
+        changed = bits.copy()
+        changed[place] ^= 1
+        assert read(changed) is None
+
+
+def test_the_code_begins_where_it_ends() -> None:
+    message = Message(0xBADA55)
+    bits, coded = message_bits(message), soft(message).reshape(MESSAGE_BITS, -1)
+    for turn in (1, MEMORY, 29):  # a circle has no first bit
+        (turned,), _ = decode(np.roll(coded, turn, 0).reshape(1, -1))
+        assert turned.tolist() == np.roll(bits, turn).tolist()
+
+
+def test_an_id_is_told_in_six_digits() -> None:
+    assert Message(0x00C0FF).text == "00c0ff"
