@@ -1,101 +1,21 @@
-"""Following faces: seldom detecting, losing and finding again, cuts, numbers that stay with a person.
-
-The analyser of these tests is a real one for a small world: faces are discs whose colour is the person.
-"""
+"""Following faces: seldom detecting, losing and finding again, cuts, numbers that stay with a person."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from fractions import Fraction
 
-import cv2
 import numpy as np
 import pytest
 
 from talkswap.faces.geometry import ffhq_quad, transform_points
 from talkswap.faces.measures import yaw_degrees
-from talkswap.faces.mesh import mean_face
-from talkswap.faces.people import FaceChooser, SelectConfig, survey
-from talkswap.faces.track import CutFinder, FaceTracker, TrackConfig, TrackedFace, turned_away
+from talkswap.faces.people import FaceChooser
+from talkswap.faces.track import CutFinder, FaceTracker, TrackConfig, turned_away
 from talkswap.types import Face, FloatArray, Frame, UInt8Image
 
-COLOURS = {"anna": (250, 20, 20), "bert": (20, 250, 20), "cleo": (20, 20, 250)}
-HEIGHT, WIDTH = 180, 320
-
-
-def scene(seed: int, *people: tuple[str, float, float, float]) -> UInt8Image:
-    """A background (never as saturated as a person) with discs: (name, x, y, radius)."""
-    noise = np.random.default_rng(seed).integers(60, 190, (5, 8, 3), np.uint8)
-    rgb = np.asarray(cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_LINEAR), np.uint8)
-    for name, x, y, radius in people:
-        cv2.circle(rgb, (round(x * 16), round(y * 16)), round(radius * 16), COLOURS[name], -1, cv2.LINE_8, 4)
-    return rgb
-
-
-def like(rgb: UInt8Image, colour: tuple[int, int, int]) -> UInt8Image:
-    low, high = ([int(np.clip(c + d, 0, 255)) for c in colour] for d in (-11, 11))
-    return np.asarray(cv2.inRange(rgb, np.array(low), np.array(high)), np.uint8)
-
-
-class DiscAnalyser:
-    """Finds discs of the known colours; follows one within its own radius."""
-
-    name = "disc"
-
-    def __init__(self) -> None:
-        self.detected = 0
-        self.followed = 0
-        self.embedded = 0
-
-    @staticmethod
-    def _face(mask: np.ndarray) -> Face | None:
-        y, x = np.nonzero(mask)
-        if len(x) < 60:
-            return None
-        radius = np.sqrt(len(x) / np.pi)
-        points = mean_face().points * (radius * 0.9) + np.array([x.mean(), y.mean() - radius * 0.3, 0])
-        box = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1], np.float32)
-        return Face(box, 0.9, points.astype(np.float32))
-
-    def detect(self, rgb: UInt8Image) -> list[Face]:
-        self.detected += 1
-        faces = []
-        for colour in COLOURS.values():
-            count, labels = cv2.connectedComponents(like(rgb, colour))
-            faces += [f for k in range(1, count) if (f := self._face(labels == k)) is not None]
-        return sorted(faces, key=lambda f: -float(f.box[2] - f.box[0]))
-
-    def follow(self, rgb: UInt8Image, landmarks: FloatArray) -> Face | None:
-        self.followed += 1
-        low, high = landmarks[:, :2].min(0).astype(int), landmarks[:, :2].max(0).astype(int)
-        near = np.zeros(rgb.shape[:2], bool)
-        near[max(low[1], 0) : high[1], max(low[0], 0) : high[0]] = True
-        sizes = {c: near & (like(rgb, c) > 0) for c in COLOURS.values()}
-        seed = max(sizes.values(), key=lambda mask: mask.sum())
-        if seed.sum() < 40:
-            return None
-        colour = next(c for c, mask in sizes.items() if mask is seed)
-        _, labels = cv2.connectedComponents(like(rgb, colour))
-        label = np.bincount(labels[seed]).argmax()
-        return self._face(labels == label)
-
-    def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
-        self.embedded += 1
-        x, y = landmarks[:, :2].mean(0).round().astype(int)
-        colour = rgb[np.clip(y, 0, HEIGHT - 1), np.clip(x, 0, WIDTH - 1)].astype(np.float32)
-        return colour / np.linalg.norm(colour)
-
-
-def frames(pictures: list[UInt8Image], rate: int = 25) -> list[Frame]:
-    return [Frame(rgb, Fraction(k, rate), k) for k, rgb in enumerate(pictures)]
-
-
-def run(pictures: list[UInt8Image], config: TrackConfig | None = None, embed: bool = True) -> tuple[list, DiscAnalyser]:
-    analyser = DiscAnalyser()
-    tracker = FaceTracker(analyser, config, analyser.embed if embed else None)
-    return [tracker.update(frame) for frame in frames(pictures)], analyser
+from .discs import COLOURS, HEIGHT, WIDTH, DiscAnalyser, choose_all, frames, run, scene, unit
 
 
 def test_one_face_is_detected_seldom_and_followed_between() -> None:
@@ -202,11 +122,6 @@ def test_of_two_tracks_on_one_face_its_owner_stays_and_the_other_comes_back() ->
         view, known = face.face.embedding, colour[face.track_id]
         assert view is not None and known is not None
         np.testing.assert_allclose(view, known, atol=0.05)
-
-
-def unit(*values: float) -> FloatArray:
-    vector = np.array(values, np.float32)
-    return vector / np.linalg.norm(vector)
 
 
 class PoorAtFirst(DiscAnalyser):
@@ -350,105 +265,6 @@ def test_a_head_that_turns_away_fades_out() -> None:
     config = TrackConfig(yaw_limit=50, yaw_end=70)
     assert turned_away(-49, config) == 1 and turned_away(71, config) == 0
     assert turned_away(60, config) == pytest.approx(0.5)
-
-
-def test_survey_lists_people_by_how_much_they_are_on_screen() -> None:
-    pictures = [scene(0, ("bert", 60, 60, 14), ("anna", 160, 90, 36))] * 5 + [scene(5, ("cleo", 150, 90, 30))] * 2
-    analyser = DiscAnalyser()
-    people = survey(frames(pictures, 2), FaceTracker(analyser, TrackConfig(detect_every=1), analyser.embed))
-    assert [p.index for p in people] == [0, 1, 2]
-    assert [p.frames for p in people] == [5, 2, 5]  # anna, cleo, bert
-    anna = people[0].embedding
-    assert anna is not None and anna[0] > 0.9
-    assert people[0].share == pytest.approx(5 / 7) and people[0].size > people[1].size > people[2].size
-    assert people[0].time == 0 and people[1].time == Fraction(5, 2)
-
-
-def choose_all(results: list, chooser: FaceChooser) -> list[int | None]:
-    chosen = [chooser(faces, HEIGHT, WIDTH) for faces in results]
-    return [None if c is None else c.track_id for c in chosen]
-
-
-def test_chooser_takes_the_leading_face_and_stays_with_it() -> None:
-    shots = [[scene(0, ("bert", 40, 40, 14), ("anna", 160, 90, 36))] * 3]
-    shots += [[scene(7, ("bert", 160, 90, 40), ("anna", 40, 40, 14))] * 3]  # the other one comes to the front
-    shots += [[scene(8, ("bert", 160, 90, 40))] * 3]  # she is away: nobody takes her place
-    shots += [[scene(9, ("anna", 100, 90, 30))] * 2]
-    results, _ = run([p for shot in shots for p in shot])
-    anna = max(results[0], key=lambda f: f.landmarks[:, 0].mean()).track_id
-    assert choose_all(results, FaceChooser()) == [anna] * 6 + [None] * 3 + [anna] * 2
-
-
-def test_chooser_by_likeness_never_takes_another_face() -> None:
-    results, _ = run(
-        [scene(0, ("bert", 60, 60, 20), ("anna", 200, 90, 36))] * 3 + [scene(7, ("cleo", 160, 90, 40))] * 3
-    )
-    bert = np.array(COLOURS["bert"], np.float32)
-    chosen = choose_all(results, FaceChooser(bert / np.linalg.norm(bert), SelectConfig(0.5)))
-    number = min(results[0], key=lambda f: f.landmarks[:, 0].mean()).track_id
-    assert chosen == [number] * 3 + [None] * 3
-    stranger = FaceChooser(np.array([-1, 0, 0], np.float32))
-    assert choose_all(results, stranger) == [None] * 6
-
-
-def test_chooser_without_identity_goes_on_with_whoever_leads() -> None:
-    shots = [scene(0, ("anna", 160, 90, 36))] * 3 + [scene(7, ("anna", 60, 90, 30))] * 3
-    results, _ = run(shots, embed=False)
-    assert choose_all(results, FaceChooser()) == [0] * 3 + [1] * 3
-
-
-def test_chooser_lets_go_of_somebody_whose_better_views_are_another() -> None:
-    face = run([scene(0, ("anna", 160, 90, 36))])[0][0][0]
-    wanted = unit(1, 0, 0)
-    chooser = FaceChooser(wanted, SelectConfig(least_likeness=0.35, release=0.25))
-
-    def seen(cosine: float) -> list[TrackedFace]:
-        return [replace(face, face=replace(face.face, embedding=unit(cosine, np.sqrt(1 - cosine**2), 0)))]
-
-    chosen = [chooser(seen(c), HEIGHT, WIDTH) is not None for c in (0.3, 0.4, 0.3, 0.2, 0.3, 0.6)]
-    assert chosen == [False, True, True, False, False, True]
-
-
-def test_survey_of_far_apart_frames_searches_each_by_itself() -> None:
-    pictures = [scene(0, ("anna", 60 + 15 * k, 90, 30)) for k in range(6)] + [scene(0, ("bert", 150, 90, 30))] * 3
-    analyser = DiscAnalyser()
-    tracker = FaceTracker(analyser, TrackConfig(detect_every=1, follow=False), analyser.embed)
-    people = survey(frames(pictures, 1), tracker)
-    assert analyser.followed == 0 and analyser.detected == 9
-    assert [p.frames for p in people] == [6, 3]
-    assert people[0].picture.shape == (192, 192, 3) and people[0].width == pytest.approx(60, abs=2)
-    assert people[0].picture[96, 96, 0] > 200 and people[1].picture[96, 96, 1] > 200
-
-
-def test_survey_joins_numbers_whose_means_turn_out_alike() -> None:
-    class Wandering(DiscAnalyser):
-        def embed(self, rgb: UInt8Image, landmarks: FloatArray) -> FloatArray:
-            self.embedded += 1
-            angle = np.radians({1: 0, 2: 80, 3: 80}.get(self.embedded, 40))
-            return unit(np.cos(angle), np.sin(angle), 0)
-
-    pictures = frames([scene(0, ("anna", 160, 90, 30))] * 8, 1)
-    analyser = Wandering()
-    tracker = FaceTracker(analyser, TrackConfig(detect_every=1), analyser.embed)
-    assert len({f.track_id for frame in pictures for f in tracker.update(frame)}) == 2
-    analyser = Wandering()
-    (person,) = survey(pictures, FaceTracker(analyser, TrackConfig(detect_every=1), analyser.embed))
-    assert person.frames == 8 and person.share == 1
-    assert person.embedding is not None and np.linalg.norm(person.embedding) == pytest.approx(1)
-
-
-def test_survey_keeps_people_apart_who_are_in_one_frame() -> None:
-    pictures = frames([scene(0, ("anna", 80, 90, 30), ("anna", 240, 90, 30))] * 3, 1)
-    analyser = DiscAnalyser()
-    people = survey(pictures, FaceTracker(analyser, TrackConfig(detect_every=1, follow=False), analyser.embed))
-    assert [p.frames for p in people] == [3, 3]
-
-
-def test_survey_ends_when_it_has_seen_enough() -> None:
-    empty, face = scene(0), scene(0, ("anna", 160, 90, 30))
-    analyser = DiscAnalyser()
-    people = survey(frames([empty] * 4 + [face] * 9), FaceTracker(analyser, TrackConfig(detect_every=1)), enough=2)
-    assert people[0].frames == 2 and people[0].share == pytest.approx(2 / 6)
 
 
 def test_following_loads_no_network_library() -> None:
