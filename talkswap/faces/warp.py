@@ -1,0 +1,130 @@
+"""Move a face's own skin with its mesh, at the picture's own resolution.
+
+The mesh of the frame (478 points) goes to another shape, for example one whose mouth speaks.  A ring of points around the
+face stays where it is, so that neck and background next to the jaw are stretched a little instead of being cut.  Where a
+px of the result looks in the picture is piecewise affine in the triangles of that mesh; it is rasterised on a coarse grid
+and enlarged, and one ``remap`` does the rest.  Where no point moves, every px keeps its bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from talkswap.faces.mesh import FACE_OVAL, POINTS, mean_face, rasterise
+from talkswap.types import FloatArray, UInt8Image
+
+CENTRE = (168, 2, 152)  # between the eyes, under the nose, chin: their mean lies inside the oval
+
+
+@dataclass(frozen=True)
+class SkinConfig:
+    """How far around the face the skin gives way, and how finely it is moved."""
+
+    outset: float = 1.3  # size of the still ring, in sizes of the face's oval
+    cells: tuple[int, int] = (64, 192)  # least and most cells along the box's longer side
+    cell: float = 2.5  # px of the picture that one cell should have at most, within these bounds
+    least: float = 0.05  # px: a mesh that moves less than this moves nothing
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A rectangle of a picture, with its place."""
+
+    rgb: UInt8Image  # h w 3
+    x: int  # px of the picture: left column
+    y: int  # px of the picture: top row
+
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Rows and columns of the picture."""
+        height, width = self.rgb.shape[:2]
+        return slice(self.y, self.y + height), slice(self.x, self.x + width)
+
+
+@lru_cache(maxsize=1)
+def _triangles() -> NDArray[np.int32]:
+    """The mesh's triangles and a strip between its oval and the still ring, all of one orientation (T 3)."""
+    oval = np.array(FACE_OVAL, np.int32)
+    ring = POINTS + np.arange(len(oval), dtype=np.int32)
+    following, next_ring = np.roll(oval, -1), np.roll(ring, -1)
+    # FACE_OVAL runs clockwise as seen in the picture, and so do these corners
+    strip = np.concatenate([np.stack([oval, ring, following], 1), np.stack([following, ring, next_ring], 1)])
+    return np.concatenate([mean_face().triangles, strip]).astype(np.int32)
+
+
+def with_ring(points: FloatArray, outset: float) -> FloatArray:
+    """A mesh and its still ring: the face's oval enlarged around the middle of the face.
+
+    Args:
+        points: 478 3, px.
+        outset: size of the ring, in sizes of the oval.
+
+    Returns:
+        514 3; the ring lies behind the face.
+    """
+    centre = points[list(CENTRE)].mean(0)
+    ring = centre + (points[list(FACE_OVAL)] - centre) * outset
+    ring[:, 2] = points[:, 2].max()
+    return np.concatenate([points, ring]).astype(np.float32)
+
+
+def move_skin(
+    rgb: UInt8Image, points: FloatArray, moved_points: FloatArray, config: SkinConfig | None = None
+) -> Patch | None:
+    """The skin of a face on another shape of its mesh.
+
+    Args:
+        rgb: H W 3 uint8, the picture.
+        points: 478 3, its mesh, px.
+        moved_points: 478 3, where the mesh goes, px.
+
+    Returns:
+        The part of the picture that changes; None where the mesh doesn't move, or lies outside the picture.
+    """
+    config = config or SkinConfig()
+    before = with_ring(np.asarray(points, np.float32), config.outset)
+    after = before.copy()
+    after[:POINTS] = moved_points
+    travel = (before - after)[:, :2]
+    triangles = _triangles()
+    # Only triangles with a corner that moves matter: for speech about half, and the box shrinks to the lower face.
+    moving = (np.abs(travel) > config.least).any(1)[triangles].any(1)
+    if not moving.any():
+        return None
+    corners = np.unique(triangles[moving])
+    height, width = rgb.shape[:2]
+    x0, y0 = np.floor(np.minimum(before, after)[corners, :2].min(0)).astype(int).clip(0) - 1
+    x1, y1 = np.ceil(np.maximum(before, after)[corners, :2].max(0)).astype(int) + 2
+    x0, y0, x1, y1 = max(int(x0), 0), max(int(y0), 0), min(int(x1), width), min(int(y1), height)
+    if x0 >= x1 or y0 >= y1:
+        return None
+    side = max(x1 - x0, y1 - y0)
+    grid = int(np.clip(round(side / config.cell), *config.cells))
+    scale = grid / side
+    cells = after.copy()
+    cells[:, :2] = (cells[:, :2] - (x0, y0) + 0.5) * scale - 0.5  # px centres
+    # all triangles: a nose that stays may hide a cheek that moves
+    flow, covered = rasterise(cells, travel[triangles].astype(np.float32), triangles, grid)
+    rows, columns = round((y1 - y0) * scale + 0.5), round((x1 - x0) * scale + 0.5)
+    flow = np.ascontiguousarray(_over_the_lips(flow, covered)[: min(rows, grid), : min(columns, grid)])
+    flow = cv2.resize(flow, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_LINEAR)[: y1 - y0, : x1 - x0]
+    flow = cv2.copyMakeBorder(
+        flow, 0, y1 - y0 - flow.shape[0], 0, x1 - x0 - flow.shape[1], cv2.BORDER_CONSTANT, value=(0, 0)
+    )
+    map_x = flow[:, :, 0] + np.arange(x0, x1, dtype=np.float32)
+    map_y = flow[:, :, 1] + np.arange(y0, y1, dtype=np.float32)[:, None]
+    moved = cv2.remap(rgb, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
+    return Patch(np.asarray(moved, np.uint8), x0, y0)
+
+
+def _over_the_lips(flow: FloatArray, covered: NDArray[np.bool_]) -> FloatArray:
+    """The flow continued over cells that no triangle covers, so that enlarging it doesn't mix in zeros at the lips."""
+    weight = covered.astype(np.float32)
+    share = cv2.blur(weight, (3, 3))
+    near = cv2.blur(flow, (3, 3)) / np.maximum(share, 1e-6)[:, :, None]
+    return np.where(covered[:, :, None], flow, near * (share > 0)[:, :, None]).astype(np.float32)
