@@ -98,10 +98,9 @@ class _Layer:
         colour = self.colour / np.maximum(self.cover, 1e-3)[:, :, None]
         if known.any() and not known.all():
             holes = (~known).astype(np.uint8)
-            colour = cv2.inpaint(np.clip(colour, 0, 255).astype(np.uint8), holes, 2, cv2.INPAINT_TELEA).astype(
-                np.float32
-            )
-        return colour, np.asarray(cv2.GaussianBlur(self.cover, (0, 0), 1.0), np.float32)
+            levels = np.clip(colour, 0, 255).astype(np.uint8)
+            colour = np.asarray(cv2.inpaint(levels, holes, 2, cv2.INPAINT_TELEA), np.float32)
+        return np.asarray(colour, np.float32), np.asarray(cv2.GaussianBlur(self.cover, (0, 0), 1.0), np.float32)
 
 
 @dataclass

@@ -168,7 +168,7 @@ def lend_shape(
     return np.asarray(target_landmarks + pose.scale * move @ pose.turn.T, np.float32)
 
 
-def _filled(landmarks: FloatArray, rings: tuple[tuple[int, ...], ...], grid: int, scale: float) -> FloatArray:
+def filled(landmarks: FloatArray, rings: tuple[tuple[int, ...], ...], grid: int, scale: float) -> FloatArray:
     """The convex hulls of rings on a coarse grid (grid grid, [0, 1]); ``scale`` is cells per px."""
     picture = np.zeros((grid, grid), np.uint8)
     cells = np.round(((landmarks[:, :2] + 0.5) * scale - 0.5) * 16).astype(np.int32)
@@ -177,14 +177,14 @@ def _filled(landmarks: FloatArray, rings: tuple[tuple[int, ...], ...], grid: int
     return picture.astype(np.float32) / np.float32(255)
 
 
-def _skin(landmarks: FloatArray, grid: int, scale: float) -> FloatArray:
+def plain_skin(landmarks: FloatArray, grid: int, scale: float) -> FloatArray:
     """Where plain skin is expected: the face without brows, eyes and lips (grid grid, [0, 1])."""
-    face = _filled(landmarks, (FACE_OVAL,), grid, scale)
-    parts = _filled(landmarks, (LEFT_BROW, RIGHT_BROW, LEFT_EYE_RING, RIGHT_EYE_RING, OUTER_LIPS), grid, scale)
+    face = filled(landmarks, (FACE_OVAL,), grid, scale)
+    parts = filled(landmarks, (LEFT_BROW, RIGHT_BROW, LEFT_EYE_RING, RIGHT_EYE_RING, OUTER_LIPS), grid, scale)
     return np.asarray(cv2.erode(face, np.ones((5, 5))) * (1 - cv2.dilate(parts, np.ones((3, 3)))), np.float32)
 
 
-def _skin_likeness(small: FloatArray, skin: FloatArray, centre: FloatArray, ease: float) -> FloatArray:
+def skin_likeness(small: FloatArray, skin: FloatArray, centre: FloatArray, ease: float) -> FloatArray:
     """How much each cell's colour is like the face's own skin (grid grid, [0, 1]).
 
     Compared are the weighted mean colour of the middle of the face and each cell, brightness counting less than hue on
@@ -362,10 +362,10 @@ class FaceGuide:
         )
         present = cv2.resize(mask, (grid, grid), interpolation=cv2.INTER_AREA)
         scale = grid / size
-        skin = _skin(target_landmarks, grid, scale) * (present > 0.5)
-        middle = 1 - _filled(target_landmarks, (FOREHEAD,), grid, scale)
-        ours_skin = _skin_likeness(ours, skin, middle, config.own_hair)
-        theirs_skin = _skin_likeness(theirs, skin, middle, config.their_hair)
+        skin = plain_skin(target_landmarks, grid, scale) * (present > 0.5)
+        middle = 1 - filled(target_landmarks, (FOREHEAD,), grid, scale)
+        ours_skin = skin_likeness(ours, skin, middle, config.own_hair)
+        theirs_skin = skin_likeness(theirs, skin, middle, config.their_hair)
         if config.hair:
             forehead = cv2.blur(1 - middle, (5, 5))
             shown = cv2.blur(ours_skin * theirs_skin, (3, 3))

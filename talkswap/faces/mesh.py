@@ -155,7 +155,7 @@ def rasterise(
     return picture.reshape(size, size, channels), covered.reshape(size, size)
 
 
-def _spread(values: FloatArray, covered: NDArray[np.bool_]) -> FloatArray:
+def spread(values: FloatArray, covered: NDArray[np.bool_]) -> FloatArray:
     """Continue the map by a few cells past its border, so that enlarging it does not mix in zeros."""
     weight = covered.astype(np.float32)
     total = cv2.blur(values * weight[:, :, None], (5, 5))
@@ -238,7 +238,7 @@ class MeshTexture:
         scale = grid / size
         points[:, :2] = (points[:, :2] + 0.5) * scale - 0.5  # px centres
         coarse, covered = rasterise(points, self.values, self.triangles, grid)
-        coarse = _spread(coarse, covered)
+        coarse = spread(coarse, covered)
         parts = [coarse[:, :, :2]] if self.other_rgb is None else [coarse[:, :, :2], coarse[:, :, 2:4], coarse[:, :, 4]]
         parts.append(covered.astype(np.float32))
         parts = [np.ascontiguousarray(part) for part in parts]

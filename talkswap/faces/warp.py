@@ -112,12 +112,11 @@ def move_skin(
     flow, covered = rasterise(cells, travel[triangles].astype(np.float32), triangles, grid)
     rows, columns = round((y1 - y0) * scale + 0.5), round((x1 - x0) * scale + 0.5)
     flow = np.ascontiguousarray(_over_the_lips(flow, covered)[: min(rows, grid), : min(columns, grid)])
-    flow = cv2.resize(flow, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_LINEAR)[: y1 - y0, : x1 - x0]
-    flow = cv2.copyMakeBorder(
-        flow, 0, y1 - y0 - flow.shape[0], 0, x1 - x0 - flow.shape[1], cv2.BORDER_CONSTANT, value=(0, 0)
-    )
-    map_x = flow[:, :, 0] + np.arange(x0, x1, dtype=np.float32)
-    map_y = flow[:, :, 1] + np.arange(y0, y1, dtype=np.float32)[:, None]
+    enlarged = cv2.resize(flow, None, fx=1 / scale, fy=1 / scale, interpolation=cv2.INTER_LINEAR)[: y1 - y0, : x1 - x0]
+    full = np.zeros((y1 - y0, x1 - x0, 2), np.float32)
+    full[: enlarged.shape[0], : enlarged.shape[1]] = enlarged
+    map_x = full[:, :, 0] + np.arange(x0, x1, dtype=np.float32)
+    map_y = full[:, :, 1] + np.arange(y0, y1, dtype=np.float32)[:, None]
     moved = cv2.remap(rgb, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return Patch(np.asarray(moved, np.uint8), x0, y0)
 

@@ -1,0 +1,90 @@
+"""The spoken mesh: a frame's own mesh whose mouth, jaw and cheeks do what the voice says.
+
+A frame's mesh is pose, person and expression.  The pose and the upper face stay.  Of the rest, what speech moves (the span of
+the motion network's components) is taken off and the voice's displacement is put there; what speech doesn't move, such as
+the outline of a turned head, stays the frame's own, so that jaw and neck still meet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from talkswap.faces.guide import Pose, fit_pose
+from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS, mean_face
+from talkswap.types import FloatArray
+
+NOSE_TIP_BASE = 2  # under the nose: speech moves nothing above it
+LIP_PAIRS = tuple(zip(INNER_LIPS[1:10], INNER_LIPS[:10:-1], strict=True))  # facing points, corner to corner
+
+
+@dataclass(frozen=True)
+class SpokenMesh:
+    """A mesh that speaks."""
+
+    shape: FloatArray  # 478 3, pose-free, eye distances
+    pose: Pose  # of the frame
+    landmarks: FloatArray  # 478 3, px
+
+
+@lru_cache(maxsize=1)
+def speech_share() -> FloatArray:
+    """How far each point follows speech (478): 0 above the nose, 1 from halfway to the mouth, without a step."""
+    height = mean_face().points[:, 1]
+    nose, mouth = height[NOSE_TIP_BASE], height[list(OUTER_LIPS)].mean()
+    share = np.clip((height - (nose - 0.05)) / (0.25 * (mouth - nose)), 0, 1)
+    return np.asarray(share * share * (3 - 2 * share), np.float32)
+
+
+class SpeechSpace:
+    """What speech can do to a mesh: the span of some displacements.
+
+    Args:
+        components: K 478 3, in any scale; they need not be orthogonal.
+    """
+
+    def __init__(self, components: FloatArray) -> None:
+        rows = np.asarray(components, np.float64).reshape(len(components), -1)
+        basis, spread, _ = np.linalg.svd(rows.T, full_matrices=False)
+        self._basis = basis[:, spread > 1e-6 * spread.max()].astype(np.float32)  # 3P K, orthonormal
+
+    def part_of(self, displacement: FloatArray) -> FloatArray:
+        """The part (478 3) of a displacement that speech can make."""
+        flat = displacement.ravel()
+        return np.asarray((self._basis @ (self._basis.T @ flat)).reshape(-1, 3), np.float32)
+
+
+def meet_lips(shape: FloatArray) -> FloatArray:
+    """A shape (478 3) whose inner lips don't pass through each other: where they would, they meet in the middle."""
+    upper, lower = (list(side) for side in zip(*LIP_PAIRS, strict=True))
+    crossing = np.minimum(shape[lower, 1] - shape[upper, 1], 0) / 2
+    met = shape.copy()
+    met[upper, 1] += crossing
+    met[lower, 1] -= crossing
+    return met
+
+
+def speak(
+    landmarks: FloatArray, template: FloatArray, displacement: FloatArray, space: SpeechSpace, strength: float = 1.0
+) -> SpokenMesh:
+    """A frame's mesh with the voice's mouth.
+
+    Args:
+        landmarks: 478 3, px, the frame's mesh.
+        template: 478 3, the person's shape with closed lips, pose-free.
+        displacement: 478 3, what the voice adds to the template at the frame's time.
+        space: what speech can do; the frame's own mouth is found in it.
+        strength: 0 leaves the frame's own mouth, 1 gives the voice's, up to 1.5 makes it larger.
+    """
+    landmarks = np.asarray(landmarks, np.float32)
+    pose = fit_pose(landmarks)
+    own = np.asarray((landmarks - pose.shift) @ pose.turn / pose.scale, np.float32)
+    # beyond 1 the voice's movement grows, while the frame's own mouth is gone already
+    voice_movement = displacement * max(strength, 1.0)
+    change = voice_movement - space.part_of(own - template)
+    shape = own + (min(strength, 1.0) * speech_share())[:, None] * change
+    shape = meet_lips(shape) if strength > 0 else shape
+    placed = pose.scale * shape @ pose.turn.T + pose.shift
+    return SpokenMesh(shape.astype(np.float32), pose, np.asarray(placed, np.float32))

@@ -1,0 +1,117 @@
+"""The spoken mesh: pose and upper face stay, the mouth is the voice's, strength goes from one to the other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from talkswap.animation.spoken import LIP_PAIRS, SpeechSpace, meet_lips, speak, speech_share
+from talkswap.faces.guide import canonical_shape
+from talkswap.faces.mesh import INNER_LIPS, mean_face
+from talkswap.types import FloatArray
+
+EYES = 100.0
+
+
+@pytest.fixture
+def components() -> FloatArray:
+    """Three movements that speech makes: the jaw opens, the corners widen, the lips round."""
+    points = mean_face().points
+    below = np.clip((points[:, 1] - points[13, 1]) / 0.2, 0, 1)
+    near = np.exp(-((points[:, 1] - points[13, 1]) ** 2) / 0.02)
+    zero = np.zeros_like(below)
+    return np.stack(
+        [
+            np.stack([zero, below, zero], 1),
+            np.stack([points[:, 0] * near, zero, zero], 1),
+            np.stack([zero, zero, -near], 1),
+        ]
+    ).astype(np.float32)
+
+
+def placed(shape: FloatArray, turn: float = 0.3) -> FloatArray:
+    cosine, sine = np.cos(turn), np.sin(turn)
+    rotation = np.array([[cosine, 0, -sine], [0, 1, 0], [sine, 0, cosine]], np.float32)
+    return np.asarray(shape @ rotation.T * EYES + np.array([300, 200, 5]), np.float32)
+
+
+@pytest.fixture
+def template() -> FloatArray:
+    return canonical_shape(placed(mean_face().points, 0.0))
+
+
+def test_the_upper_face_stays(template: FloatArray, components: FloatArray) -> None:
+    landmarks = placed(template + 0.1 * components[0])
+    spoken = speak(landmarks, template, 0.2 * components[0], SpeechSpace(components))
+    upper = speech_share() == 0
+    assert upper.sum() > 200
+    np.testing.assert_allclose(spoken.landmarks[upper], landmarks[upper], atol=0.02)
+
+
+def test_the_mouth_is_the_voices_whatever_the_frames_own_was(template: FloatArray, components: FloatArray) -> None:
+    space, voice = SpeechSpace(components), 0.15 * components[0] + 0.3 * components[1]
+    lips = list(INNER_LIPS)
+    shapes = [
+        speak(placed(template + own), template, voice, space).shape[lips]
+        for own in (0 * components[0], 0.2 * components[0], -0.2 * components[1], 0.1 * components[2])
+    ]
+    for shape in shapes[1:]:
+        np.testing.assert_allclose(shape, shapes[0], atol=0.01)
+    np.testing.assert_allclose(shapes[0], (template + voice)[lips], atol=0.01)
+
+
+def test_what_speech_does_not_move_stays(template: FloatArray, components: FloatArray) -> None:
+    outline = np.zeros_like(template)
+    outline[152, 0] = 0.05  # a chin to the side: no component moves anything so
+    moved = speak(placed(template + outline), template, 0 * components[0], SpeechSpace(components))
+    assert abs(float(moved.shape[152, 0] - template[152, 0]) - 0.05) < 0.01
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.25, 0.5, 1.0, 1.5])
+def test_strength_goes_from_the_frames_mouth_to_the_voices(
+    template: FloatArray, components: FloatArray, strength: float
+) -> None:
+    own, voice = 0.05, 0.2
+    spoken = speak(
+        placed(template + own * components[0]), template, voice * components[0], SpeechSpace(components), strength
+    )
+    gap = float((spoken.shape - template)[17, 1])  # under the lower lip
+    share = float(components[0][17, 1])
+    expected = own + strength * (voice - own) if strength <= 1 else voice * strength
+    assert abs(gap - expected * share) < 0.01
+
+
+def test_strength_zero_leaves_every_point(template: FloatArray, components: FloatArray) -> None:
+    landmarks = placed(template + 0.1 * components[0])
+    spoken = speak(landmarks, template, 0.2 * components[0], SpeechSpace(components), 0.0)
+    np.testing.assert_allclose(spoken.landmarks, landmarks, atol=0.02)
+
+
+def test_lips_never_pass_through_each_other(template: FloatArray, components: FloatArray) -> None:
+    spoken = speak(placed(template), template, -0.3 * components[0], SpeechSpace(components))
+    upper, lower = (np.array(side) for side in zip(*LIP_PAIRS, strict=True))
+    assert (spoken.shape[lower, 1] >= spoken.shape[upper, 1] - 1e-6).all()
+
+
+def test_meeting_lips_keeps_open_ones(template: FloatArray, components: FloatArray) -> None:
+    opened = template + 0.2 * components[0]
+    np.testing.assert_array_equal(meet_lips(opened), opened)
+
+
+def test_facing_points_are_mirror_images_across_the_mouth() -> None:
+    points = mean_face().points
+    for upper, lower in LIP_PAIRS:
+        assert abs(points[upper, 0] - points[lower, 0]) < 0.05
+
+
+def test_no_step_at_the_nose() -> None:
+    share, height = speech_share(), mean_face().points[:, 1]
+    order = np.argsort(height)
+    steps = np.abs(np.diff(share[order])) / np.maximum(np.diff(height[order]), 1e-3)
+    assert steps.max() < 30  # a smooth rise over a few hundredths of the face
+
+
+def test_the_space_needs_no_orthogonal_components(template: FloatArray, components: FloatArray) -> None:
+    mixed = np.stack([components[0] + components[1], components[0] - components[1], components[2], components[2]])
+    part = SpeechSpace(mixed).part_of(0.3 * components[1])
+    np.testing.assert_allclose(part, 0.3 * components[1], atol=1e-4)
