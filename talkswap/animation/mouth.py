@@ -145,7 +145,7 @@ class InnerMouth:
         self.lower, self.lower_cover = lower.finished()
         self.teeth_row = self._end_of_teeth()
 
-    def show(self, rgb: UInt8Image, shape: FloatArray, pose: Pose, landmarks: FloatArray) -> None:
+    def show(self, rgb: UInt8Image, shape: FloatArray, pose: Pose, landmarks: FloatArray, share: float = 1.0) -> None:
         """Fill the opening between the lips, in place.
 
         Args:
@@ -153,9 +153,11 @@ class InnerMouth:
             shape: 478 3, the spoken mesh in pose-free space.
             pose: of the frame.
             landmarks: 478 3, the spoken mesh in px of ``rgb``.
+            share: 0 leaves what is there.
         """
         gap = float(shape[LOWER, 1] - shape[UPPER, 1]) * pose.scale
-        shown = float(np.clip((gap - self.config.closing[0]) / (self.config.closing[1] - self.config.closing[0]), 0, 1))
+        low, high = self.config.closing
+        shown = share * float(np.clip((gap - low) / (high - low), 0, 1))
         ring = np.asarray(landmarks[list(INNER_LIPS), :2], np.float32)
         x0, y0 = np.floor(ring.min(0)).astype(int) - 2
         x1, y1 = np.ceil(ring.max(0)).astype(int) + 3

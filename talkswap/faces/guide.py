@@ -32,6 +32,7 @@ from talkswap.faces.mesh import (
 )
 from talkswap.types import FloatArray, UInt8Image
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
 LEFT_IRIS, RIGHT_IRIS = (468, 469, 470, 471, 472), (473, 474, 475, 476, 477)
 LEFT_BROW = (70, 63, 105, 66, 107, 55, 65, 52, 53, 46)  # left in the picture
 RIGHT_BROW = (300, 293, 334, 296, 336, 285, 295, 282, 283, 276)
@@ -66,6 +67,7 @@ class Guided:
     crop: UInt8Image  # S S 3
     mask: FloatArray  # S S in [0, 1]: where the source's skin lies
     landmarks: FloatArray  # 478 3: the mesh that the source's skin was laid on, px of the crop
+    plain: FloatArray  # G G in [0, 1]: where source and target both have the colour of skin
 
 
 @lru_cache(maxsize=1)
@@ -350,6 +352,14 @@ class FaceGuide:
             target_landmarks: 478 3 in px of the crop.
             target_shape: see :func:`lend_shape`.
         """
+        skin = self.skin(target_crop, target_landmarks, target_shape)
+        crop = np.asarray(cv2.blendLinear(skin.crop, target_crop, skin.mask, 1 - skin.mask), np.uint8)
+        return Guided(crop, skin.mask, skin.landmarks, skin.plain)
+
+    def skin(
+        self, target_crop: UInt8Image, target_landmarks: FloatArray, target_shape: FloatArray | None = None
+    ) -> Guided:
+        """As :meth:`lay`, the source's skin alone: what lies outside the mask has no meaning."""
         config, size = self.config, target_crop.shape[0]
         # The source's skin on the target's mesh, as far as both masks reach.
         landmarks = lend_shape(self.shape, target_landmarks, config.shape, target_shape)
@@ -383,27 +393,29 @@ class FaceGuide:
             rgb = keep_lids(rgb, landmarks, target_crop, target_landmarks, shares)
         if config.mouth:
             rgb = keep_mouth(rgb, landmarks, target_crop, target_landmarks, config.mouth)
-        mask = np.ascontiguousarray(mask, np.float32)
-        crop = np.asarray(cv2.blendLinear(rgb, target_crop, mask, 1 - mask), np.uint8)
-        return Guided(crop, mask, landmarks)
+        # coloured hair may pass for skin where it is only to be covered; as a measure of the light it must not
+        plain = ours_skin * skin_likeness(theirs, skin, middle, config.own_hair)
+        return Guided(rgb, np.ascontiguousarray(mask, np.float32), landmarks, plain)
 
     def _relit(self, rgb: UInt8Image, ours: FloatArray, theirs: FloatArray, weight: FloatArray) -> UInt8Image:
-        """``rgb`` with the smooth part of the target's light and colour: a gain per place and channel.
+        """``rgb`` in the target's colour and light: one gain per channel for the whole face, and a smooth gain of brightness
+        for where the light falls.
 
-        A wide kernel says how light falls; where it sees little skin, the whole face's mean says it.
+        Colour is matched once and not from place to place: coloured hair or clothes at the border would tint a cheek.
         """
         config, grid = self.config, ours.shape[0]
         sigma = config.light * grid
         total = weight.sum() + 1e-3
         means = [np.einsum("hwc,hw->c", p, weight) / total for p in (ours, theirs)]
-        prior = 0.03
-        norm = cv2.GaussianBlur(weight, (0, 0), sigma)[:, :, None] + prior
-        low = [
-            (cv2.GaussianBlur(p * weight[:, :, None], (0, 0), sigma) + prior * m) / norm
-            for p, m in zip((ours, theirs), means, strict=True)
+        colour = (means[1] + 2) / (means[0] + 2)  # 3
+        prior = 0.03  # where a wide kernel sees little skin, the whole face's mean counts
+        norm = cv2.GaussianBlur(weight, (0, 0), sigma) + prior
+        light = [
+            (cv2.GaussianBlur((p @ LUMA) * weight, (0, 0), sigma) + prior * float(m @ LUMA)) / norm
+            for p, m in zip((ours * colour.astype(np.float32), theirs), (means[1], means[1]), strict=True)
         ]
-        gain = (low[1] + 6) / (low[0] + 6)  # six levels keep a black crop from dividing by nothing
-        gain = np.clip(gain, 1 / config.light_limit, config.light_limit)
-        gain = 1 + config.colour * (gain - 1)
+        # a few levels keep a black crop from dividing by nothing
+        shading = np.clip((light[1] + 4) / (light[0] + 4), 1 / config.light_limit, config.light_limit)
+        gain = 1 + config.colour * (shading[:, :, None] * colour - 1)
         large = cv2.resize(gain.astype(np.float32), rgb.shape[:2], interpolation=cv2.INTER_LINEAR)
         return np.asarray(cv2.multiply(rgb, large, dtype=cv2.CV_8U), np.uint8)

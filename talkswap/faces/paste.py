@@ -22,6 +22,7 @@ class PasteConfig:
 
     colour: float = 1.0  # share of the border's colour difference that is taken away; 0 = off
     colour_limit: float = 40.0  # levels of 255; a larger difference is hair or a hand, not light
+    hue_limit: float = 6.0  # levels by which a channel may differ from the others
     colour_reach: float = 0.06  # sigma of the colour field, as a share of the crop's side
 
 
@@ -50,7 +51,7 @@ def colour_field(
     crop: UInt8Image,
     target_crop: UInt8Image,
     mask: FloatArray,
-    config: PasteConfig,
+    config: PasteConfig | None = None,
     free: FloatArray | None = None,
 ) -> FloatArray:
     """The smooth colour difference that brings ``crop`` to the target's light along the mask's border.
@@ -62,6 +63,7 @@ def colour_field(
     Returns:
         S S 3 float32, to be added to ``crop``.
     """
+    config = config or PasteConfig()
     size = crop.shape[0]
     cells = min(40, size)
     small = (cells, cells)  # light varies slowly: a coarse grid shows it all
@@ -86,6 +88,9 @@ def colour_field(
         total += trust * np.asarray(cv2.GaussianBlur(difference * weight[:, :, None], (0, 0), spread), np.float32)
         norm += trust * np.asarray(cv2.GaussianBlur(weight, (0, 0), spread), np.float32)
     field = np.clip(total / norm[:, :, None], -config.colour_limit, config.colour_limit) * config.colour
+    # Light may differ from place to place, colour hardly: a red collar must not tint the chin.
+    light = field.mean(2, keepdims=True)
+    field = light + np.clip(field - light, -config.hue_limit, config.hue_limit)
     return np.asarray(cv2.resize(field, (size, size), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
