@@ -128,13 +128,13 @@ def speak_tokens(
         batch = starts[group : group + CHUNKS_AT_ONCE]
         # The last chunk may end behind the voice; it hears the last frame's speech there, and is cut.
         rows = (torch.tensor(batch)[:, None] + torch.arange(length)).clamp(max=frames - 1)
-        spoken = network.speak(speech[rows.to(device)], style.expand(len(batch), -1)).float().cpu().numpy()
+        spoken = network.speak(speech[rows.to(device)], style.expand(len(batch))).float().cpu().numpy()
         for start, chunk in zip(batch, spoken, strict=True):
             end = min(start + length, frames)
             shared = min(config.overlap, end - start) if start else 0
             old = states[start : start + shared]
             states[start : start + shared] = old + fade[:shared] * (chunk[:shared] - old)
             states[start + shared : end] = chunk[shared : end - start]
-    weight, bias = network.head(style)  # 1 D width, 1 D
+    weight, bias = network.scaled_head(style)  # 1 D width, 1 D
     weight, bias = network.decode(weight[0].T).flatten(1).T, network.decode(bias[0]).flatten()  # 3P width, 3P
     return MeshMotion(states, weight.float().cpu().numpy(), bias.float().cpu().numpy(), config.rate)

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from talkswap.animation.space import LOWER_INNER, MOUTH_CORNERS, UPPER_INNER
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.voice.speech_encoder import ChannelNorm, DilatedBlock
 
@@ -79,6 +80,9 @@ class SyncFormerConfig:
     unit: float = 0.05  # eye distances: what displacements are divided by inside the network
     components: int = 64  # of a linear basis in which meshes enter and leave; 0: the points themselves, as in the paper
     style_gain: bool = True  # the style also scales and shifts the output; False: it is only added to the tokens
+    style_scale: bool = (
+        True  # the network works on faces that move equally far, and the reference says how far this one does
+    )
 
     @property
     def code(self) -> int:
@@ -87,7 +91,7 @@ class SyncFormerConfig:
 
 
 COMPACT = SyncFormerConfig()
-PAPER = SyncFormerConfig(audio="wav2vec2", components=0, style_gain=False)
+PAPER = SyncFormerConfig(audio="wav2vec2", components=0, style_gain=False, style_scale=False)
 
 
 class MelEncoder(nn.Module):
@@ -178,6 +182,18 @@ def period_bias(length: int, heads: int, period: int) -> Tensor:
     return bias.masked_fill(back < 0, float("-inf"))
 
 
+class Style(NamedTuple):
+    """A speaking style as the decoder takes it."""
+
+    vector: Tensor  # B width
+    scale: Tensor | None = None  # B D D: codes of a face that moves as far as faces usually do, to this face's
+    unscale: Tensor | None = None  # B D D: the inverse
+
+    def expand(self, batch: int) -> Style:
+        """The same style ``batch`` times."""
+        return Style(*(None if part is None else part.expand(batch, *part.shape[1:]) for part in self))  # type: ignore[arg-type]
+
+
 class StyleEncoder(nn.Module):
     """Codes of a reference (B S D) to a style vector (B width): one Transformer encoder block.
 
@@ -236,6 +252,7 @@ class SyncFormer(nn.Module, HubNetwork):
     Attributes:
         opening_axis: 478 3, displacement per unit of lip opening; makes templates
             (:func:`talkswap.animation.space.template_of`).
+        usual: 2, mean log deviation of lip opening and mouth width of references, in codes' units; with ``style_scale``.
         basis, analysis: K 3P each, where there are components: a code's displacement, and a displacement's code.
     """
 
@@ -245,6 +262,7 @@ class SyncFormer(nn.Module, HubNetwork):
     opening_axis: Tensor
     basis: Tensor
     analysis: Tensor
+    usual: Tensor
     positions: Tensor
     bias: Tensor
 
@@ -267,6 +285,7 @@ class SyncFormer(nn.Module, HubNetwork):
                 nn.init.zeros_(layer.bias)
         self.register_buffer("basis", torch.zeros(config.components, 3 * config.points))
         self.register_buffer("analysis", torch.zeros(config.components, 3 * config.points))
+        self.register_buffer("usual", torch.zeros(2))
         self.register_buffer("opening_axis", torch.zeros(config.points, 3))
         self.register_buffer(
             "positions", periodic_positions(config.chunk, config.width, config.period), persistent=False
@@ -307,43 +326,77 @@ class SyncFormer(nn.Module, HubNetwork):
         flat = codes @ self.basis if self.config.components else codes
         return (flat * self.config.unit).unflatten(-1, (-1, 3))
 
-    def style(self, reference: Tensor | None, present: Tensor | None = None) -> Tensor:
-        """Style vector (B width) of a reference's codes (B S D); ``present`` (B S) marks the frames that there are."""
+    def style(self, reference: Tensor | None, present: Tensor | None = None) -> Style:
+        """The style of a reference's codes (B S D); ``present`` (B S) marks the frames that there are."""
         if self.constant_style is not None:
-            return self.constant_style.expand(1 if reference is None else len(reference), -1)
+            return Style(self.constant_style.expand(1 if reference is None else len(reference), -1))
         assert self.style_encoder is not None and reference is not None
         if present is None:
             present = torch.ones(reference.shape[:2], device=reference.device)
-        encoded: Tensor = self.style_encoder(reference, present)
-        return encoded
+        if not self.config.style_scale:
+            return Style(self.style_encoder(reference, present))
+        with torch.autocast(reference.device.type, enabled=False):
+            reference = reference.float()
+            opening, width = (self.deviations(reference, present) - self.usual).clamp(-1.5, 1.5).unbind(1)
+            sideways = (width - opening).exp()[:, None, None] - 1
+            eye = torch.eye(self.config.code, device=reference.device)
+            scale = opening.exp()[:, None, None] * (eye + sideways * self.sideways())
+            unscale = torch.linalg.inv(scale)
+            reference = reference @ unscale
+        return Style(self.style_encoder(reference, present), scale, unscale)
 
-    def head(self, style: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight (B D width) and bias (B D) of the layer that turns states into codes, for each style (B width)."""
-        weight, bias = self.output.weight.expand(len(style), -1, -1), self.output.bias.expand(len(style), -1)
+    def sideways(self) -> Tensor:
+        """What keeps of codes the motion from side to side (D D)."""
+        across = self.basis.unflatten(1, (-1, 3)) * torch.tensor([1.0, 0.0, 0.0], device=self.basis.device)
+        return across.flatten(1) @ self.analysis.T
+
+    def deviations(self, codes: Tensor, present: Tensor) -> Tensor:
+        """Log deviation (B 2) of lip opening and mouth width over the present frames of codes (B S D)."""
+        mesh = self.basis.unflatten(1, (-1, 3))  # K P 3
+        lower, upper = (mesh[:, list(ring)[3:6], 1].mean(1) for ring in (LOWER_INNER, UPPER_INNER))
+        measures = torch.stack([lower - upper, mesh[:, MOUTH_CORNERS[1], 0] - mesh[:, MOUTH_CORNERS[0], 0]], 1)  # K 2
+        values = codes @ measures
+        share = (present / present.sum(1, keepdim=True).clamp(min=1))[..., None]
+        less = values - (values * share).sum(1, keepdim=True)
+        return ((less * less * share).sum(1) + 1e-4).log() / 2
+
+    def head(self, style: Style) -> tuple[Tensor, Tensor]:
+        """Weight (B D width) and bias (B D) of the layer that turns states into codes, before ``style.scale``."""
+        batch = len(style.vector)
+        weight, bias = self.output.weight.expand(batch, -1, -1), self.output.bias.expand(batch, -1)
         if self.style_output is None:
             return weight, bias
-        gain, shift = self.style_output(style).chunk(2, 1)
+        gain, shift = self.style_output(style.vector).chunk(2, 1)
         return weight * gain.exp()[..., None], bias * gain.exp() + shift
 
-    def forward(self, speech: Tensor, before: Tensor, style: Tensor) -> Tensor:
+    def scaled_head(self, style: Style) -> tuple[Tensor, Tensor]:
+        """:meth:`head` with ``style.scale``: what a state says in this face's own codes."""
+        weight, bias = self.head(style)
+        if style.scale is None:
+            return weight, bias
+        return style.scale.transpose(1, 2) @ weight, (bias[:, None] @ style.scale)[:, 0]
+
+    def forward(self, speech: Tensor, before: Tensor, style: Style) -> Tensor:
         """Codes (B T D) of all frames at once, for training.
 
         Args:
             speech: B T K width of :meth:`speech`.
             before: B T D, the code one frame earlier; zero where a chunk begins.
-            style: B width.
+            style: of :meth:`style`.
         """
         frames = before.shape[1]
-        x = self.mesh_embedding(before) + style[:, None] + self.positions[:frames]
+        if style.unscale is not None:
+            before = before @ style.unscale
+        x = self.mesh_embedding(before) + style.vector[:, None] + self.positions[:frames]
         x = self.decoder(x, speech, self.bias[:, :frames, :frames])
-        weight, bias = self.head(style)
+        weight, bias = self.scaled_head(style)
         return x @ weight.transpose(1, 2) + bias[:, None]
 
     @torch.no_grad()
-    def speak(self, speech: Tensor, style: Tensor) -> Tensor:
+    def speak(self, speech: Tensor, style: Style) -> Tensor:
         """States (B T width) of up to ``config.chunk`` frames, each from the displacements predicted before it.
 
-        :meth:`head` makes codes of states.  It is linear, so states can be blended and interpolated in place of meshes, in a
+        :meth:`scaled_head` makes codes of states.  It is linear, so states can be blended and interpolated in place of meshes, in a
         tenth of the memory.
         """
         batch, frames = speech.shape[:2]
@@ -354,7 +407,7 @@ class SyncFormer(nn.Module, HubNetwork):
         weight, shift = self.head(style)
         states = []
         for t in range(frames):
-            x = (self.mesh_embedding(before) + style + self.positions[t])[:, None]  # B 1 C
+            x = (self.mesh_embedding(before) + style.vector + self.positions[t])[:, None]  # B 1 C
             keys[:, :, t : t + 1], values[:, :, t : t + 1] = past.split(past.key(x)), past.split(past.value(x))
             bias = self.bias[:, t : t + 1, : t + 1]
             attended = past.attend(past.split(past.query(x)), keys[:, :, : t + 1], values[:, :, : t + 1], bias)

@@ -13,7 +13,7 @@ from talkswap.animation.sync_former import MelEncoderConfig, SyncFormer, SyncFor
 
 SMALL = SyncFormerConfig(
     mel=MelEncoderConfig(width=16, dilations=(1, 2), dropout=0.0), points=20, width=16, feedforward=24, dropout=0.0,
-    chunk=30, overlap=6, period=10, references=12, components=5,
+    chunk=30, overlap=6, period=10, references=12, components=5, style_scale=False,
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from talkswap.animation.sync_former import (
 
 SMALL = SyncFormerConfig(
     mel=MelEncoderConfig(width=16, dilations=(1, 2), dropout=0.0), points=20, width=16, feedforward=24, dropout=0.0,
-    chunk=30, overlap=6, period=10, references=12, components=0,
+    chunk=30, overlap=6, period=10, references=12, components=0, style_scale=False,
 )  # fmt: skip
 
 
@@ -108,8 +108,8 @@ def test_the_style_changes_the_output_and_a_constant_one_does_not() -> None:
     small, large = (former.speak(speech, former.style(reference(scale=s))) for s in (1.0, 4.0))
     assert (small - large).abs().max() > 1e-3
     constant = network(dataclasses.replace(SMALL, style="constant"))
-    assert torch.equal(constant.style(reference(scale=1.0)), constant.style(reference(scale=4.0)))
-    assert constant.style(None).shape == (1, 16)
+    assert torch.equal(constant.style(reference(scale=1.0)).vector, constant.style(reference(scale=4.0)).vector)
+    assert constant.style(None).vector.shape == (1, 16)
 
 
 @torch.no_grad()
@@ -118,7 +118,7 @@ def test_frames_that_a_reference_lacks_do_not_count() -> None:
     seven = reference(frames=7)
     padded = torch.cat([seven, torch.randn(2, 5, 60)], 1)
     present = (torch.arange(12) < 7).float().expand(2, -1)
-    assert torch.allclose(former.style(seven), former.style(padded, present), atol=1e-5)
+    assert torch.allclose(former.style(seven).vector, former.style(padded, present).vector, atol=1e-5)
 
 
 @torch.no_grad()
@@ -142,6 +142,28 @@ def test_a_code_is_its_coefficients_in_the_basis() -> None:
     assert former.decode(codes).shape == (5, 20, 3)
     assert torch.allclose(former.encode(former.decode(codes)), codes, atol=1e-5)
     assert former.decode(codes).norm() == pytest.approx(0.05 * codes.norm().item(), rel=1e-4), "a unit is 0.05"
+
+
+@torch.no_grad()
+def test_a_face_that_moves_twice_as_far_in_the_reference_does_so_when_it_speaks() -> None:
+    """With ``style_scale`` the network itself sees the same reference for both."""
+    former = network(dataclasses.replace(SMALL, points=478, components=4, style_scale=True))
+    mesh = torch.randn(4, 478, 3)
+    mesh[:2, :, 0] *= 3  # some of the components are mostly sideways
+    axes = torch.linalg.qr(mesh.flatten(1).T).Q.T
+    former.basis.copy_(axes)
+    former.analysis.copy_(axes)
+    codes = torch.randn(1, 12, 4) * 6
+    former.usual.copy_(former.deviations(codes, torch.ones(1, 12))[0])
+    speech = former.speech(mel(1), 30, 0.2)
+    spoken = []
+    for factor in (1.0, 2.0):
+        style = former.style(codes * factor)
+        weight, bias = former.scaled_head(style)
+        spoken.append(former.speak(speech, style) @ weight.transpose(1, 2) + bias[:, None])
+        before = torch.cat([torch.zeros(1, 1, 4), spoken[-1][:, :-1]], 1)
+        assert torch.allclose(former(speech, before, style), spoken[-1], atol=1e-3)
+    assert torch.allclose(spoken[1], 2 * spoken[0], rtol=0.02, atol=0.05)
 
 
 def test_compact_has_its_size() -> None:
@@ -168,7 +190,7 @@ def test_the_paper_size_is_wav2vec2_base_and_one_block_of_each() -> None:
     embeddings = (768 + 1) * width + 2 * (mesh + 1) * width + (width + 1) * mesh
     blocks = (2 * attention + feed + 3 * norm) + (attention + feed + 2 * norm)
     assert rest == embeddings + blocks + (2 * width + 1) * width
-    assert (PAPER.components, PAPER.style_gain) == (0, False)
+    assert (PAPER.components, PAPER.style_gain, PAPER.style_scale) == (0, False, False)
 
 
 def test_a_small_wav2vec2_hears_fifty_tokens_a_second() -> None:

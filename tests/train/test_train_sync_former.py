@@ -154,7 +154,9 @@ def test_a_clip_and_its_style_grow_together(meshes: Path) -> None:
 
 
 def test_points_that_are_not_there_do_not_count(meshes: Path) -> None:
-    made = stage(meshes, network=dataclasses.replace(SMALL, components=0), correlation=0.0, spread=0.0)
+    made = stage(
+        meshes, network=dataclasses.replace(SMALL, components=0, style_scale=False), correlation=0.0, spread=0.0
+    )
     made.share = np.array([c.name == "few" for c in made.clips], float)
     batch = made.batch(0)
     assert (batch["points"].sum(1) == 3 * len(FEW)).all()
@@ -213,6 +215,27 @@ def test_the_lips_measures_are_what_they_say() -> None:
     assert measures[2:].tolist() == [0, 0, 0, 0]
 
 
+def test_speech_without_a_mesh_names_its_sounds_and_shuts_the_lips(meshes: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    sound = np.repeat(random.integers(0, 17, 200), 10).astype(np.int8)
+    np.savez(tmp_path / "made-000.npz", mel=random.uniform(-1, 0.5, (2000, 80)).astype(np.float16), sound=sound)
+    made = stage(meshes, phonetics=tmp_path, phonetic_batch=3)
+    batch = made.batch(0)
+    torch.nn.init.normal_(made.former.output.weight, std=0.3)
+    opening = torch.linalg.pinv(made.measures.T)[:, 0]  # the code that opens the mouth by 1
+    with torch.no_grad():
+        made.former.output.bias.add_(opening)
+    loss, figures = made.loss(batch, 0)
+    loss.backward()
+    assert {"naming", "bilabial"} <= set(figures)
+    assert float(figures["bilabial"]) > 0
+    assert batch["speech"].shape[0] == len(batch["sound"]) == 3
+    named = made.network.sounds.weight.grad
+    assert named is not None and named.abs().max() > 0
+    with pytest.raises(TrainingDataError, match="no labelled speech"):
+        stage(meshes, phonetics=meshes / "nowhere")
+
+
 def test_lips_count_as_shut_where_they_are() -> None:
     times = np.arange(75) / 25
     sound = np.full(240, 12)
@@ -256,7 +279,9 @@ def test_both_presets_can_be_estimated() -> None:
 
 def test_a_small_wav2vec2_trains_on_samples_and_keeps_its_convolutions(meshes: Path, tmp_path: Path) -> None:
     sizes = Wav2Vec2Sizes(width=16, layers=1, heads=2, feedforward=16, channels=8, position_kernel=8, position_groups=2)
-    net = dataclasses.replace(SMALL, audio="wav2vec2", wav2vec2=sizes, components=0, style_gain=False)
+    net = dataclasses.replace(
+        SMALL, audio="wav2vec2", wav2vec2=sizes, components=0, style_gain=False, style_scale=False
+    )
     from transformers import Wav2Vec2Model
 
     torch.manual_seed(9)

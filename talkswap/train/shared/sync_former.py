@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from talkswap.animation.sync_former import COMPACT, PAPER, SyncFormer, SyncFormerConfig
+from talkswap.animation.sync_former import COMPACT, PAPER, Style, SyncFormer, SyncFormerConfig
 from talkswap.data.motion import open_motion
 from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import POINTS
@@ -33,6 +33,8 @@ from talkswap.train.shared.speech_labels import SOUNDS
 from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
 from talkswap.types import FloatArray
 
+CLOSED = SOUNDS.index("closed lips")
+ALMOST_SHUT = 0.01  # eye distances: landmarks of shut lips lie this far apart
 LEAD = 0.25  # s of samples before a chunk's first frame
 
 
@@ -54,7 +56,7 @@ class SyncFormerStageConfig:
     upper: float = 0.1  # weight of points above the nose's tip, beside 1 for those below
     lips: float = 3.0  # weight of the lips
     correlation: float = 0.5  # weight of 1 - Pearson of the lips' measures
-    spread: float = 0.2  # weight of |log deviation - log deviation of the reference| of the lips' measures
+    spread: float = 0.4  # weight of |log deviation - log deviation of the reference| of the lips' measures
     own_past: tuple[float, float] = (0.5, 1.0)  # share of samples that read own predictions: first, last step
     passes: int = 2  # sweeps that make them
     fresh: float = 0.5  # share of samples that begin a chunk: the frame before the first is the template
@@ -67,12 +69,13 @@ class SyncFormerStageConfig:
     colour: float = 0.7  # strength of changes of loudness and tilt
     short: float = 0.3  # share of style references shorter than network.references
     phonetic: float = 0.3  # weight of naming the sounds
+    bilabial: float = 0.1  # weight of lips that are open in an m, b or p of that speech
     phonetic_batch: int = 8  # stretches of speech without a mesh, per step
 
 
 PRESETS = {"compact": SyncFormerStageConfig(), "paper": SyncFormerStageConfig(
     network=PAPER, correlation=0.0, spread=0.0, scale=0.0, widths=0.0, own_past=(0.0, 0.0), upper=1.0, lips=1.0,
-    speed=0.0, phonetic=0.0, phonetic_batch=0, silent=0.0,
+    speed=0.0, phonetic=0.0, phonetic_batch=0, bilabial=0.0, silent=0.0,
     loop=LoopConfig(steps=40000, batch=16, learning_rate=1e-3, weight_decay=0.0, ema=0.999, precision="float32"),
 )}  # fmt: skip
 
@@ -187,8 +190,21 @@ class SyncFormerStage(Stage):
         for clip in self.clips:
             clip.take_codes(former.encode(torch.from_numpy(clip.whole(self.lifts))).numpy())
             clip.displacements = np.zeros((0, 0, 3), np.float16)  # the codes are all that training reads
+        if net.style_scale and not bool(former.usual.any()):
+            former.usual.copy_(self._usual_deviations())
         lengths = np.array([c.seconds * c.trust for c in self.clips])
         self.share = lengths / lengths.sum()
+
+    def _usual_deviations(self) -> Tensor:
+        """Mean over training clips of the log deviations that their middles have as references."""
+        rows = []
+        for clip in self.clips:
+            count = min(self.config.network.references, int(clip.seconds * self.config.network.rate))
+            first = (clip.seconds - count / self.config.network.rate) / 2
+            codes, present = clip.at(first + np.arange(count) / self.config.network.rate)
+            if present.sum() > 20:
+                rows.append(self.former.deviations(torch.from_numpy(codes)[None], torch.from_numpy(present)[None]))
+        return torch.cat(rows).mean(0)
 
     def _read_speech(self) -> list[tuple[FloatArray, Any]]:
         folder = self.config.phonetics
@@ -211,7 +227,7 @@ class SyncFormerStage(Stage):
             own = self.former.audio.state_dict()
             self.former.audio.load_state_dict({k: stored[k] for k in own})
         else:
-            self.former.load_state_dict(stored)
+            self.former.load_state_dict(stored)  # its own basis and templates too
 
     def _load_wav2vec2(self, folder: Path) -> None:
         """The published weights into the voice's part.
@@ -326,7 +342,31 @@ class SyncFormerStage(Stage):
                 naming = F.cross_entropy(named, batch["sound"], ignore_index=-1)
                 total = total + config.phonetic * naming
                 figures["naming"] = naming.detach()
+                if config.bilabial:
+                    open_lips = self._open_bilabials(others.float(), batch["sound"], style)
+                    total = total + config.bilabial * open_lips
+                    figures["bilabial"] = open_lips.detach()
         return total, figures
+
+    def _open_bilabials(self, tokens: Tensor, sound: Tensor, style: Style) -> Tensor:
+        """Mean opening beyond ALMOST_SHUT, in units, where speech without a mesh says m, b or p.
+
+        Half an hour of lips holds few of them, and the frame of the closure is easily missed between two pictures; synthetic
+        speech states each.  The styles are those of the samples beside it.
+        """
+        net, count = self.config.network, len(tokens)
+        styles = Style(*(None if part is None else part[:count].detach().float() for part in style))  # type: ignore[arg-type]
+        before, _ = mel_rows(net)
+        speech = self.former.align(tokens, net.chunk, before / net.mel.rate)
+        frames = (
+            torch.arange(net.chunk, device=tokens.device) * (net.mel.rate / net.rate) + before - net.mel.half
+        )  # rows
+        closed = sound[:, (frames / net.mel.stride).round().long().clamp(max=sound.shape[1] - 1)] == CLOSED
+        start = torch.zeros(count, net.chunk, net.code, device=tokens.device)
+        with torch.no_grad():
+            past = torch.cat([start[:, :1], self.former(speech, start, styles)[:, :-1]], 1)
+        opening = (self.former(speech, past.float(), styles).float() @ self.measures.to(tokens.device))[..., 0]
+        return ((opening - ALMOST_SHUT).clamp(min=0) / net.unit * closed).sum() / closed.sum().clamp(min=1)
 
     def _lip_loss(self, codes: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Correlation and spread of the lips' measures, over stretches in which the mouth moves.
@@ -365,7 +405,7 @@ class SyncFormerStage(Stage):
         warped = warp_bands(mel, self.config.warp) if self.config.warp > 0 else mel
         return torch.where(quiet, mel, augment_mel(warped, self.config.colour)) if self.config.colour > 0 else warped
 
-    def _past(self, speech: Tensor, style: Tensor, truth: Tensor, first: Tensor, step: int) -> Tensor:
+    def _past(self, speech: Tensor, style: Style, truth: Tensor, first: Tensor, step: int) -> Tensor:
         """Codes that the decoder reads: true ones, or the network's own in ``own_past`` of the samples."""
         config = self.config
         progress = step / max(1, config.loop.steps - 1)
