@@ -50,7 +50,7 @@ class Spoken:
 def whole_voice(former: SyncFormer, clip: MeshLabels) -> FloatArray:
     """What the network hears of a clip: log-mel, or samples."""
     if former.config.audio == "wav2vec2":
-        return clip.voice.astype(np.float32) / 32767
+        return np.asarray(clip.voice, np.float32) / np.float32(32767)
     return clip.mel[clip.room : len(clip.mel) - clip.room].astype(np.float32)
 
 
@@ -165,9 +165,9 @@ def seam_figure(former: SyncFormer, spoken: Sequence[Spoken]) -> float:
 
 def silence_opening(former: SyncFormer, spoken: Sequence[Spoken]) -> float:
     """Mean opening after two seconds of digital silence, over the speakers' styles."""
-    silence = np.full((int(MelConfig().rate) * 3, former.config.mel.bins), SILENCE, np.float32)
-    if former.config.audio == "wav2vec2":
-        silence = np.zeros(3 * 16000, np.float32)
+    mel: FloatArray = np.full((int(MelConfig().rate) * 3, former.config.mel.bins), SILENCE, np.float32)
+    samples: FloatArray = np.zeros(3 * 16000, np.float32)
+    silence = samples if former.config.audio == "wav2vec2" else mel
     values = []
     for each in list({s.clip.speaker: s for s in spoken}.values())[:6]:
         motion = mesh_motion(former, silence, each.reference)
@@ -195,10 +195,12 @@ def closed_share(opening: FloatArray, times: FloatArray, sound: NDArray[np.integ
     return closed, count
 
 
-def bilabial_figure(former: SyncFormer, spoken: Sequence[Spoken], mel: FloatArray, sound: FloatArray) -> float:
+def bilabial_figure(
+    former: SyncFormer, spoken: Sequence[Spoken], mel: FloatArray, sound: NDArray[np.integer[Any]]
+) -> float:
     """Share of m, b and p with the lips shut, of a synthetic voice with known sounds, over the speakers' styles."""
     rows = min(len(mel), int(60 * MelConfig().rate))
-    times = np.arange(int(rows / float(MelConfig().rate) * 25)) / 25
+    times = np.arange(int(rows / float(MelConfig().rate) * 25), dtype=np.float32) / np.float32(25)
     closed = count = 0
     for each in list({s.clip.speaker: s for s in spoken}.values())[:8]:
         motion = mesh_motion(former, mel[:rows].astype(np.float32), each.reference)
@@ -211,7 +213,7 @@ def score_motion(
     former: SyncFormer,
     groups: Mapping[str, Sequence[MeshLabels]],
     whole: Whole,
-    speech: tuple[FloatArray, FloatArray] | None = None,
+    speech: tuple[FloatArray, NDArray[np.integer[Any]]] | None = None,
 ) -> dict[str, float]:
     """All figures: those of the opening for every group of clips, the others for the first that has any.
 
