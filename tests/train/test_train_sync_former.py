@@ -17,13 +17,11 @@ from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import mean_face
 from talkswap.train.loop import Trainer
 from talkswap.train.shared.lip_measures import measure_matrix, point_weights
-from talkswap.train.shared.mesh_labels import Lift, MeshLabels, measure_basis, opening_axis
+from talkswap.train.shared.mesh_labels import Lift, MeshLabels, held_out_names, measure_basis, mel_rows, opening_axis
 from talkswap.train.shared.mesh_scores import closed_share
 from talkswap.train.shared.sync_former import (
     SyncFormerStage,
     SyncFormerStageConfig,
-    held_out_names,
-    mel_rows,
     networks,
 )
 from talkswap.train.stage import LoopConfig

@@ -6,17 +6,53 @@ Some clips have all 478 points, some fewer.  Where a clip lacks points, a linear
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.animation.space import lip_opening, template_of
+from talkswap.animation.sync_former import SyncFormerConfig
 from talkswap.data.motion import MotionClip, spread_points
+from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import POINTS
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE, MelConfig
+
+LEAD = 0.25  # s of samples before a chunk's first frame
+
+
+def mel_rows(net: SyncFormerConfig) -> tuple[int, int]:
+    """Mel rows before frame 0 and in all, for one chunk."""
+    before = net.mel.half + net.mel.stride
+    last = (net.chunk - 1 + 0.5) / net.rate * net.mel.rate  # place of the last token, in rows after frame 0
+    tokens = int(np.ceil((before + last - net.mel.half) / net.mel.stride)) + 2
+    return before, (tokens - 1) * net.mel.stride + 2 * net.mel.half + 1
+
+
+def sample_count(net: SyncFormerConfig) -> int:
+    """Samples of one chunk for wav2vec2, from LEAD seconds before its first frame on."""
+    return int((net.chunk / net.rate + 2 * LEAD) * 16000)
+
+
+def held_out_names(path: Path | None) -> set[str]:
+    """Speakers and clips in the lists of a JSON file.
+
+    Raises:
+        TrainingDataError: the file is missing.
+    """
+    if path is None:
+        return set()
+    if not path.is_file():
+        raise TrainingDataError(
+            f"no held-out list at {path}", "give a JSON file of speakers and clips, or leave it out"
+        )
+    stored = json.loads(path.read_text())
+    lists = stored.values() if isinstance(stored, dict) else [stored]
+    return {str(name) for names in lists if isinstance(names, list) for name in names}
 
 
 def opening_axis(clips: Sequence[MotionClip]) -> FloatArray:

@@ -26,7 +26,16 @@ from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import POINTS
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.shared.lip_measures import MEASURES, centred, measure_matrix, point_weights
-from talkswap.train.shared.mesh_labels import Lift, MeshLabels, measure_basis, opening_axis
+from talkswap.train.shared.mesh_labels import (
+    LEAD,
+    Lift,
+    MeshLabels,
+    held_out_names,
+    measure_basis,
+    mel_rows,
+    opening_axis,
+    sample_count,
+)
 from talkswap.train.shared.mesh_scores import draw_strips, score_motion
 from talkswap.train.shared.speech_encoder import augment_mel, room_noise, warp_bands
 from talkswap.train.shared.speech_labels import SOUNDS
@@ -35,7 +44,6 @@ from talkswap.types import FloatArray
 
 CLOSED = SOUNDS.index("closed lips")
 ALMOST_SHUT = 0.01  # eye distances: landmarks of shut lips lie this far apart
-LEAD = 0.25  # s of samples before a chunk's first frame
 
 
 @dataclass(frozen=True)
@@ -99,19 +107,6 @@ def work(config: SyncFormerStageConfig, networks: Networks) -> Work:
         return former(speech, torch.empty(SAMPLES, net.chunk, net.code), style)
 
     return Work([Part("sync-former", run)])
-
-
-def mel_rows(net: SyncFormerConfig) -> tuple[int, int]:
-    """Mel rows before frame 0 and in all, for one chunk."""
-    before = net.mel.half + net.mel.stride
-    last = (net.chunk - 1 + 0.5) / net.rate * net.mel.rate  # place of the last token, in rows after frame 0
-    tokens = int(np.ceil((before + last - net.mel.half) / net.mel.stride)) + 2
-    return before, (tokens - 1) * net.mel.stride + 2 * net.mel.half + 1
-
-
-def sample_count(net: SyncFormerConfig) -> int:
-    """Samples of one chunk for wav2vec2, from LEAD seconds before its first frame on."""
-    return int((net.chunk / net.rate + 2 * LEAD) * 16000)
 
 
 class SyncFormerLearner(nn.Module):
@@ -444,22 +439,3 @@ class SyncFormerStage(Stage):
         weights = {k: v.detach().cpu().contiguous() for k, v in self.former.state_dict().items()}
         save_file(weights, folder / "sync_former.safetensors")
         (folder / "sync_former.json").write_text(json.dumps(asdict(self.config.network), indent=1))
-
-
-def held_out_names(path: Path | None) -> set[str]:
-    """Speakers and clips in the lists of a JSON file.
-
-    Raises:
-        TrainingDataError: the file is missing.
-    """
-    import json
-
-    if path is None:
-        return set()
-    if not path.is_file():
-        raise TrainingDataError(
-            f"no held-out list at {path}", "give a JSON file of speakers and clips, or leave it out"
-        )
-    stored = json.loads(path.read_text())
-    lists = stored.values() if isinstance(stored, dict) else [stored]
-    return {str(name) for names in lists if isinstance(names, list) for name in names}
