@@ -64,6 +64,8 @@ class SyncFormerStageConfig:
     upper: float = 0.1  # weight of points above the nose's tip, beside 1 for those below
     lips: float = 3.0  # weight of the lips
     correlation: float = 0.5  # weight of 1 - Pearson of the lips' measures
+    leading: int = 6  # components of the basis that count among those measures
+    leading_weight: float = 0.7  # of all of them together, beside 1 for the named measures
     spread: float = 0.4  # weight of |log deviation - log deviation of the reference| of the lips' measures
     own_past: tuple[float, float] = (0.5, 1.0)  # share of samples that read own predictions: first, last step
     passes: int = 2  # sweeps that make them
@@ -165,7 +167,7 @@ class SyncFormerStage(Stage):
                 if not whole:
                     raise TrainingDataError("no clip has all 478 points", "gather prepared clips too")
                 self.lifts[len(clip.points)] = Lift(whole, clip.points)
-        former, net = self.former, self.config.network
+        config, former, net = self.config, self.former, self.config.network
         if net.components and not bool(former.basis.any()):
             basis, analysis = measure_basis(whole, weights.numpy(), net.components, net.unit)
             former.basis.copy_(torch.from_numpy(basis))
@@ -182,6 +184,12 @@ class SyncFormerStage(Stage):
             if net.components
             else (measure_matrix() * net.unit)
         )
+        if net.components and config.leading:
+            # the leading components are measures too: what the lips do beside opening, as the data have it
+            count = min(config.leading, net.components)
+            self.measures = torch.cat([self.measures, torch.eye(net.code)[:, :count] * net.unit], 1)
+            shares = torch.cat([self.measure_weights, torch.full((count,), config.leading_weight / count)])
+            self.measure_weights = shares / shares.sum()
         for clip in self.clips:
             clip.take_codes(former.encode(torch.from_numpy(clip.whole(self.lifts))).numpy())
             clip.displacements = np.zeros((0, 0, 3), np.float16)  # the codes are all that training reads
