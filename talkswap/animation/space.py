@@ -6,28 +6,16 @@ a *displacement* is a shape less the template (ReSyncer 3.1), so zero displaceme
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.faces.mesh import FACE_OVAL, LEFT_EYE_RING, POINTS, RIGHT_EYE_RING, SKIN_POINTS, mean_face
+from talkswap.faces.guide import rigid_weights
+from talkswap.faces.mesh import POINTS, mean_face
 from talkswap.types import FloatArray
 
 UPPER_INNER, LOWER_INNER = (191, 80, 81, 82, 13, 312, 311, 310, 415), (95, 88, 178, 87, 14, 317, 402, 318, 324)
 """Facing points of the inner lips, from corner to corner."""
 OUTER_CORNERS, MOUTH_CORNERS = (33, 263), (61, 291)
-
-
-@lru_cache(maxsize=1)
-def rigid_weights() -> FloatArray:
-    """Weight (478) of each point where a pose is fitted: what neither speech nor a blink moves."""
-    points = mean_face().points
-    weight = np.zeros(POINTS, np.float32)
-    weight[:SKIN_POINTS] = np.clip((0.75 - points[:SKIN_POINTS, 1]) / 0.2, 0, 1)  # above the upper lip
-    for ring in (FACE_OVAL, LEFT_EYE_RING, RIGHT_EYE_RING):
-        weight[list(ring)] *= 0.3
-    return weight
 
 
 def pose_free(landmarks: FloatArray, points: NDArray[np.int64] | None = None) -> FloatArray:
@@ -93,10 +81,10 @@ def template_of(shapes: FloatArray, opening_axis: FloatArray) -> FloatArray:
 
 
 def meet_lips(shapes: FloatArray) -> FloatArray:
-    """The shapes (T 478 3) with inner lips that would pass through each other laid onto their common middle."""
+    """The shapes (... 478 3) with inner lips that would pass through each other laid onto their common middle."""
     upper, lower = list(UPPER_INNER), list(LOWER_INNER)
-    crossing = np.minimum(shapes[:, lower, 1] - shapes[:, upper, 1], 0) / 2  # T 9
+    crossing = np.minimum(shapes[..., lower, 1] - shapes[..., upper, 1], 0) / 2  # ... 9
     moved = shapes.copy()
-    moved[:, upper, 1] += crossing
-    moved[:, lower, 1] -= crossing
+    moved[..., upper, 1] += crossing
+    moved[..., lower, 1] -= crossing
     return moved

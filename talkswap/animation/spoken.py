@@ -12,12 +12,12 @@ from functools import lru_cache
 
 import numpy as np
 
+from talkswap.animation.space import meet_lips
 from talkswap.faces.guide import Pose, fit_pose
-from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS, mean_face
+from talkswap.faces.mesh import OUTER_LIPS, mean_face
 from talkswap.types import FloatArray
 
 NOSE_TIP_BASE = 2  # under the nose: speech moves nothing above it
-LIP_PAIRS = tuple(zip(INNER_LIPS[1:10], INNER_LIPS[:10:-1], strict=True))  # facing points, corner to corner
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,6 @@ class SpeechSpace:
         return np.asarray((self._basis @ (self._basis.T @ flat)).reshape(-1, 3), np.float32)
 
 
-def meet_lips(shape: FloatArray) -> FloatArray:
-    """A shape (478 3) whose inner lips don't pass through each other: where they would, they meet in the middle."""
-    upper, lower = (list(side) for side in zip(*LIP_PAIRS, strict=True))
-    crossing = np.minimum(shape[lower, 1] - shape[upper, 1], 0) / 2
-    met = shape.copy()
-    met[upper, 1] += crossing
-    met[lower, 1] -= crossing
-    return met
-
-
 def speak(
     landmarks: FloatArray, template: FloatArray, displacement: FloatArray, space: SpeechSpace, strength: float = 1.0
 ) -> SpokenMesh:
@@ -80,7 +70,7 @@ def speak(
     """
     landmarks = np.asarray(landmarks, np.float32)
     pose = fit_pose(landmarks)
-    own = np.asarray((landmarks - pose.shift) @ pose.turn / pose.scale, np.float32)
+    own = pose.undo(landmarks)
     # beyond 1 the voice's movement grows, while the frame's own mouth is gone already
     voice_movement = displacement * max(strength, 1.0)
     change = voice_movement - space.part_of(own - template)

@@ -71,7 +71,7 @@ class Guided:
 
 
 @lru_cache(maxsize=1)
-def _rigid_points() -> FloatArray:
+def rigid_weights() -> FloatArray:
     """Weight (478) of each point where a pose is fitted: what neither speech nor a blink moves."""
     points = mean_face().points
     weight = np.zeros(POINTS, np.float32)
@@ -98,7 +98,7 @@ class Pose:
 def fit_pose(landmarks: FloatArray) -> Pose:
     """The similarity that takes the mean face to a face's landmarks (478 3), by weighted least squares."""
     mean, points = mean_face().points.astype(np.float64), np.asarray(landmarks, np.float64)
-    scale, turn, shift = spatial_similarity(mean, points, _rigid_points().astype(np.float64))
+    scale, turn, shift = spatial_similarity(mean, points, rigid_weights().astype(np.float64))
     return Pose(turn.astype(np.float32), scale, shift.astype(np.float32))
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talkswap.animation.space import lip_opening, meet_lips, mouth_width, pose_free, rigid_weights, template_of
-from talkswap.faces.guide import canonical_shape
+from talkswap.animation.space import lip_opening, meet_lips, mouth_width, pose_free, template_of
+from talkswap.faces.guide import canonical_shape, rigid_weights
 from talkswap.faces.mesh import mean_face
 
 LOWER, UPPER = [87, 14, 317], [82, 13, 312]
