@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+from talkswap.animation.portrait import Portrait as Portrait  # part of what systems import from here
 from talkswap.types import AlignedFace, FloatArray, UInt8Image, Voice
 from talkswap.voice.activity import SpeechGate
 
@@ -30,13 +31,6 @@ class Source:
 
     face: AlignedFace  # from the best photo: its skin is used
     others: tuple[AlignedFace, ...] = ()  # from further photos: the identity is the mean over all
-
-
-@dataclass(frozen=True)
-class Portrait:
-    """What the first look at a clip learns about one of its people, before any frame is rendered."""
-
-    reference: AlignedFace  # from the first frame in which the look saw this person
 
 
 class SpeechFeatures(Protocol):
