@@ -1,4 +1,4 @@
-"""The mesh motion of a whole voice for one person, made once and asked for at any time.
+"""The mesh motion of a whole voice for one person, made once and asked for at any time; the network comes from a preset.
 
 The voice is cut into chunks of 100 mesh frames of which neighbours share 20 (ReSyncer 4).  Each chunk is spoken from the
 template on, independently of the others, so chunks run side by side; where two overlap the later one fades in.
@@ -6,7 +6,7 @@ template on, independently of the others, so chunks run side by side; where two 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -14,12 +14,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkswap.animation.sync_former import SyncFormer
+from talkswap.animation.sync_former import NAME, SyncFormer, SyncFormerConfig
+from talkswap.checkpoints.networks import read_network
+from talkswap.checkpoints.presets import PresetFolder, network_folder
+from talkswap.device import Device
+from talkswap.errors import WeightsMissingError
 from talkswap.types import FloatArray
 
 CHUNKS_AT_ONCE = 16
 HZ = 16000  # of samples
 BLOCK_SECONDS = 30  # of a voice that go through the voice encoder together
+
+
+def load_sync_former(
+    preset: PresetFolder, device: Device, log: Callable[[str], None] | None = None
+) -> SyncFormer | None:
+    """The network that moves a face's mesh with a voice, in float32, frozen and in evaluation mode.
+
+    Args:
+        preset: whose; every file is verified before it is read.
+        device: where it goes.
+        log: hears of a preset that has none.
+
+    Returns:
+        None where the preset has no such network: the paper preset doesn't, and a preset folder needn't.
+
+    Raises:
+        WeightsCorruptError: a file is damaged.
+    """
+    try:
+        folder = network_folder(preset, NAME)
+    except WeightsMissingError:
+        # Optional by its description (presets=()), so that folders packed before it was there still render.
+        if log is not None:
+            log(f"the {preset.name} preset has no sync_former network: nothing moves the mesh with the voice")
+        return None
+    # In float32 on every device: states feed back for a hundred frames, and rounding would add up.
+    return read_network(SyncFormer, SyncFormerConfig, folder, NAME, "sync-former").to(device.name)
 
 
 class MeshMotion:

@@ -25,6 +25,8 @@ from talkswap.animation.space import LOWER_INNER, MOUTH_CORNERS, UPPER_INNER
 from talkswap.checkpoints.hub import HubNetwork
 from talkswap.voice.speech_encoder import ChannelNorm, DilatedBlock
 
+NAME = "animation/sync_former"  # of its files, in a preset's folder
+
 
 @dataclass(frozen=True)
 class MelEncoderConfig:
@@ -256,7 +258,7 @@ class SyncFormer(nn.Module, HubNetwork):
         basis, analysis: K 3P each, where there are components: a code's displacement, and a displacement's code.
     """
 
-    hub_name = "sync_former"
+    hub_name = NAME
     hub_config = SyncFormerConfig
 
     opening_axis: Tensor

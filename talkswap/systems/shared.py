@@ -1,4 +1,4 @@
-"""What every system shares: the networks of the rooms ``faces`` and ``voice``, and the stages that train them."""
+"""What every system shares: the networks of the rooms ``faces``, ``voice`` and ``animation``, and the stages that train them."""
 
 from __future__ import annotations
 
@@ -53,10 +53,20 @@ NETWORKS = (
         "speech-encoder",
         presets=(),
     ),
+    NetworkDescription(
+        "sync_former",
+        "animation",
+        "talkswap.animation.sync_former:SyncFormer",
+        "talkswap.animation.sync_former:SyncFormerConfig",
+        "a voice and a speaking style to the motion of a face's mesh",
+        "sync-former",
+        exact=True,
+        presets=(),  # a preset without it has no mesh motion
+    ),
 )
 """In the order of the model card."""
 
-ROOMS = ("faces", "voice")
+ROOMS = ("faces", "voice", "animation")
 """Folders of a preset that belong to every system."""
 
 STAGES = (

@@ -43,7 +43,7 @@ def test_pack_says_what_it_made(run: Path, mine: Path, tmp_path: Path, capsys: p
     command = ["weights", "pack", str(run), "--out", str(out), "--base", str(mine), "--name", "Again"]
     assert main(command) == 0
     said = capsys.readouterr()
-    assert re.fullmatch(rf"{re.escape(str(out))}: 9 networks like the compact preset, \d+\.\d MB\n", said.out)
+    assert re.fullmatch(rf"{re.escape(str(out))}: 10 networks like the compact preset, \d+\.\d MB\n", said.out)
     assert "names no licence" in said.err
     assert main(command) == 9
     assert "--overwrite" in capsys.readouterr().err
