@@ -18,15 +18,7 @@ from numpy.typing import NDArray
 
 from talkswap.errors import TrainingDataError
 from talkswap.faces.geometry import spatial_similarity
-from talkswap.faces.mesh import (
-    ASSET,
-    FACE_OVAL,
-    INNER_LIPS,
-    LEFT_EYE_RING,
-    POINTS,
-    RIGHT_EYE_RING,
-    SKIN_POINTS,
-)
+from talkswap.faces.mesh import ASSET, FACE_OVAL, INNER_LIPS, LEFT_EYE_RING, POINTS, RIGHT_EYE_RING, SKIN_POINTS
 
 Points = NDArray[np.float64]
 

@@ -115,7 +115,7 @@ def test_the_source_archive_can_build_the_same_wheel(sources: Path, tmp_path: Pa
 def test_the_installed_command_uses_its_own_weights(installed: Path, tmp_path: Path) -> None:
     assert run(installed, ["--version"], tmp_path).stdout == f"talkswap {talkswap.__version__}\n"
     script = (
-        "import json, talkswap, talkswap.checkpoints.catalogue as c; "
+        "import json, talkswap, talkswap.checkpoints.manifest as c; "
         "print(json.dumps([talkswap.__file__, str(c.packaged_weights()), str(c.checkout_weights()), str(c.catalogue_path())]))"
     )
     done = subprocess.run(

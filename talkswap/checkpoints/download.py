@@ -19,10 +19,12 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import talkswap
-from talkswap.checkpoints.catalogue import CatalogueEntry, Member, download_root
 from talkswap.checkpoints.manifest import (
+    CatalogueEntry,
     FileRecord,
+    Member,
     check_file,
+    download_root,
     file_path,
     inside,
     read_records,
@@ -335,7 +337,7 @@ def obtain(
 
     Args:
         entry: what.
-        folder: the preset's folder; None = below :func:`talkswap.checkpoints.catalogue.download_root`.
+        folder: the preset's folder; None = below :func:`talkswap.checkpoints.manifest.download_root`.
         trust: take an entry without a pin as it comes and remember its hash.
         sha256: the pin for an entry without one.
         config: patience.

@@ -9,22 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from talkswap.checkpoints import catalogue as places
-from talkswap.checkpoints.catalogue import read_catalogue
-from talkswap.checkpoints.description import ANYTHING, PRESETS, Requirements
+from talkswap.checkpoints import manifest as places
 from talkswap.checkpoints.manifest import (
     MANIFEST,
     check_file,
     file_path,
     is_flat,
     read_about,
+    read_catalogue,
     read_records,
     room_of,
     with_room,
 )
 from talkswap.checkpoints.networks import (
+    ANYTHING,
     ENDING,
+    PRESETS,
     Network,
+    Requirements,
     build_network,
     load_network,
     network_of,
@@ -381,7 +383,7 @@ def find_preset(
     complete one.
 
     Args:
-        name: ``auto``, or one of :data:`~talkswap.checkpoints.description.PRESETS`.
+        name: ``auto``, or one of :data:`~talkswap.checkpoints.networks.PRESETS`.
         weights: a preset folder to take instead of looking for one.
         requirements: of the system that it's for, by preset (:func:`talkswap.systems.registry.requirements`); None =
             whatever its manifests list.

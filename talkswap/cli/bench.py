@@ -275,7 +275,7 @@ def time_networks(system: str, preset: str, device: Device, batch_size: int) -> 
     """
     import torch
 
-    from talkswap.checkpoints.description import resolve
+    from talkswap.checkpoints.networks import resolve
     from talkswap.device import peak_memory_mb, versions
     from talkswap.systems.registry import find_system
 

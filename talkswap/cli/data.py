@@ -201,7 +201,7 @@ def hdtf(
 
 def maker_command(maker: Maker, system: str) -> Callable[..., None]:
     """The command of a system's own maker; its options are the fields of the maker's config."""
-    from talkswap.checkpoints.description import resolve
+    from talkswap.checkpoints.networks import resolve
 
     kind = resolve(maker.config)
 

@@ -166,7 +166,7 @@ def check_corridor() -> list[Finding]:
 
 def check_presets() -> list[Finding]:
     """Which sets of weights are complete; fails when none is."""
-    from talkswap.checkpoints.description import PRESETS
+    from talkswap.checkpoints.networks import PRESETS
     from talkswap.checkpoints.presets import preset_state, repair_hint, resolve_auto
     from talkswap.systems.registry import requirements
 

@@ -12,8 +12,7 @@ from talkswap.cli.output import choose_progress, note, table
 from talkswap.errors import TalkswapError, UsageError, WeightsCorruptError
 
 if TYPE_CHECKING:
-    from talkswap.checkpoints.catalogue import CatalogueEntry
-    from talkswap.checkpoints.manifest import FileRecord
+    from talkswap.checkpoints.manifest import CatalogueEntry, FileRecord
 
 
 def _size(count: int | None) -> str:
@@ -79,9 +78,8 @@ def command(
 ) -> None:
     """Fetch weights, pinned by commit and sha256, into the user's cache or $TALKSWAP_WEIGHTS."""
     from talkswap.checkpoints import download
-    from talkswap.checkpoints.catalogue import download_root, read_catalogue
-    from talkswap.checkpoints.description import PRESETS
-    from talkswap.checkpoints.manifest import MANIFEST, file_path, write_manifest
+    from talkswap.checkpoints.manifest import MANIFEST, download_root, file_path, read_catalogue, write_manifest
+    from talkswap.checkpoints.networks import PRESETS
 
     if adopt is not None:
         records = write_manifest(adopt)
@@ -159,8 +157,7 @@ def _fetch_published(
     repository: str, revision: str | None, out: Path | None, token_file: Path | None, system: str | None, quiet: bool
 ) -> None:
     """Bring a preset that somebody pushed."""
-    from talkswap.checkpoints.publish.fetch import fetch_preset
-    from talkswap.checkpoints.publish.push import read_token
+    from talkswap.checkpoints.publish import fetch_preset, read_token
     from talkswap.systems.registry import requirements
 
     if revision is None:

@@ -27,7 +27,7 @@ def command(
     """Look for marks of synthetic media: container tag, XMP, C2PA manifest, invisible mark; 22 where there are none."""
     from talkswap.checkpoints.presets import find_preset
     from talkswap.faces.analyse import FaceAnalyser, load_analyser
-    from talkswap.media.containers import check_plain
+    from talkswap.media.probe import check_plain
     from talkswap.provenance.verify import verify_file
 
     def analyser() -> FaceAnalyser:

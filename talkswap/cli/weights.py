@@ -66,7 +66,7 @@ def pack(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing preset folder.")] = False,
 ) -> None:
     """Make a preset folder from finished runs: weights, configurations, manifest, records, model card."""
-    from talkswap.checkpoints.publish.pack import PackConfig, pack_preset
+    from talkswap.checkpoints.pack import PackConfig, pack_preset
     from talkswap.systems import registry
 
     own = registry.networks(system)
@@ -101,7 +101,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the states as JSON.")] = False,
 ) -> None:
     """Hold every file of a preset folder against its manifest."""
-    from talkswap.checkpoints.publish.check import check_preset, require_whole
+    from talkswap.checkpoints.check import check_preset, require_whole
     from talkswap.systems.registry import requirements
 
     needs = requirements(system)
@@ -128,7 +128,7 @@ def listing(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the preset folders on this machine; `talkswap render --weights FOLDER` uses one."""
-    from talkswap.checkpoints.publish.check import installed_presets
+    from talkswap.checkpoints.check import installed_presets
     from talkswap.systems.registry import requirements, systems
 
     presets = installed_presets(requirements(system))
@@ -167,7 +167,7 @@ def push(
     ),
 ) -> None:
     """Publish a preset folder on the model hub that HF_ENDPOINT names, in one commit."""
-    from talkswap.checkpoints.publish import push as publishing
+    from talkswap.checkpoints import publish as publishing
     from talkswap.systems.registry import requirements
 
     plan = publishing.plan_push(folder, repository, requirements(system))

@@ -30,10 +30,9 @@ import cv2
 import numpy as np
 
 from talkswap.data.cutting import Box, Piece, open_source, read_piece
-from talkswap.data.lips import LipCheckConfig, check_lips
 from talkswap.data.portraits import label_clip
 from talkswap.data.stills import paths_of
-from talkswap.data.talking import smoothed_quads
+from talkswap.data.talking import LipCheckConfig, check_lips, smoothed_quads
 from talkswap.errors import NoAudioError, NoVideoError, UnreadableMediaError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
 from talkswap.faces.geometry import box_around, box_overlap, quad_affine

@@ -110,7 +110,7 @@ def measure_lag(clip: MotionClip, config: LagConfig | None = None) -> MotionClip
     Two curves are held against the lips' opening: what the compact speech encoder expects, and the voice's loudness.  The
     first alone or the mean of both correlations counts, whichever has the clearer peak.
     """
-    from talkswap.data.lips import listener
+    from talkswap.data.talking import listener
 
     config = config or LagConfig()
     network = listener()

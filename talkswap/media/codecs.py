@@ -21,7 +21,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from talkswap.errors import EncoderError, OutputUnwritableError
-from talkswap.media.containers import local_url
+from talkswap.media.probe import local_url
 
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
 """Endings of an output, and FFmpeg's name for the container."""

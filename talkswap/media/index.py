@@ -19,7 +19,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from talkswap.errors import NoVideoError, UsageError
-from talkswap.media.containers import open_clip, video_stream
+from talkswap.media.probe import open_clip, video_stream
 from talkswap.media.timeline import typical_step
 from talkswap.types import ClipInfo
 

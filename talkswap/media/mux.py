@@ -19,10 +19,9 @@ from av.format import Flags
 from talkswap.errors import EncoderError, NoAudioError, UsageError
 from talkswap.files import write_error
 from talkswap.media.codecs import CONTAINERS
-from talkswap.media.containers import open_clip, video_stream
 from talkswap.media.index import FrameIndex
 from talkswap.media.output import FinishedClip, check_output, staging_folder, verify
-from talkswap.media.probe import probe
+from talkswap.media.probe import open_clip, probe, video_stream
 from talkswap.media.program import ffmpeg_url, find_ffmpeg, run_ffmpeg
 from talkswap.media.sound import LONGEST_HOLE, LONGEST_OVERLAP, SMALLEST_HOLE, default_sound
 from talkswap.media.streams import COPY, MIXES, OtherStreams, Track, chapter_file, cover_file, lost_tags, plan_streams

@@ -25,7 +25,7 @@ from av.stream import Stream
 
 from talkswap.errors import OutputCheckError, OutputExistsError, OutputUnwritableError
 from talkswap.media.codecs import container_of
-from talkswap.media.containers import local_url
+from talkswap.media.probe import local_url
 from talkswap.media.timeline import typical_step
 
 _HINT = "this is a fault of talkswap or of its ffmpeg; `talkswap doctor` shows which one that is"

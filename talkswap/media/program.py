@@ -15,7 +15,7 @@ import ffmpeg
 
 from talkswap.errors import EncoderError
 from talkswap.files import write_error
-from talkswap.media.containers import local_url, open_clip, video_stream
+from talkswap.media.probe import local_url, open_clip, video_stream
 
 VARIABLE = "TALKSWAP_FFMPEG"
 """Environment variable that names another ffmpeg than the one in the package imageio-ffmpeg."""

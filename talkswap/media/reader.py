@@ -11,8 +11,8 @@ from av.video.frame import VideoFrame
 
 from talkswap.errors import UnreadableMediaError
 from talkswap.media.colour import PixelConverter
-from talkswap.media.containers import open_clip, video_stream
 from talkswap.media.index import Clock, FrameIndex, decoded, index_frames
+from talkswap.media.probe import open_clip, video_stream
 from talkswap.media.timeline import Timeline
 from talkswap.types import ClipInfo, Frame, Int8Image, UInt8Image
 

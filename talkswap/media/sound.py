@@ -18,7 +18,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 
 from talkswap.errors import NoAudioError, UnreadableMediaError
-from talkswap.media.containers import open_clip
+from talkswap.media.probe import open_clip
 from talkswap.types import FloatArray, Voice
 
 SMALLEST_HOLE = Fraction(1, 20)  # seconds: anything shorter is rounding of time stamps (mkv: 1 ms; mp3 in avi: more)

@@ -23,8 +23,8 @@ from av.video.stream import VideoStream
 
 from talkswap.errors import EncoderError
 from talkswap.media.codecs import CONTAINERS
-from talkswap.media.containers import open_clip, video_stream
 from talkswap.media.index import FrameIndex
+from talkswap.media.probe import open_clip, video_stream
 
 MIXES = ("replace", "keep", "duck")
 COPY = "copy"
@@ -95,7 +95,7 @@ def plan_streams(
         tracks: whether subtitles, chapters, pictures and attachments are wanted.
 
     Raises:
-        As :func:`talkswap.media.containers.open_clip`.
+        As :func:`talkswap.media.probe.open_clip`.
     """
     with open_clip(target) as container:
         picture = video_stream(container, target)

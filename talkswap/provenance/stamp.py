@@ -201,7 +201,7 @@ class Stamp:
 
     def _look(self, finished: Path) -> dict[str, Any] | None:
         """Read the invisible mark back at the places where this render put it."""
-        from talkswap.provenance.detect import read_at
+        from talkswap.provenance.verify import read_at
 
         if self.watermark is None:
             return None

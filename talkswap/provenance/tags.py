@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape, quoteattr, unescape
 
 import talkswap
 from talkswap.errors import OutputCheckError
-from talkswap.media.containers import open_clip
+from talkswap.media.probe import open_clip
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -144,7 +144,7 @@ def read_target(path: Path) -> TargetMarks:
     """The marks of a target, before ours take their place.
 
     Raises:
-        InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.containers.open_clip`.
+        InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.probe.open_clip`.
     """
     text, source_type, _ = _read_marks(path)
     return TargetMarks(_printable(text), _printable(source_type))
@@ -154,7 +154,7 @@ def read_plain(path: Path) -> PlainMarks:
     """The container's marks.
 
     Raises:
-        InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.containers.open_clip`.
+        InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.probe.open_clip`.
     """
     text, source_type, target = _read_marks(path)
     return PlainMarks(text if text and "talkswap" in text else None, source_type, target)

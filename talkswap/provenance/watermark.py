@@ -8,7 +8,7 @@ tail biting convolutional codes", IEEE Transactions on Communications 34(2), 198
 Viterbi's algorithm, going round the circle, reads soft values back.
 
 Each coded bit has a carrier, a smooth pattern over the aligned face, whose sign in the picture's Cb or Cr is the bit.
-A detector (:mod:`talkswap.provenance.detect`) projects the same face on the same carriers, so it needs no original.
+A detector (:mod:`talkswap.provenance.verify`) projects the same face on the same carriers, so it needs no original.
 """
 
 from __future__ import annotations

@@ -20,10 +20,9 @@ from typing import Any
 from talkswap.device import peak_memory_mb
 from talkswap.faces.people import PeopleChooser
 from talkswap.faces.track import FaceTracker, TrackConfig
-from talkswap.media.join import picture_ending
 from talkswap.media.output import check_output
 from talkswap.media.timeline import Timeline
-from talkswap.media.writer import VideoWriter
+from talkswap.media.writer import VideoWriter, picture_ending
 from talkswap.render.corridor import Corridor, batch_size
 from talkswap.render.look import LookConfig, sample_frames
 from talkswap.render.pipeline import Stopwatch, closing_source

@@ -14,9 +14,8 @@ import dataclasses
 import time
 
 from talkswap.errors import DeviceError, TalkswapError
-from talkswap.media.join import Piece, join
 from talkswap.media.mux import mux
-from talkswap.media.writer import VideoWriter
+from talkswap.media.writer import Piece, VideoWriter, join
 from talkswap.provenance.stamp import Stamp
 from talkswap.render.corridor import Corridor
 from talkswap.render.pipeline import Stopwatch, closing_source

@@ -12,7 +12,7 @@ from typing import Any
 
 from talkswap.checkpoints.presets import weight_hashes
 from talkswap.device import processor, versions
-from talkswap.media.join import picture_ending
+from talkswap.media.writer import picture_ending
 from talkswap.provenance.stamp import Places
 from talkswap.render.corridor import Corridor, Tally, batch_size
 from talkswap.render.pipeline import Stopwatch

@@ -1,7 +1,7 @@
 """What a system says of itself: its folder's ``SYSTEM``, which the registry reads and nothing else names.
 
 A description is plain data.  Whatever needs torch is named as ``module:NAME`` and imported on use
-(:func:`talkswap.checkpoints.description.resolve`), so every command can list every system in a few milliseconds.
+(:func:`talkswap.checkpoints.networks.resolve`), so every command can list every system in a few milliseconds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from talkswap.checkpoints.description import NetworkDescription
+from talkswap.checkpoints.networks import NetworkDescription
 from talkswap.train.stages import StageDescription
 from talkswap.types import option
 

@@ -11,8 +11,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from talkswap import systems as folder
-from talkswap.checkpoints.catalogue import CatalogueEntry
-from talkswap.checkpoints.description import NetworkDescription, Requirements, resolve
+from talkswap.checkpoints.manifest import CatalogueEntry
+from talkswap.checkpoints.networks import NetworkDescription, Requirements, resolve
 from talkswap.checkpoints.presets import PresetFolder
 from talkswap.errors import UsageError
 from talkswap.records import RecordError, from_plain

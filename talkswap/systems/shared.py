@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from talkswap.checkpoints.description import NetworkDescription
+from talkswap.checkpoints.networks import NetworkDescription
 from talkswap.train.stages import StageDescription
 
 NETWORKS = (

@@ -16,9 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from talkswap.checkpoints.catalogue import read_catalogue, weight_roots
-from talkswap.checkpoints.description import Requirements
-from talkswap.checkpoints.manifest import inside, read_records, write_manifest
+from talkswap.checkpoints.manifest import inside, read_catalogue, read_records, weight_roots, write_manifest
+from talkswap.checkpoints.networks import Requirements
 from talkswap.checkpoints.presets import (
     absent_packages,
     find_preset,
@@ -45,10 +44,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("talkswap.checkpoints.catalogue.checkout_weights", lambda: None)
-    monkeypatch.setattr("talkswap.checkpoints.catalogue.packaged_weights", lambda: None)
+    monkeypatch.setattr("talkswap.checkpoints.manifest.checkout_weights", lambda: None)
+    monkeypatch.setattr("talkswap.checkpoints.manifest.packaged_weights", lambda: None)
     catalogue = ROOT / "weights" / "manifest.toml"
-    monkeypatch.setattr("talkswap.checkpoints.catalogue.catalogue_path", lambda: catalogue)
+    monkeypatch.setattr("talkswap.checkpoints.manifest.catalogue_path", lambda: catalogue)
     return folder
 
 
@@ -329,7 +328,7 @@ def test_tensors_and_configuration_of_different_folders_are_not_mixed(root: Path
 
 def test_a_root_that_is_named_twice_counts_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = make_compact(root)
-    monkeypatch.setattr("talkswap.checkpoints.catalogue.checkout_weights", lambda: root)
+    monkeypatch.setattr("talkswap.checkpoints.manifest.checkout_weights", lambda: root)
     assert preset_state("compact", NEEDS["compact"]).folders == (folder,)
 
 

@@ -16,9 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from talkswap.checkpoints.catalogue import CatalogueEntry, Member
 from talkswap.checkpoints.download import FetchConfig, address, entry_problem, fetch, obtain
-from talkswap.checkpoints.manifest import FileRecord, check_file, read_records
+from talkswap.checkpoints.manifest import CatalogueEntry, FileRecord, Member, check_file, read_records
 from talkswap.errors import DownloadError, OutputUnwritableError, WeightsCorruptError, WeightsMissingError
 from talkswap.types import ProgressEvent
 

@@ -30,7 +30,7 @@ def test_space_and_packages() -> None:
 def test_no_weights_is_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("talkswap.checkpoints.catalogue.weight_roots", lambda: [(tmp_path, "nowhere")])
+    monkeypatch.setattr("talkswap.checkpoints.manifest.weight_roots", lambda: [(tmp_path, "nowhere")])
     monkeypatch.setattr(doctor, "CHECKS", (doctor.check_presets, doctor.check_python))
     assert main(["doctor", "--json"]) == WeightsMissingError.exit_code
     findings = json.loads(capsys.readouterr().out)

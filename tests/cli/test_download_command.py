@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from talkswap.checkpoints.catalogue import read_catalogue
-from talkswap.checkpoints.manifest import read_records
+from talkswap.checkpoints.manifest import read_catalogue, read_records
 from talkswap.cli import main
 from talkswap.systems.registry import stage_made
 
@@ -46,7 +45,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A weights folder of our own, a catalogue of our own, and no network."""
     catalogue = tmp_path / "catalogue.toml"
     catalogue.write_text(CATALOGUE)
-    monkeypatch.setattr("talkswap.checkpoints.catalogue.catalogue_path", lambda: catalogue)
+    monkeypatch.setattr("talkswap.checkpoints.manifest.catalogue_path", lambda: catalogue)
     monkeypatch.setenv("TALKSWAP_WEIGHTS", str(tmp_path / "weights"))
     monkeypatch.setenv("TALKSWAP_OFFLINE", "")
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)

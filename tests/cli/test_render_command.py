@@ -164,8 +164,8 @@ def test_weights_that_were_changed_are_refused(render: Run, tmp_path: Path, monk
     code, _, err = render("--quiet")
     assert code == 12 and "vqgan.safetensors is damaged" in err
     (copy / "swaptalk" / "vqgan.safetensors").unlink()
-    monkeypatch.setattr("talkswap.checkpoints.catalogue.checkout_weights", lambda: None)
-    monkeypatch.setattr("talkswap.checkpoints.catalogue.packaged_weights", lambda: None)
+    monkeypatch.setattr("talkswap.checkpoints.manifest.checkout_weights", lambda: None)
+    monkeypatch.setattr("talkswap.checkpoints.manifest.packaged_weights", lambda: None)
     code, _, err = render("--quiet")
     assert code == 11 and "vqgan" in err
 

@@ -10,7 +10,7 @@ import pytest
 
 from talkswap.data.clip import ClipConfig, Refused, cut_voice, follow_face, region_size, to_region
 from talkswap.data.cutting import Piece, Range, Source, cut, find_videos, read_piece
-from talkswap.data.lips import LipCheckConfig, check_lips
+from talkswap.data.talking import LipCheckConfig, check_lips
 from talkswap.errors import InputMissingError, TrainingDataError, UnreadableMediaError
 
 from .conftest import Prepared, write_talk

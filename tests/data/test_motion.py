@@ -42,14 +42,14 @@ def clip(lag: float = 0.0, seed: int = 0, other: int | None = None) -> MotionCli
 
 @pytest.mark.parametrize("lag", [-0.16, 0.0, 0.12])
 def test_a_late_picture_is_measured(lag: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("talkswap.data.lips.listener", lambda: Loudness())
+    monkeypatch.setattr("talkswap.data.talking.listener", lambda: Loudness())
     measured = measure_lag(clip(lag))
     assert measured.lag == pytest.approx(lag, abs=0.021)
     assert measured.trust > 1
 
 
 def test_lips_that_do_not_follow_keep_no_lag_and_little_trust(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("talkswap.data.lips.listener", lambda: Loudness())
+    monkeypatch.setattr("talkswap.data.talking.listener", lambda: Loudness())
     measured = measure_lag(clip(0.1, other=9))
     assert (measured.lag, measured.trust) == (0.0, motion.LagConfig().doubtful)
 

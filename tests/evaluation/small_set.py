@@ -17,8 +17,8 @@ import numpy as np
 from talkswap.cli import main
 from talkswap.data.clip import ClipConfig
 from talkswap.data.cutting import Source
-from talkswap.data.lips import LipCheckConfig
 from talkswap.data.prepare import PrepareConfig, prepare
+from talkswap.data.talking import LipCheckConfig
 from talkswap.media.sound import load_voice
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

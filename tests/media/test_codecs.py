@@ -29,11 +29,10 @@ from talkswap.media.codecs import (
     pixel_format_for,
 )
 from talkswap.media.index import index_frames
-from talkswap.media.join import picture_ending
 from talkswap.media.mux import mux
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
-from talkswap.media.writer import VideoWriter
+from talkswap.media.writer import VideoWriter, picture_ending
 from talkswap.types import ClipInfo
 
 MakeClip = Callable[..., Path]

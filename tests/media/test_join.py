@@ -13,8 +13,7 @@ import pytest
 
 from talkswap.errors import EncoderError, OutputUnwritableError
 from talkswap.media.codecs import EncoderSettings
-from talkswap.media.join import Piece, join, picture_ending
-from talkswap.media.writer import VideoWriter
+from talkswap.media.writer import Piece, VideoWriter, join, picture_ending
 from talkswap.types import ClipInfo, ColourTags
 
 WIDTH, HEIGHT = 96, 64

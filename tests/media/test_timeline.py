@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from talkswap.errors import UsageError
-from talkswap.media import index, join, output, reader, timeline, writer
+from talkswap.media import index, output, reader, timeline, writer
+from talkswap.media import writer as join
 from talkswap.media.index import FrameIndex, cut
 from talkswap.media.timeline import FITS, Timeline, frame_durations, plan_timeline, typical_step
 

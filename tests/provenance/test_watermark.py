@@ -16,7 +16,7 @@ from talkswap.faces.geometry import transform_points, warp_crop
 from talkswap.faces.mask import face_mask, lower_face_mask
 from talkswap.faces.paste import paste
 from talkswap.faces.track import FaceTracker
-from talkswap.provenance.detect import bursts, look, read_at
+from talkswap.provenance.verify import bursts, look, read_at
 from talkswap.provenance.watermark import (
     CODED_BITS,
     MEMORY,

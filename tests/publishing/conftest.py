@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from talkswap.checkpoints.publish.pack import PackConfig, pack_preset
+from talkswap.checkpoints.pack import PackConfig, pack_preset
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork

@@ -11,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from talkswap.checkpoints.card import card_licence, front_matter, read_run, without_places
 from talkswap.checkpoints.manifest import read_about, read_records
 from talkswap.checkpoints.networks import tensor_files
+from talkswap.checkpoints.pack import pack_preset
 from talkswap.checkpoints.presets import find_preset, load_config, load_weights
-from talkswap.checkpoints.publish.card import card_licence, front_matter
-from talkswap.checkpoints.publish.pack import pack_preset
-from talkswap.checkpoints.publish.runs import read_run, without_places
 from talkswap.errors import InputMissingError, OutputExistsError, UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.systems import registry
 

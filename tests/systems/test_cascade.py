@@ -12,8 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from talkswap.checkpoints.catalogue import read_catalogue
-from talkswap.checkpoints.manifest import write_manifest
+from talkswap.checkpoints.manifest import read_catalogue, write_manifest
 from talkswap.checkpoints.presets import preset_state
 from talkswap.device import choose_device
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from talkswap.checkpoints.description import resolve
+from talkswap.checkpoints.networks import resolve
 from talkswap.evaluation.metrics.frechet import FID
 from talkswap.evaluation.protocol.ablation import ablations
 from talkswap.evaluation.protocol.measure import METERS

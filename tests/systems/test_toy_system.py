@@ -21,7 +21,7 @@ DESCRIPTION = """
 from dataclasses import dataclass
 from typing import Literal
 
-from talkswap.checkpoints.description import NetworkDescription
+from talkswap.checkpoints.networks import NetworkDescription
 from talkswap.systems.description import EvaluationRow, Maker, SystemDescription, option
 from talkswap.train.stages import StageDescription
 

@@ -19,11 +19,7 @@ from talkswap.train.loop import Trainer
 from talkswap.train.shared.lip_measures import measure_matrix, point_weights
 from talkswap.train.shared.mesh_labels import Lift, MeshLabels, held_out_names, measure_basis, mel_rows, opening_axis
 from talkswap.train.shared.mesh_scores import closed_share
-from talkswap.train.shared.sync_former import (
-    SyncFormerStage,
-    SyncFormerStageConfig,
-    networks,
-)
+from talkswap.train.shared.sync_former import SyncFormerStage, SyncFormerStageConfig, networks
 from talkswap.train.stage import LoopConfig
 
 LOWER, UPPER, CHIN = [95, 88, 178, 87, 14, 317, 402, 318, 324], [191, 80, 81, 82, 13, 312, 311, 310, 415], [152, 17]

@@ -7,9 +7,8 @@ from fractions import Fraction
 import numpy as np
 
 from talkswap.types import Voice
-from talkswap.voice.features import MelFeatures, listen
+from talkswap.voice.features import MelFeatures, cut_windows, listen
 from talkswap.voice.mel import SILENCE, log_mel
-from talkswap.voice.windows import cut_windows
 
 TIMES = [Fraction(1001 * index, 24000) for index in range(96)]
 

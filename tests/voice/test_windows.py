@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from talkswap.voice.features import SpeechTrack, cut_windows
 from talkswap.voice.mel import SILENCE, log_mel
-from talkswap.voice.windows import SpeechTrack, cut_windows
 
 RATE = Fraction(80)
 

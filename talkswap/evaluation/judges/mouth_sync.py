@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from talkswap.checkpoints.presets import find_preset, weight_hashes
-from talkswap.data.lips import LipListener
+from talkswap.data.talking import LipListener
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.lip_sync import RATE, REACH, SyncScore, grid_rows, score_of
 from talkswap.evaluation.metrics.metric import Judge, check_landmarks

@@ -16,20 +16,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from talkswap.checkpoints.catalogue import read_catalogue
+from talkswap.checkpoints.manifest import read_catalogue
 from talkswap.checkpoints.presets import find_preset, has, network_folder, preset_state, verify, weight_hashes
 from talkswap.engine.onnx import OnnxNetwork
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.identity import EVERY
 from talkswap.evaluation.metrics.metric import Crops, Judge, check_crops, check_landmarks, has_face, sampled
-from talkswap.faces.geometry import (
-    ARCFACE_POINTS,
-    ARCFACE_SIZE,
-    ffhq_affine,
-    five_points,
-    similarity_affine,
-    warp_crop,
-)
+from talkswap.faces.geometry import ARCFACE_POINTS, ARCFACE_SIZE, ffhq_affine, five_points, similarity_affine, warp_crop
 from talkswap.faces.identity import load_identity
 from talkswap.faces.insightface import RECOGNITION
 from talkswap.files import file_sha256

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from talkswap.checkpoints.description import resolve
+from talkswap.checkpoints.networks import resolve
 from talkswap.checkpoints.presets import find_preset, weight_hashes
 from talkswap.errors import TalkswapError, UsageError
 from talkswap.evaluation.protocol.hdtf import evaluate

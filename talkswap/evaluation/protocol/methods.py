@@ -14,7 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from talkswap.checkpoints.description import resolve
+from talkswap.checkpoints.networks import resolve
 from talkswap.checkpoints.presets import find_preset, weight_hashes
 from talkswap.errors import NoAudioError, UsageError
 from talkswap.media.index import index_frames

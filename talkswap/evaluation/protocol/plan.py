@@ -9,7 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
-from talkswap.checkpoints.description import resolve
+from talkswap.checkpoints.networks import resolve
 from talkswap.errors import OutputExistsError, OutputUnwritableError
 from talkswap.evaluation.judges.judges import JudgeFiles
 from talkswap.evaluation.protocol.methods import Setup

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from talkswap.checkpoints.description import NetworkDescription
+from talkswap.checkpoints.networks import NetworkDescription
 from talkswap.systems.description import EvaluationRow, Maker, PresetNeeds, SystemDescription, option
 from talkswap.train.stages import StageDescription
 

@@ -20,8 +20,7 @@ from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.media.sound import load_voice
 from talkswap.types import FloatArray
-from talkswap.voice.features import MelFeatures
-from talkswap.voice.windows import cut_windows
+from talkswap.voice.features import MelFeatures, cut_windows
 
 ROOT = Path(__file__).parents[3]
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from talkswap.checkpoints.catalogue import read_catalogue
-from talkswap.checkpoints.manifest import write_manifest
+from talkswap.checkpoints.manifest import read_catalogue, write_manifest
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.judges.face_squares import cut_square, square_places
 from talkswap.evaluation.judges.judges import load_sync_judge

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.checkpoints.description import resolve
+from talkswap.checkpoints.networks import resolve
 from talkswap.data.stills import Stills, open_stills
 from talkswap.errors import TrainingDataError, UsageError
 from talkswap.faces.guide import FOREHEAD, FaceGuide, GuideConfig, Guided

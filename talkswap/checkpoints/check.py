@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from talkswap.checkpoints.catalogue import weight_roots
-from talkswap.checkpoints.description import Requirements
+from talkswap.checkpoints.card import CARD
 from talkswap.checkpoints.manifest import (
     MANIFEST,
     RUNS,
@@ -16,10 +15,11 @@ from talkswap.checkpoints.manifest import (
     is_listed,
     read_about,
     read_records,
+    weight_roots,
     with_room,
 )
+from talkswap.checkpoints.networks import Requirements
 from talkswap.checkpoints.presets import PresetFolder, folder_state
-from talkswap.checkpoints.publish.card import CARD
 from talkswap.errors import TalkswapError, UsageError, WeightsCorruptError, WeightsMissingError
 
 HUB = "hub"  # folder below a root for presets fetched by repository and commit

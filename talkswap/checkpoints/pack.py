@@ -11,7 +11,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from talkswap.checkpoints.description import NetworkDescription, Requirements, resolve
+from talkswap.checkpoints.card import (
+    CARD,
+    EXPORT,
+    CardFacts,
+    CardNetwork,
+    Run,
+    card_licence,
+    exported_files,
+    read_json,
+    read_run,
+    without_places,
+    write_card,
+)
 from talkswap.checkpoints.manifest import (
     MANIFEST,
     RUNS,
@@ -21,23 +33,24 @@ from talkswap.checkpoints.manifest import (
     read_about,
     read_records,
     write_manifest,
-)  # fmt: skip
+)
 from talkswap.checkpoints.networks import (
     PRECISIONS,
+    NetworkDescription,
+    Requirements,
     build_network,
     fill,
     network_of,
     read_config,
     read_tensors,
+    resolve,
     stored_form,
     stored_precision,
     tensor_files,
     unpack,
     write_tensors,
-)  # fmt: skip
+)
 from talkswap.checkpoints.presets import PresetFolder, folder_state, verify_all
-from talkswap.checkpoints.publish.card import CARD, CardFacts, CardNetwork, card_licence, write_card
-from talkswap.checkpoints.publish.runs import EXPORT, Run, exported_files, read_json, read_run, without_places
 from talkswap.errors import OutputExistsError, OutputUnwritableError, UsageError, WeightsMissingError
 
 REPAIR = "export the run again"
