@@ -44,10 +44,10 @@ ROOT_FILES = {"__init__", "__main__", "types", "errors", "device", "files", "rec
 
 # Bounds on talkswap/.  The first three aim at 185 files, 35,000 lines and 5.5 %: lower them as the tree shrinks, and
 # raise them on purpose only, with a new system.
-MOST_FILES = 199
-MOST_LINES = 39_500
-LARGEST_IMPORT_SHARE = 0.074  # of the lines; a tree of many small files imports more than it does
-MOST_SMALL_FILES = 12
+MOST_FILES = 191
+MOST_LINES = 39_450
+LARGEST_IMPORT_SHARE = 0.071  # of the lines; a tree of many small files imports more than it does
+MOST_SMALL_FILES = 8
 SMALL_FILE = 60  # lines; a file below it is seldom an idea of its own
 LONGEST_FILE = 450  # lines
 
@@ -311,7 +311,7 @@ def test_nothing_heavy_loads_with_the_command_line() -> None:
 
 
 def test_features_that_need_no_network_load_without_torch() -> None:
-    voice = [f"talkswap.voice.{name}" for name in ("mel", "windows", "activity")]
+    voice = [f"talkswap.voice.{name}" for name in ("mel", "features", "activity")]
     assert heavy_at_start(ROOT, voice, HEAVY) == []
 
 
