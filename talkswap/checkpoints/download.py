@@ -31,7 +31,7 @@ from talkswap.checkpoints.manifest import (
     with_room,
     write_records,
 )
-from talkswap.checkpoints.presets import repair_hint
+from talkswap.checkpoints.preset_folder import repair_hint
 from talkswap.errors import DownloadError, OutputUnwritableError, WeightsCorruptError, WeightsMissingError
 from talkswap.files import file_sha256, write_atomically
 from talkswap.types import ProgressEvent

@@ -50,7 +50,8 @@ from talkswap.checkpoints.networks import (
     unpack,
     write_tensors,
 )
-from talkswap.checkpoints.presets import PresetFolder, folder_state, verify_all
+from talkswap.checkpoints.preset_folder import PresetFolder, verify_all
+from talkswap.checkpoints.presets import folder_state
 from talkswap.errors import OutputExistsError, OutputUnwritableError, UsageError, WeightsMissingError
 
 REPAIR = "export the run again"

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from talkswap.checkpoints.card import CARD, card_licence
-from talkswap.checkpoints.check import HUB, check_preset, preset_files, require_whole
 from talkswap.checkpoints.download import FetchConfig, Notify, fetch, hub_address, hub_endpoint, is_safe, offline
 from talkswap.checkpoints.manifest import (
     MANIFEST,
@@ -30,6 +29,7 @@ from talkswap.checkpoints.manifest import (
     write_records,
 )
 from talkswap.checkpoints.networks import PRESETS, Requirements, network_of
+from talkswap.checkpoints.presets import HUB, check_preset, preset_files, require_whole
 from talkswap.errors import (
     DependencyError,
     DownloadError,

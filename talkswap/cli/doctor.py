@@ -167,7 +167,8 @@ def check_corridor() -> list[Finding]:
 def check_presets() -> list[Finding]:
     """Which sets of weights are complete; fails when none is."""
     from talkswap.checkpoints.networks import PRESETS
-    from talkswap.checkpoints.presets import preset_state, repair_hint, resolve_auto
+    from talkswap.checkpoints.preset_folder import repair_hint
+    from talkswap.checkpoints.presets import preset_state, resolve_auto
     from talkswap.systems.registry import requirements
 
     findings = []

@@ -101,7 +101,7 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the states as JSON.")] = False,
 ) -> None:
     """Hold every file of a preset folder against its manifest."""
-    from talkswap.checkpoints.check import check_preset, require_whole
+    from talkswap.checkpoints.presets import check_preset, require_whole
     from talkswap.systems.registry import requirements
 
     needs = requirements(system)
@@ -128,7 +128,7 @@ def listing(
     as_json: Annotated[bool, typer.Option("--json", help="Print the list as JSON.")] = False,
 ) -> None:
     """List the preset folders on this machine; `talkswap render --weights FOLDER` uses one."""
-    from talkswap.checkpoints.check import installed_presets
+    from talkswap.checkpoints.presets import installed_presets
     from talkswap.systems.registry import requirements, systems
 
     presets = installed_presets(requirements(system))

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from talkswap.checkpoints.presets import find_preset, preset_network
+from talkswap.checkpoints.preset_folder import preset_network
+from talkswap.checkpoints.presets import find_preset
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces.geometry import OUTER_EYE_CORNERS, ffhq_quad, quad_affine, transform_points
 from talkswap.faces.measures import mouth_opening, mouth_shape, pearson

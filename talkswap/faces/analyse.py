@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from talkswap.checkpoints.presets import PresetFolder, network_folder, verified_folder
+from talkswap.checkpoints.preset_folder import PresetFolder, network_folder, verified_folder
 from talkswap.errors import DeviceError, UsageError
 from talkswap.faces.detector import Detection, FaceDetector, load_detector
 from talkswap.faces.geometry import box_around, ffhq_affine, warp_crop

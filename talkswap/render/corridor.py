@@ -17,7 +17,7 @@ from itertools import chain
 
 import numpy as np
 
-from talkswap.checkpoints.presets import weight_hashes
+from talkswap.checkpoints.preset_folder import weight_hashes
 from talkswap.device import Device, network_threads, peak_memory_mb, versions
 from talkswap.errors import DeviceError, NoTargetFaceError
 from talkswap.faces.occlusion import CoverFollower

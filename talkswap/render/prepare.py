@@ -13,7 +13,8 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from talkswap.checkpoints.presets import PresetFolder, find_preset, network_folder, resolve_auto
+from talkswap.checkpoints.preset_folder import PresetFolder, network_folder
+from talkswap.checkpoints.presets import find_preset, resolve_auto
 from talkswap.device import Device, choose_device
 from talkswap.errors import UsageError, WeightsMissingError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser

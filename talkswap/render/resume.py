@@ -10,7 +10,7 @@ import dataclasses
 import time
 from typing import Any
 
-from talkswap.checkpoints.presets import weight_hashes
+from talkswap.checkpoints.preset_folder import weight_hashes
 from talkswap.device import processor, versions
 from talkswap.media.writer import picture_ending
 from talkswap.provenance.stamp import Places

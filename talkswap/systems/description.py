@@ -17,7 +17,7 @@ from talkswap.types import option
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from talkswap.checkpoints.presets import PresetFolder
+    from talkswap.checkpoints.preset_folder import PresetFolder
 
 __all__ = [
     "Ablation",

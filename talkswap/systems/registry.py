@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from talkswap import systems as folder
 from talkswap.checkpoints.manifest import CatalogueEntry
 from talkswap.checkpoints.networks import NetworkDescription, Requirements, resolve
-from talkswap.checkpoints.presets import PresetFolder
+from talkswap.checkpoints.preset_folder import PresetFolder
 from talkswap.errors import UsageError
 from talkswap.records import RecordError, from_plain
 from talkswap.systems import shared

@@ -18,17 +18,8 @@ from safetensors.torch import save_file
 
 from talkswap.checkpoints.manifest import inside, read_catalogue, read_records, weight_roots, write_manifest
 from talkswap.checkpoints.networks import Requirements
-from talkswap.checkpoints.presets import (
-    absent_packages,
-    find_preset,
-    load_config,
-    load_weights,
-    preset_state,
-    resolve_auto,
-    verified_folder,
-    verify,
-    weight_hashes,
-)
+from talkswap.checkpoints.preset_folder import load_config, load_weights, verified_folder, verify, weight_hashes
+from talkswap.checkpoints.presets import absent_packages, find_preset, preset_state, resolve_auto
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.files import file_sha256
 from talkswap.systems.registry import requirements

@@ -12,14 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from talkswap.checkpoints.manifest import write_manifest
 from talkswap.checkpoints.networks import network_of, pack, read_tensors, shards, tensor_files, write_tensors
-from talkswap.checkpoints.presets import (
-    find_preset,
-    folder_state,
-    load_weights,
-    network_folder,
-    preset_state,
-    weight_hashes,
-)
+from talkswap.checkpoints.preset_folder import load_weights, network_folder, weight_hashes
+from talkswap.checkpoints.presets import find_preset, folder_state, preset_state
 from talkswap.errors import UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.systems.registry import requirements
 

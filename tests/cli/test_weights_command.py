@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from talkswap.checkpoints.manifest import write_manifest
-from talkswap.checkpoints.presets import find_preset, load_weights
+from talkswap.checkpoints.preset_folder import load_weights
+from talkswap.checkpoints.presets import find_preset
 from talkswap.cli import main
 from talkswap.files import file_sha256
 

@@ -64,7 +64,7 @@ class Watch:
 
 def remember_what_is_loaded() -> None:
     """Build the commands once, and load each installed preset's face analyser once; a case's own weights are read anew."""
-    from talkswap.checkpoints.presets import PresetFolder
+    from talkswap.checkpoints.preset_folder import PresetFolder
     from talkswap.faces import analyse as analyze
     from talkswap.render import prepare as preparation
 

@@ -15,7 +15,8 @@ from talkswap.checkpoints.card import card_licence, front_matter, read_run, with
 from talkswap.checkpoints.manifest import read_about, read_records
 from talkswap.checkpoints.networks import tensor_files
 from talkswap.checkpoints.pack import pack_preset
-from talkswap.checkpoints.presets import find_preset, load_config, load_weights
+from talkswap.checkpoints.preset_folder import load_config, load_weights
+from talkswap.checkpoints.presets import find_preset
 from talkswap.errors import InputMissingError, OutputExistsError, UsageError, WeightsCorruptError, WeightsMissingError
 from talkswap.systems import registry
 

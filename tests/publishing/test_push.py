@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from talkswap.checkpoints.check import preset_files
 from talkswap.checkpoints.download import FetchConfig
 from talkswap.checkpoints.manifest import read_about, read_records, write_manifest
-from talkswap.checkpoints.presets import find_preset
+from talkswap.checkpoints.presets import find_preset, preset_files
 from talkswap.checkpoints.publish import fetch_preset, preset_place
 from talkswap.cli import main
 from talkswap.errors import DownloadError, OutputUnwritableError, UsageError, WeightsCorruptError

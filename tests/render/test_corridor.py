@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.checkpoints.presets import PresetFolder
+from talkswap.checkpoints.preset_folder import PresetFolder
 from talkswap.device import choose_device
 from talkswap.faces.mask import face_mask
 from talkswap.render.corridor import Corridor, Work

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from talkswap.checkpoints.presets import find_preset, has, network_folder, preset_state, verify_tensors
+from talkswap.checkpoints.preset_folder import has, network_folder, verify_tensors
+from talkswap.checkpoints.presets import find_preset, preset_state
 from talkswap.evaluation.judges.inception import load_compact_features, load_inception
 from talkswap.evaluation.judges.mouth_sync import MouthJudge
 from talkswap.evaluation.judges.observe import Photo

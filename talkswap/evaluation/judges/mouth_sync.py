@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from talkswap.checkpoints.presets import find_preset, weight_hashes
+from talkswap.checkpoints.preset_folder import weight_hashes
+from talkswap.checkpoints.presets import find_preset
 from talkswap.data.talking import LipListener
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.lip_sync import RATE, REACH, SyncScore, grid_rows, score_of

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from talkswap.checkpoints.manifest import read_catalogue
-from talkswap.checkpoints.presets import find_preset, has, network_folder, preset_state, verify, weight_hashes
+from talkswap.checkpoints.preset_folder import has, network_folder, verify, weight_hashes
+from talkswap.checkpoints.presets import find_preset, preset_state
 from talkswap.engine.onnx import OnnxNetwork
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.identity import EVERY

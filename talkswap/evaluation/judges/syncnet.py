@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from talkswap.checkpoints.networks import load_network, read_tensors
-from talkswap.checkpoints.presets import preset_state, verify_tensors
+from talkswap.checkpoints.preset_folder import verify_tensors
+from talkswap.checkpoints.presets import preset_state
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.judges.face_squares import cut_squares, square_places
 from talkswap.evaluation.metrics.lip_sync import SyncScore, grid_rows, offset_distances, score_of

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from talkswap.checkpoints.networks import resolve
-from talkswap.checkpoints.presets import find_preset, weight_hashes
+from talkswap.checkpoints.preset_folder import weight_hashes
+from talkswap.checkpoints.presets import find_preset
 from talkswap.errors import TalkswapError, UsageError
 from talkswap.evaluation.protocol.hdtf import evaluate
 from talkswap.evaluation.protocol.methods import Method, Rendering, Setup, Task, render_pair

@@ -28,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 from talkswap import errors
-from talkswap.checkpoints.presets import PresetFolder, find_preset, weight_hashes
+from talkswap.checkpoints.preset_folder import PresetFolder, weight_hashes
+from talkswap.checkpoints.presets import find_preset
 from talkswap.data.workers import locked
 from talkswap.device import choose_device
 from talkswap.evaluation.judges import observe

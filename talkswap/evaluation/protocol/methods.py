@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from talkswap.checkpoints.networks import resolve
-from talkswap.checkpoints.presets import find_preset, weight_hashes
+from talkswap.checkpoints.preset_folder import weight_hashes
+from talkswap.checkpoints.presets import find_preset
 from talkswap.errors import NoAudioError, UsageError
 from talkswap.media.index import index_frames
 from talkswap.media.mux import mux

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 import talkswap
-from talkswap.checkpoints.presets import PresetFolder, weight_hashes
+from talkswap.checkpoints.preset_folder import PresetFolder, weight_hashes
 from talkswap.device import versions
 from talkswap.errors import TalkswapError
 from talkswap.evaluation.judges.judges import Judges

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from talkswap.checkpoints.presets import preset_state, verify
+from talkswap.checkpoints.preset_folder import verify
+from talkswap.checkpoints.presets import preset_state
 from talkswap.errors import UsageError, WeightsMissingError
 from talkswap.files import file_sha256
 from talkswap.systems.cascade import CASCADES

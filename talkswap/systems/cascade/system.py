@@ -8,7 +8,7 @@ from fractions import Fraction
 import cv2
 import numpy as np
 
-from talkswap.checkpoints.presets import PresetFolder
+from talkswap.checkpoints.preset_folder import PresetFolder
 from talkswap.device import Device
 from talkswap.faces.mask import face_mask
 from talkswap.systems.cascade.networks import STEPS, Inswapper, Restorer, Wav2Lip, Wav2LipMel, face_box

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkswap.checkpoints.presets import PresetFolder, preset_network, verify
+from talkswap.checkpoints.preset_folder import PresetFolder, preset_network, verify
 from talkswap.device import Device
 from talkswap.faces.guide import FaceGuide
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork

@@ -16,7 +16,7 @@ swap alone hears nothing, so one setting is enough; the order is judged cross-dr
 
 from __future__ import annotations
 
-from talkswap.checkpoints.presets import PresetFolder, load_config
+from talkswap.checkpoints.preset_folder import PresetFolder, load_config
 from talkswap.systems.description import Ablation, PublishedRow
 
 PAPER = "SwapTalk"

@@ -89,7 +89,8 @@ def draw_pairs(options: PairsOptions, report: Report, echo: Echo) -> dict[str, A
             raise InputMissingError(f"{file} does not exist", "check the path")
     if options.proxy == "mesh" and (options.inswapper or options.arcface):
         raise UsageError("--inswapper and --arcface belong to --proxy inswapper", "add --proxy inswapper")
-    from talkswap.checkpoints.presets import find_preset, network_folder
+    from talkswap.checkpoints.preset_folder import network_folder
+    from talkswap.checkpoints.presets import find_preset
     from talkswap.systems.swaptalk.training.pair_draw import PairConfig, load_proxy
     from talkswap.systems.swaptalk.training.pairs import make_pairs
 
