@@ -19,18 +19,8 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import talkswap
-from talkswap.checkpoints.manifest import (
-    CatalogueEntry,
-    FileRecord,
-    Member,
-    check_file,
-    download_root,
-    file_path,
-    inside,
-    read_records,
-    with_room,
-    write_records,
-)
+from talkswap.checkpoints import manifest
+from talkswap.checkpoints.manifest import CatalogueEntry, FileRecord, check_file, inside
 from talkswap.checkpoints.preset_folder import repair_hint
 from talkswap.errors import DownloadError, OutputUnwritableError, WeightsCorruptError, WeightsMissingError
 from talkswap.files import file_sha256, write_atomically
@@ -108,7 +98,9 @@ def _through_mirror(url: str) -> str:
     return url
 
 
-def _open(url: str, start: int, timeout: float, token: str | None) -> http.client.HTTPResponse:
+def _open(url: str, part: Path, timeout: float, token: str | None) -> tuple[http.client.HTTPResponse, int]:
+    """The answer to a request for what ``part`` lacks, and the bytes of ``part`` that it continues."""
+    start = part.stat().st_size if part.is_file() else 0
     headers = {"User-Agent": f"talkswap/{talkswap.__version__}", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -117,12 +109,12 @@ def _open(url: str, start: int, timeout: float, token: str | None) -> http.clien
         request.add_unredirected_header("Authorization", f"Bearer {token}")  # not for the host it may send us on to
     try:
         response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=timeout)
-        return response
     except urllib.error.HTTPError as error:
         with error:
             if error.code in PASSING:
                 raise _Interrupted(f"the server answered {error.code}") from error
             if error.code == 416:  # our beginning is no beginning of that file
+                part.unlink(missing_ok=True)
                 raise _Interrupted("the server refused to go on") from error
             raise DownloadError(
                 f"{url} answered {error.code} {error.reason}",
@@ -130,6 +122,9 @@ def _open(url: str, start: int, timeout: float, token: str | None) -> http.clien
             ) from error
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
         raise _Interrupted(str(getattr(error, "reason", error)) or type(error).__name__) from error
+    # A server without ranges sends the whole file again.
+    resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+    return response, start if resumed else 0
 
 
 def _transfer(
@@ -138,47 +133,32 @@ def _transfer(
     size: int | None,
     config: FetchConfig,
     report: Callable[[int, int], None],
-    token: str | None = None,
-    most: int | None = None,
+    token: str | None,
+    most: int | None,
 ) -> None:
     """One attempt: append what is missing to ``part``."""
-    start = part.stat().st_size if part.is_file() else 0
-    if size is not None and start > size:
+    present = part.stat().st_size if part.is_file() else 0
+    if size is not None and present > size:
         part.unlink()
-        start = 0
-    if size is not None and start == size and size:
+    elif size and present == size:
         return
-    try:
-        response = _open(url, start, config.timeout, token)
-    except _Interrupted as error:
-        cause = error.__cause__
-        if isinstance(cause, urllib.error.HTTPError) and cause.code == 416:
-            part.unlink(missing_ok=True)
-        raise
-    with response:
-        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        done = start if resumed else 0
+    response, done = _open(url, part, config.timeout, token)
+    with response, open(part, "ab" if done else "wb") as file:
         length = response.headers.get("Content-Length")
         total = size if size is not None else done + int(length) if length else 0
-        with open(part, "ab" if resumed else "wb") as file:
-            while True:
-                try:
-                    chunk = response.read(CHUNK)
-                except (OSError, http.client.HTTPException) as error:
-                    raise _Interrupted(f"the connection broke after {done} bytes") from error
-                if not chunk:
-                    break
-                done += len(chunk)
-                if size is not None and done > size:
-                    raise WeightsCorruptError(
-                        f"{url} is longer than the {size} bytes of its pin", "do not use this server"
-                    )
-                if most is not None and done > most:
-                    raise WeightsCorruptError(
-                        f"{url} is longer than the {most} bytes that it may have", "do not use it"
-                    )
-                file.write(chunk)
-                report(done, total)
+        limit, pin = (most, "that it may have") if size is None else (size, "of its pin")
+        while True:
+            try:
+                chunk = response.read(CHUNK)
+            except (OSError, http.client.HTTPException) as error:
+                raise _Interrupted(f"the connection broke after {done} bytes") from error
+            if not chunk:
+                break
+            done += len(chunk)
+            if limit is not None and done > limit:
+                raise WeightsCorruptError(f"{url} is longer than the {limit} bytes {pin}", "do not use this server")
+            file.write(chunk)
+            report(done, total)
     if total and done < total:
         raise _Interrupted(f"the server stopped after {done} of {total} bytes")
 
@@ -248,17 +228,16 @@ def fetch(
                 if notify is not None:
                     notify(ProgressEvent(label, 0, 0, f"{label}: {error}; again in {pause:g} s"))
                 time.sleep(pause)
-        got = file_sha256(part)
-        if size is not None and part.stat().st_size != size or sha256 is not None and got != sha256:
-            length = part.stat().st_size
+        digest, length = file_sha256(part), part.stat().st_size
+        if size is not None and length != size or sha256 is not None and digest != sha256:
             part.unlink()
             raise WeightsCorruptError(
                 f"{label} from {url} is not the pinned file: expected {size} bytes with sha256 {sha256}, "
-                f"got {length} with {got}",
+                f"got {length} with {digest}",
                 "run the command again; if it stays so, the publisher changed the file and talkswap needs a new pin",
             )
         os.replace(part, target)
-        return got
+        return digest
     except OSError as error:
         raise OutputUnwritableError(
             f"cannot write {target}: {error.strerror}", "choose another folder with TALKSWAP_WEIGHTS"
@@ -272,14 +251,14 @@ def _extract(archive: Path, entry: CatalogueEntry, folder: Path) -> list[FileRec
         with zipfile.ZipFile(archive) as file:
             for member in entry.members:
 
-                def unpack(part: Path, member: Member = member) -> None:
-                    with file.open(member.path) as packed, open(part, "wb") as unpacked:
-                        # one byte more than stated is enough to notice a bomb
-                        left = member.record.size + 1
-                        while left and (chunk := packed.read(min(CHUNK, left))):
-                            unpacked.write(chunk)
-                            left -= len(chunk)
-                    check_file(part, member.record, repair_hint(entry.preset))
+                def unpack(part: Path, path: str = member.path, record: FileRecord = member.record) -> None:
+                    with file.open(path) as source, open(part, "wb") as content:
+                        # One byte more than the record says is enough to notice a bomb.
+                        rest = record.size + 1
+                        while rest and (chunk := source.read(min(CHUNK, rest))):
+                            content.write(chunk)
+                            rest -= len(chunk)
+                    check_file(part, record, repair_hint(entry.preset))
 
                 write_atomically(inside(folder, member.record.file), unpack, parents=True)
                 records.append(member.record)
@@ -290,7 +269,7 @@ def _extract(archive: Path, entry: CatalogueEntry, folder: Path) -> list[FileRec
     return records
 
 
-def _convert(fetched: Path, target: Path, preset: str) -> None:
+def _convert(download: Path, target: Path, preset: str) -> None:
     """A published state dict (a pickle) as safetensors; only tensors are read, never code."""
     import pickle
 
@@ -298,20 +277,22 @@ def _convert(fetched: Path, target: Path, preset: str) -> None:
     from safetensors.torch import save_file
 
     try:
-        state = torch.load(fetched, map_location="cpu", weights_only=True)
+        state = torch.load(download, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise WeightsCorruptError(f"{fetched} holds more or less than tensors: {error}", repair_hint(preset)) from error
+        raise WeightsCorruptError(
+            f"{download} holds more or less than tensors: {error}", repair_hint(preset)
+        ) from error
     tensors = {name: value.contiguous().clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
     write_atomically(target, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
 
 
 def entry_problem(entry: CatalogueEntry, folder: Path) -> str | None:
     """Why an entry's files in ``folder`` cannot be used; None when they are whole."""
-    records = read_records(folder)
-    stated = {member.record.file: member.record for member in entry.members}
+    records = manifest.read_records(folder)
+    members = {member.record.file: member.record for member in entry.members}
     for file in entry.results:
-        path = file_path(folder, file)
-        record = stated.get(file) or records.get(with_room(file))
+        path = manifest.file_path(folder, file)
+        record = members.get(file) or records.get(manifest.with_room(file))
         if record is None and entry.convert is None and entry.size is not None and entry.sha256 is not None:
             record = FileRecord(file, entry.size, entry.sha256)
         if not path.is_file():
@@ -350,7 +331,7 @@ def obtain(
         WeightsMissingError: nobody publishes it.
         DownloadError, WeightsCorruptError, OutputUnwritableError: as :func:`fetch`; an unpinned entry is refused.
     """
-    folder = folder or download_root() / entry.preset
+    folder = folder or manifest.download_root() / entry.preset
     if entry_problem(entry, folder) is None:
         return False
     pin = entry.sha256 or sha256
@@ -366,18 +347,18 @@ def obtain(
             "unset TALKSWAP_OFFLINE and HF_HUB_OFFLINE",
         )
     target = inside(folder, entry.file)
-    passing = bool(entry.convert or entry.members)  # what is fetched is not what is kept
-    fetched = target.with_name(target.name + ".fetched") if passing else target
-    got = fetch(url, fetched, entry.size, pin, config, notify, entry.name)
-    records = read_records(folder)
+    raw = bool(entry.convert or entry.members)  # what is kept differs from what is fetched
+    download = target.with_name(target.name + ".fetched") if raw else target
+    digest = fetch(url, download, entry.size, pin, config, notify, entry.name)
     if entry.members:
-        kept = _extract(fetched, entry, folder)
+        files = _extract(download, entry, folder)
     else:
         if entry.convert:
-            _convert(fetched, target, entry.preset)
-            got = file_sha256(target)
-        kept = [FileRecord(entry.file, target.stat().st_size, got)]
-    if passing:
-        fetched.unlink()
-    write_records(folder, {**records, **{record.file: record for record in kept}}.values())
+            _convert(download, target, entry.preset)
+            digest = file_sha256(target)
+        files = [FileRecord(entry.file, target.stat().st_size, digest)]
+    if raw:
+        download.unlink()
+    records = manifest.read_records(folder) | {record.file: record for record in files}
+    manifest.write_records(folder, records.values())
     return True
