@@ -9,22 +9,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
+from talkswap.checkpoints import networks
 from talkswap.checkpoints.manifest import file_path
-from talkswap.checkpoints.networks import (
-    config_from,
-    fill,
-    network_of,
-    read_config,
-    read_tensors,
-    tensor_files,
-    write_tensors,
-)
 from talkswap.errors import DependencyError, WeightsCorruptError, WeightsMissingError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CONFIG, MODEL = "config.json", "model"  # the hub's own names: config.json and model.safetensors
 REPAIR = "save it again with save_pretrained, or fetch it again"
@@ -58,7 +47,7 @@ class HubNetwork:
             WeightsCorruptError: configuration and tensors do not fit.
             DependencyError: huggingface_hub is not installed.
         """
-        network: Self = _mixed(cls).from_pretrained(str(place), **options)
+        network: Self = _with_mixin(cls).from_pretrained(str(place), **options)
         return network
 
     def save_pretrained(self, folder: str | Path, **options: Any) -> str | None:
@@ -72,7 +61,7 @@ class HubNetwork:
             OutputUnwritableError: the folder cannot be written.
             DependencyError: huggingface_hub is not installed.
         """
-        self._mix()
+        self.__class__ = _with_mixin(type(self))  # this very object gets the mixin's methods
         result: str | None = self.save_pretrained(folder, **options)  # now the mixin's
         return result
 
@@ -82,13 +71,9 @@ class HubNetwork:
         Raises:
             DependencyError: huggingface_hub is not installed.
         """
-        self._mix()
+        self.__class__ = _with_mixin(type(self))  # this very object gets the mixin's methods
         result: str = self.push_to_hub(repository, **options)
         return result
-
-    def _mix(self) -> None:
-        """Make this very object one with the mixin."""
-        self.__class__ = _mixed(type(self))
 
 
 def stored_network(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -99,10 +84,10 @@ def stored_network(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, A
         WeightsCorruptError: a file is not what its name says.
     """
     for settings, tensors in ((CONFIG, MODEL), (f"{name}.json", name)):
-        files = tensor_files(folder, tensors)
+        files = networks.tensor_files(folder, tensors)
         if files and file_path(folder, settings).is_file():
             paths = [file_path(folder, file) for file in files]
-            return read_config(file_path(folder, settings), REPAIR), read_tensors(paths, REPAIR)
+            return networks.read_config(file_path(folder, settings), REPAIR), networks.read_tensors(paths, REPAIR)
     raise WeightsMissingError(
         f"{folder} holds no {name.rpartition('/')[2]} network",
         f"it needs {CONFIG} and {MODEL}.safetensors, or {name}.json and {name}.safetensors",
@@ -112,10 +97,10 @@ def stored_network(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, A
 _classes: dict[type[HubNetwork], Any] = {}  # with the mixin, made when first asked for
 
 
-def _mixed(network: type[HubNetwork]) -> Any:
+def _with_mixin(kind: type[HubNetwork]) -> Any:
     """The same class with the mixin before it."""
-    if network in _classes:
-        return _classes[network]
+    if kind in _classes:
+        return _classes[kind]
     try:
         from huggingface_hub import PyTorchModelHubMixin, snapshot_download
     except ImportError as error:
@@ -123,12 +108,12 @@ def _mixed(network: type[HubNetwork]) -> Any:
             "huggingface_hub is not installed, which saves and reads networks for the model hub",
             "pip install 'talkswap[hub]'",
         ) from error
-    if issubclass(network, PyTorchModelHubMixin):
-        return network
+    if issubclass(kind, PyTorchModelHubMixin):
+        return kind
 
-    tags = ["talkswap", network.hub_name.rpartition("/")[2]]
+    tags = ["talkswap", kind.hub_name.rpartition("/")[2]]
 
-    class Mixed(PyTorchModelHubMixin, network, library_name="talkswap", tags=tags):  # type: ignore[misc,valid-type]
+    class Mixed(PyTorchModelHubMixin, kind, library_name="talkswap", tags=tags):  # type: ignore[misc,valid-type]
         @classmethod
         def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Any:
             # the mixin would complain of a preset folder, which has no config.json
@@ -138,9 +123,11 @@ def _mixed(network: type[HubNetwork]) -> Any:
 
         def _save_pretrained(self, save_directory: Path) -> None:
             tensors = {k: v for k, v in self.state_dict().items() if not k.endswith("num_batches_tracked")}
-            for stale in _stale(save_directory):
-                stale.unlink()
-            write_tensors(tensors, save_directory, MODEL)
+            # An earlier save may have left shards where there is one file now, or the other way round.
+            for file in save_directory.glob("*.safetensors"):
+                if networks.network_of(file.name) == MODEL:
+                    file.unlink()
+            networks.write_tensors(tensors, save_directory, MODEL)
             settings = json.dumps(asdict(self.config), indent=2) + "\n"
             (save_directory / CONFIG).write_text(settings, encoding="utf-8")
 
@@ -158,17 +145,12 @@ def _mixed(network: type[HubNetwork]) -> Any:
                 folder = Path(snapshot_download(model_id, allow_patterns=patterns, **request))
             config, tensors = stored_network(folder, cls.hub_name)
             try:
-                made = cls(config_from(cls.hub_config, config))
+                network = cls(networks.config_from(cls.hub_config, config))
             except (TypeError, ValueError) as error:
                 raise WeightsCorruptError(f"{folder} describes no {cls.hub_name} network: {error}", REPAIR) from error
-            return fill(made, tensors, cls.hub_name).eval()
+            return networks.fill(network, tensors, cls.hub_name).eval()
 
-    Mixed.__name__, Mixed.__qualname__, Mixed.__module__ = network.__name__, network.__qualname__, network.__module__
-    Mixed.__doc__ = network.__doc__
-    _classes[network] = Mixed
+    Mixed.__name__, Mixed.__qualname__, Mixed.__module__ = kind.__name__, kind.__qualname__, kind.__module__
+    Mixed.__doc__ = kind.__doc__
+    _classes[kind] = Mixed
     return Mixed
-
-
-def _stale(folder: Path) -> Iterator[Path]:
-    """Tensors of an earlier save that the next one may not replace (shards, or the whole)."""
-    return (path for path in folder.glob("*.safetensors") if network_of(path.name) == MODEL)

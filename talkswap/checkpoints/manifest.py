@@ -86,11 +86,9 @@ def file_path(folder: Path, file: str) -> Path:
 
 def is_flat(folder: Path) -> bool:
     """Whether a preset folder was packed before systems had folders of their own."""
-    return any(
-        "/" not in str(row.get("file", "")) and str(row.get("file", "")).endswith(".safetensors")
-        for row in (read_toml(folder / MANIFEST).get("file", []) if (folder / MANIFEST).is_file() else ())
-        if isinstance(row, dict)
-    )
+    rows = read_toml(folder / MANIFEST).get("file", []) if (folder / MANIFEST).is_file() else ()
+    files = [str(row.get("file", "")) for row in rows if isinstance(row, dict)]
+    return any("/" not in file and file.endswith(".safetensors") for file in files)
 
 
 def is_listed(file: str) -> bool:
@@ -145,22 +143,22 @@ def read_about(folder: Path) -> dict[str, str]:
     return {key: value for key, value in read_toml(path).items() if isinstance(value, str)}
 
 
-def _toml_string(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)  # a JSON string is a TOML basic string
-
-
 def write_records(folder: Path, records: Iterable[FileRecord], about: Mapping[str, str] | None = None) -> None:
     """Write ``folder/manifest.toml`` in one move, with each file where it lies; without ``about`` the folder goes on saying
     of itself what it said.
     """
-    stated = read_about(folder) if about is None else about
+    facts = read_about(folder) if about is None else about
+
+    def quoted(text: str) -> str:
+        return json.dumps(text, ensure_ascii=False)  # a JSON string is a TOML basic string
+
     lines = ["# written by talkswap; what lies here, and its size and sha256", "version = 1"]
-    lines += [f"{key} = {_toml_string(value)}" for key, value in stated.items()]
+    lines += [f"{key} = {quoted(value)}" for key, value in facts.items()]
     for record in sorted(records, key=lambda r: r.file):
         place = file_path(folder, record.file)
         file = place.relative_to(folder).as_posix() if place.is_file() else record.file
-        lines += ["", "[[file]]", f"file = {_toml_string(file)}"]
-        lines += [f"size = {record.size}", f"sha256 = {_toml_string(record.sha256)}"]
+        lines += ["", "[[file]]", f"file = {quoted(file)}"]
+        lines += [f"size = {record.size}", f"sha256 = {quoted(record.sha256)}"]
     write_atomically(folder / MANIFEST, "\n".join(lines) + "\n")
 
 
@@ -192,10 +190,10 @@ def check_file(path: Path, record: FileRecord, repair: str) -> None:
     size = path.stat().st_size
     if size != record.size:
         raise WeightsCorruptError(f"{path} is damaged: expected {record.size} bytes, got {size}", repair)
-    got = file_sha256(path)
-    if got != record.sha256:
-        raise WeightsCorruptError(f"{path} is damaged: expected sha256 {record.sha256}, got {got}", repair)
-    _checked[path] = got
+    digest = file_sha256(path)
+    if digest != record.sha256:
+        raise WeightsCorruptError(f"{path} is damaged: expected sha256 {record.sha256}, got {digest}", repair)
+    _checked[path] = digest
 
 
 def forget_checks(path: Path) -> None:
@@ -210,17 +208,13 @@ def read_checked(path: Path, repair: str) -> bytes:
         WeightsCorruptError: the file was replaced after :func:`check_file` had seen it.
     """
     content = path.read_bytes()
-    known = _checked.get(path)
-    if known is not None and hashlib.sha256(content).hexdigest() != known:
+    digest = _checked.get(path)
+    if digest is not None and hashlib.sha256(content).hexdigest() != digest:
         raise WeightsCorruptError(f"{path} was replaced while it was being loaded", repair)
     return content
 
 
 # --- The catalogue: everything that can be fetched or that our own stages make, with pins and licences.
-
-
-RENDER = "render"
-"""The command without whose files a preset is not complete."""
 
 
 @dataclass(frozen=True)
@@ -335,15 +329,15 @@ def cache_weights() -> Path:
 
 def download_root() -> Path:
     """Where `talkswap download` writes: ``$TALKSWAP_WEIGHTS`` when set, else the user's cache."""
-    chosen = os.environ.get("TALKSWAP_WEIGHTS")
-    return Path(chosen) if chosen else cache_weights()
+    folder = os.environ.get("TALKSWAP_WEIGHTS")
+    return Path(folder) if folder else cache_weights()
 
 
 def weight_roots() -> list[tuple[Path, str]]:
     """Folders that may hold preset folders, in the order in which they are asked, each with its origin."""
-    chosen = os.environ.get("TALKSWAP_WEIGHTS")
+    folder = os.environ.get("TALKSWAP_WEIGHTS")
     roots: list[tuple[Path | None, str]] = [
-        (Path(chosen) if chosen else None, "TALKSWAP_WEIGHTS"),
+        (Path(folder) if folder else None, "TALKSWAP_WEIGHTS"),
         (checkout_weights(), "the checkout"),
         (packaged_weights(), "the installed package"),
         (cache_weights(), "the user's cache"),

@@ -1,7 +1,9 @@
-"""A network in a folder: ``NAME.json`` gives its configuration, ``NAME.safetensors`` its tensors.
+"""A network: how a room or a system describes it, and its files ``NAME.json`` (configuration) and ``NAME.safetensors``.
 
-A network too large for one file lies in shards ``NAME-00001-of-00003.safetensors``: ordinary safetensors files with some of
-the tensors each, so that weights travel where files may not be large; who reads them never notices.
+A description imports nothing heavy: classes are named as ``module:Class`` and imported when they are needed, so that
+``talkswap --help`` can list every network without torch.  A network too large for one file lies in shards
+``NAME-00001-of-00003.safetensors``, ordinary safetensors files with some of the tensors each, so that weights travel where
+files may not be large; whoever reads them never notices.
 """
 
 from __future__ import annotations
@@ -20,6 +22,58 @@ from talkswap.records import RecordError, from_plain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+PRESETS = ("paper", "compact")
+"""Sets of weights, best first: the order in which ``auto`` tries them."""
+
+
+def resolve(reference: str) -> Any:
+    """What ``package.module:NAME`` names.
+
+    Raises:
+        ImportError, AttributeError: the description names what isn't there, which is a fault of its author.
+    """
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """One network that a preset folder may hold, as ``ROOM/NAME.safetensors`` and ``ROOM/NAME.json``."""
+
+    name: str  # of its files
+    room: str  # its folder in a preset: "faces", "voice", or the system's name
+    network: str  # "module:Class"
+    config: str  # "module:Class", a frozen dataclass
+    purpose: str  # a clause for the model card
+    stage: str  # of `talkswap train`, which makes it
+    exact: bool = False  # its answers are positions or identities, which eight bits would move
+    # of its config, in the paper's size only
+    paper_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    presets: tuple[str, ...] = PRESETS  # in which a render can't do without it; () = it is optional, or trains others
+
+    @property
+    def path(self) -> str:
+        """``ROOM/NAME``, by which :mod:`talkswap.checkpoints.presets` finds its files."""
+        return f"{self.room}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What a render with one preset can't do without."""
+
+    rooms: tuple[str, ...] = ()  # whose files are verified and reported; () = all of the folder
+    networks: tuple[str, ...] = ()  # ROOM/NAME of our own networks
+    downloads: tuple[str, ...] = ()  # entries of the catalogue, by name
+    packages: tuple[str, ...] = ()  # importable names beyond talkswap's own requirements
+
+
+ANYTHING = Requirements()
+"""Of somebody who loads single networks, and is told what's missing when one of them isn't there."""
+
+
+# --- The files of a network.
+
 
 ENDING = ".safetensors"
 SHARD = re.compile(r"(?P<name>.+)-(?P<index>\d{5})-of-(?P<count>\d{5})\.safetensors")
@@ -43,7 +97,7 @@ def tensor_files(folder: Path, name: str) -> tuple[str, ...]:
     if file_path(folder, name + ENDING).is_file():
         return (name + ENDING,)
     counts: dict[int, set[int]] = {}
-    # the shards of a flat folder lie at its top
+    # The shards of a flat folder lie at its top.
     for place in dict.fromkeys((inside(folder, name).parent, folder)):
         for path in place.iterdir() if place.is_dir() else ():
             shard = SHARD.fullmatch(path.name)
@@ -76,8 +130,8 @@ def read_tensors(paths: Iterable[Path], repair: str, device: str = "cpu") -> dic
             part = {name: tensor.to(device) for name, tensor in load(read_checked(path, repair)).items()}
         except SafetensorError as error:
             raise WeightsCorruptError(f"{path} is no safetensors file: {error}", repair) from error
-        if shared := stored.keys() & part.keys():
-            raise WeightsCorruptError(f"{path} holds {min(shared)}, which another shard holds as well", repair)
+        if duplicates := stored.keys() & part.keys():
+            raise WeightsCorruptError(f"{path} holds {min(duplicates)}, which another shard holds as well", repair)
         stored |= part
     return unpack(stored)
 
@@ -95,7 +149,7 @@ def shards(tensors: Mapping[str, Tensor], largest: int) -> list[dict[str, Tensor
         UsageError: one tensor alone is too large.
     """
     groups: list[dict[str, Tensor]] = [{}]
-    filled = HEADER
+    used = HEADER
     for name, tensor in tensors.items():
         size = _entry_size(name, tensor)
         if HEADER + size > largest:
@@ -103,11 +157,11 @@ def shards(tensors: Mapping[str, Tensor], largest: int) -> list[dict[str, Tensor
                 f"the tensor {name} alone takes {size / 1e6:.1f} MB, more than the largest file of {largest / 1e6:g} MB",
                 f"give --largest-mb {-(-(HEADER + size) // 1_000_000)} or a smaller --precision",
             )
-        if filled + size > largest:
+        if used + size > largest:
             groups.append({})
-            filled = HEADER
+            used = HEADER
         groups[-1][name] = tensor
-        filled += size
+        used += size
     return groups
 
 
@@ -115,7 +169,7 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, name: str, larges
     """Write a network's tensors into ``folder``.
 
     Args:
-        tensors: as they are to be stored; see :func:`talkswap.checkpoints.networks.pack`.
+        tensors: as they are to be stored; see :func:`pack`.
         folder: made when it is not there.
         name: of the network.
         largest: bytes that a file may have; None = no limit.
@@ -158,6 +212,7 @@ def pack(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     import torch
 
     packed: dict[str, Tensor] = {}
+    # Each row of a tensor has a scale of its own, its largest number over 127: 8 bits are too few for all rows at once.
     for name, tensor in weights.items():
         if not tensor.is_floating_point():
             packed[name] = tensor.contiguous()
@@ -199,13 +254,12 @@ def stored_form(weights: dict[str, Tensor], precision: str, name: str, exact: bo
     """
     import torch
 
-    kept = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
-    if precision == "float32":
-        stored = {name: value.float() if value.is_floating_point() else value for name, value in kept.items()}
-    elif precision == "int8" and not exact:
-        stored = pack(kept)
+    weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
+    if precision == "int8" and not exact:
+        stored = pack(weights)
     else:
-        stored = {name: value.half() if value.is_floating_point() else value for name, value in kept.items()}
+        dtype = torch.float32 if precision == "float32" else torch.half
+        stored = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
     for key, value in stored.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise WeightsCorruptError(
@@ -306,11 +360,7 @@ def fill(network: Network, weights: dict[str, Tensor], name: str) -> Network:
 
 
 def load_network(network: Network, weights: dict[str, Tensor], name: str) -> Network:
-    """:func:`fill`, then ready to run: in evaluation mode and frozen.
-
-    Raises:
-        WeightsCorruptError: names or shapes differ.
-    """
+    """:func:`fill`, then ready to run: in evaluation mode and frozen."""
     return fill(network, weights, name).eval().requires_grad_(False)
 
 
@@ -350,56 +400,3 @@ def write_network(network: nn.Module, folder: Path, name: str) -> None:
     write_tensors(state, folder, name)
     config: Any = network.config
     (folder / f"{name}.json").write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
-
-
-# --- What a room or a system says of its networks, in words that import nothing heavy.
-
-
-PRESETS = ("paper", "compact")
-"""Sets of weights, best first: the order in which ``auto`` tries them."""
-
-
-def resolve(reference: str) -> Any:
-    """What ``package.module:NAME`` names.
-
-    Raises:
-        ImportError, AttributeError: the description names what isn't there, which is a fault of its author.
-    """
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
-
-
-@dataclass(frozen=True)
-class NetworkDescription:
-    """One network that a preset folder may hold, as ``ROOM/NAME.safetensors`` and ``ROOM/NAME.json``."""
-
-    name: str  # of its files
-    room: str  # its folder in a preset: "faces", "voice", or the system's name
-    network: str  # "module:Class"
-    config: str  # "module:Class", a frozen dataclass
-    purpose: str  # a clause for the model card
-    stage: str  # of `talkswap train`, which makes it
-    exact: bool = False  # its answers are positions or identities, which eight bits would move
-    paper_settings: Mapping[str, Any] = field(
-        default_factory=dict, hash=False
-    )  # of its config, in the paper's size only
-    presets: tuple[str, ...] = PRESETS  # in which a render can't do without it; () = it is optional, or trains others
-
-    @property
-    def path(self) -> str:
-        """``ROOM/NAME``, by which :mod:`talkswap.checkpoints.presets` finds its files."""
-        return f"{self.room}/{self.name}"
-
-
-@dataclass(frozen=True)
-class Requirements:
-    """What a render with one preset can't do without."""
-
-    rooms: tuple[str, ...] = ()  # whose files are verified and reported; () = all of the folder
-    networks: tuple[str, ...] = ()  # ROOM/NAME of our own networks
-    downloads: tuple[str, ...] = ()  # entries of the catalogue, by name
-    packages: tuple[str, ...] = ()  # importable names beyond talkswap's own requirements
-
-
-ANYTHING = Requirements()
-"""Of somebody who loads single networks, and is told what's missing when one of them isn't there."""

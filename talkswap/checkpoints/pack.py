@@ -11,45 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from talkswap.checkpoints.card import (
-    CARD,
-    EXPORT,
-    CardFacts,
-    CardNetwork,
-    Run,
-    card_licence,
-    exported_files,
-    read_json,
-    read_run,
-    without_places,
-    write_card,
-)
-from talkswap.checkpoints.manifest import (
-    MANIFEST,
-    RUNS,
-    FileRecord,
-    file_path,
-    is_flat,
-    read_about,
-    read_records,
-    write_manifest,
-)
-from talkswap.checkpoints.networks import (
-    PRECISIONS,
-    NetworkDescription,
-    Requirements,
-    build_network,
-    fill,
-    network_of,
-    read_config,
-    read_tensors,
-    resolve,
-    stored_form,
-    stored_precision,
-    tensor_files,
-    unpack,
-    write_tensors,
-)
+from talkswap.checkpoints import card, manifest, networks
+from talkswap.checkpoints.card import CARD, EXPORT, CardNetwork, Run, read_run
+from talkswap.checkpoints.manifest import RUNS, FileRecord, file_path
+from talkswap.checkpoints.networks import PRECISIONS, NetworkDescription, Requirements, read_config, tensor_files
 from talkswap.checkpoints.preset_folder import PresetFolder, verify_all
 from talkswap.checkpoints.presets import folder_state
 from talkswap.errors import OutputExistsError, OutputUnwritableError, UsageError, WeightsMissingError
@@ -91,9 +56,9 @@ class Contents:
     """What a preset folder will hold, and from where."""
 
     runs: Sequence[Run]  # whose records are kept
-    trained: Mapping[NetworkDescription, Run]  # networks that a run gives
+    runs_by_network: Mapping[NetworkDescription, Run]  # for networks that a run gives
     base: Path | None
-    copied: Sequence[NetworkDescription]  # networks that the base gives
+    from_base: Sequence[NetworkDescription]  # networks that the base gives
 
 
 def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig) -> Packed:
@@ -114,13 +79,14 @@ def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig) -> P
         raise UsageError("there is nothing to pack", "name a finished run of `talkswap train`, or a folder with --base")
     _check_target(out, config)
     runs = [read_run(folder, config.networks) for folder in run_folders]
-    trained = _trained(runs)
+    runs_by_network = _runs_by_network(runs)
     earlier = _earlier([read_run(folder, config.networks) for folder in config.earlier], {run.place for run in runs})
     base = None if config.base is None else folder_state(config.base)
-    preset = _preset_kind(trained, base)
-    copied = () if base is None else tuple(n for n in _networks_in(base.folders[0], config) if n not in trained)
-    packed = {network.path for network in (*trained, *copied)}
-    missing = [path for path in config.requirements[preset].networks if path not in packed]
+    preset = _preset_kind(runs_by_network, base)
+    candidates = () if base is None else _networks_in(base.folders[0], config)
+    from_base = tuple(network for network in candidates if network not in runs_by_network)
+    contents_of_preset = {network.path for network in (*runs_by_network, *from_base)}
+    missing = [path for path in config.requirements[preset].networks if path not in contents_of_preset]
     if missing:
         raise WeightsMissingError(
             f"a {preset} preset needs {', '.join(missing)} as well",
@@ -128,7 +94,7 @@ def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig) -> P
         )
     if base is not None:
         verify_all(PresetFolder(base.name, base.folders[:1], base.origins[:1], (), base.repair))
-    contents = Contents([*earlier, *runs], trained, None if base is None else base.folders[0], copied)
+    contents = Contents([*earlier, *runs], runs_by_network, None if base is None else base.folders[0], from_base)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
@@ -146,7 +112,7 @@ def _check_target(out: Path, config: PackConfig) -> None:
         raise UsageError(f"{out} is --base and --out at once", "choose another folder for --out")
     if not out.exists():
         return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+    if not out.is_dir() or (any(out.iterdir()) and not (out / manifest.MANIFEST).is_file()):
         raise OutputExistsError(
             f"{out} exists and is no preset folder", "choose another folder; this one is left alone"
         )
@@ -154,40 +120,40 @@ def _check_target(out: Path, config: PackConfig) -> None:
         raise OutputExistsError(f"{out} exists already", "choose another folder, or give --overwrite")
 
 
-def _trained(runs: Sequence[Run]) -> dict[NetworkDescription, Run]:
+def _runs_by_network(runs: Sequence[Run]) -> dict[NetworkDescription, Run]:
     """Which run gives which network."""
-    trained: dict[NetworkDescription, Run] = {}
+    owners: dict[NetworkDescription, Run] = {}
     places: dict[str, Path] = {}
     for run in runs:
         for network in run.networks:
-            if network in trained:
-                both = f"{trained[network].folder} and {run.folder}"
+            if network in owners:
+                both = f"{owners[network].folder} and {run.folder}"
                 raise UsageError(f"{both} both hold {network.name}", "give one of the two")
-            trained[network] = run
+            owners[network] = run
         if run.place in places:
             raise UsageError(
                 f"{places[run.place]} and {run.folder} are both runs of {run.label}", "give one of the two"
             )
         places[run.place] = run.folder
-    return trained
+    return owners
 
 
 def _earlier(runs: Sequence[Run], places: set[str]) -> list[Run]:
     """Runs of which only the records are kept, each with a place of its own."""
-    placed: list[Run] = []
+    tagged_runs: list[Run] = []
     for run in runs:
         tagged = replace(run, tag=run.folder.resolve().name) if run.place in places else run
         if tagged.place in places:
             raise UsageError(f"two runs would leave their records in {tagged.place}", "rename one run folder")
         places = places | {tagged.place}
-        placed.append(tagged)
-    return placed
+        tagged_runs.append(tagged)
+    return tagged_runs
 
 
-def _preset_kind(trained: Mapping[NetworkDescription, Run], base: PresetFolder | None) -> str:
+def _preset_kind(runs_by_network: Mapping[NetworkDescription, Run], base: PresetFolder | None) -> str:
     """Which preset the folder is made like: some networks show by their settings that they're of the paper's size."""
     kinds = set()
-    for network, run in trained.items():
+    for network, run in runs_by_network.items():
         if network.paper_settings:
             settings = read_config(run.folder / EXPORT / f"{network.name}.json", REPAIR)
             kinds.add("paper" if network.paper_settings.items() <= settings.items() else "compact")
@@ -198,10 +164,10 @@ def _preset_kind(trained: Mapping[NetworkDescription, Run], base: PresetFolder |
 
 def _networks_in(folder: Path, config: PackConfig) -> list[NetworkDescription]:
     """The networks of ours that a preset folder lists, with their configurations."""
-    records = read_records(folder)
-    listed = {network_of(file) for file in records}
-    known = dict.fromkeys((*config.networks, *config.others))
-    return [network for network in known if network.path in listed and f"{network.path}.json" in records]
+    records = manifest.read_records(folder)
+    listed = {networks.network_of(file) for file in records}
+    candidates = dict.fromkeys((*config.networks, *config.others))
+    return [network for network in candidates if network.path in listed and f"{network.path}.json" in records]
 
 
 def _fill(
@@ -211,12 +177,12 @@ def _fill(
     largest = int(config.largest_mb * 1e6)
     name = config.name or out.resolve().name
     base = contents.base
-    base_name = None if base is None else read_about(base).get("name", base.resolve().name)
+    base_name = None if base is None else manifest.read_about(base).get("name", base.resolve().name)
     rows: list[CardNetwork] = []
-    known = dict.fromkeys((*config.networks, *config.others))
-    for network in (n for n in known if n in contents.trained or n in contents.copied):
+    order = dict.fromkeys((*config.networks, *config.others))
+    for network in (n for n in order if n in contents.runs_by_network or n in contents.from_base):
         (folder / network.room).mkdir(exist_ok=True)
-        run = contents.trained.get(network)
+        run = contents.runs_by_network.get(network)
         if run is not None:
             count = _write_trained(folder, run, network, config.precision, largest)
             stored = "fp16" if config.precision == "int8" and network.exact else config.precision
@@ -234,24 +200,24 @@ def _fill(
         places = _copy_records(base, folder, contents, everything=not contents.runs)
         if (base / CARD).is_file():
             base_card = (base / CARD).read_text(encoding="utf-8")
-            base_licence = card_licence(base_card)
+            base_licence = card.card_licence(base_card)
     licence = config.licence
     if base_card is not None and not contents.runs:
-        # nothing was trained, so what its card says of data and scores still holds
+        # Nothing was trained, so what the base's card says of data and scores still holds.
         licence = licence or base_licence
         for old, new in places.items():
             base_card = re.sub(rf"(?<![\w/]){re.escape(old)}(?!\w)", new, base_card)
-        card = base_card
+        text = base_card
     else:
-        card = write_card(
-            CardFacts(
+        text = card.write_card(
+            card.CardFacts(
                 name, preset, licence, rows, contents.runs, base_name, base_licence, config.hardware, config.data,
                 config.notes,
             )
         )  # fmt: skip
-    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / CARD).write_text(text, encoding="utf-8")
     about = {"name": name, "preset": preset} | ({} if licence is None else {"licence": licence})
-    records = write_manifest(folder, about)
+    records = manifest.write_manifest(folder, about)
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.stat().st_size > largest:
             raise UsageError(
@@ -263,20 +229,18 @@ def _fill(
 
 def _count(network: NetworkDescription, settings: Path, tensors: Mapping[str, Any]) -> int:
     """Trained numbers of a network, once its tensors are known to fit its configuration."""
-    build, config = resolve(network.network), resolve(network.config)
-    filled = fill(
-        build_network(build, config, read_config(settings, REPAIR), network.name), dict(tensors), network.name
-    )
-    return sum(parameter.numel() for parameter in filled.parameters())
+    build, config = networks.resolve(network.network), networks.resolve(network.config)
+    module = networks.build_network(build, config, read_config(settings, REPAIR), network.name)
+    return sum(parameter.numel() for parameter in networks.fill(module, dict(tensors), network.name).parameters())
 
 
 def _write_trained(folder: Path, run: Run, network: NetworkDescription, precision: str, largest: int) -> int:
     """A run's network as it goes to disk; returns its parameters."""
     settings = run.folder / EXPORT / f"{network.name}.json"
-    tensors = read_tensors(exported_files(run, network.name), REPAIR)
+    tensors = networks.read_tensors(card.exported_files(run, network.name), REPAIR)
     count = _count(network, settings, tensors)
-    stored = stored_form(tensors, precision, network.name, network.exact)
-    write_tensors(stored, folder / network.room, network.name, largest)
+    stored = networks.stored_form(tensors, precision, network.name, network.exact)
+    networks.write_tensors(stored, folder / network.room, network.name, largest)
     shutil.copyfile(settings, folder / f"{network.path}.json")
     return count
 
@@ -291,10 +255,10 @@ def _write_copy(folder: Path, base: Path, network: NetworkDescription, largest: 
         for file, path in files.items():
             shutil.copyfile(path, folder / file)
     else:
-        write_tensors(tensors, folder / network.room, network.name, largest)
+        networks.write_tensors(tensors, folder / network.room, network.name, largest)
     settings = file_path(base, f"{network.path}.json")
     shutil.copyfile(settings, folder / f"{network.path}.json")
-    return _count(network, settings, unpack(tensors)), stored_precision(tensors)
+    return _count(network, settings, networks.unpack(tensors)), networks.stored_precision(tensors)
 
 
 def _write_records(folder: Path, run: Run) -> None:
@@ -302,7 +266,7 @@ def _write_records(folder: Path, run: Run) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in run.records.items():
         if path.suffix == ".json":
-            text = json.dumps(without_places(read_json(path)), indent=1, ensure_ascii=False)
+            text = json.dumps(card.without_places(card.read_json(path)), indent=1, ensure_ascii=False)
             (folder / name).write_text(text + "\n", encoding="utf-8")
         else:
             shutil.copyfile(path, folder / name)
@@ -310,9 +274,9 @@ def _write_records(folder: Path, run: Run) -> None:
 
 def _copy_records(base: Path, folder: Path, contents: Contents, everything: bool) -> dict[str, str]:
     """Copy the records of a base's networks, or all that it has; returns new places by old ones."""
-    rooms = {network.name.replace("_", "-"): network.room for network in contents.copied}
+    rooms = {network.name.replace("_", "-"): network.room for network in contents.from_base}
     places: dict[str, str] = {}
-    if is_flat(base):
+    if manifest.is_flat(base):
         own = next((room for room in reversed(rooms.values()) if room not in ("faces", "voice")), "faces")
         for record in sorted((base / RUNS).glob("*")) if everything else [base / RUNS / label for label in rooms]:
             places[f"{RUNS}/{record.name}"] = f"{rooms.get(record.name, own)}/{RUNS}/{record.name}"

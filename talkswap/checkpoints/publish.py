@@ -14,33 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from talkswap import errors
+from talkswap.checkpoints import download, manifest
 from talkswap.checkpoints.card import CARD, card_licence
-from talkswap.checkpoints.download import FetchConfig, Notify, fetch, hub_address, hub_endpoint, is_safe, offline
-from talkswap.checkpoints.manifest import (
-    MANIFEST,
-    FileRecord,
-    check_file,
-    download_root,
-    inside,
-    is_listed,
-    read_about,
-    read_records,
-    room_of,
-    write_records,
-)
+from talkswap.checkpoints.download import FetchConfig, Notify
+from talkswap.checkpoints.manifest import MANIFEST, FileRecord
 from talkswap.checkpoints.networks import PRESETS, Requirements, network_of
 from talkswap.checkpoints.presets import HUB, check_preset, preset_files, require_whole
-from talkswap.errors import (
-    DependencyError,
-    DownloadError,
-    InputMissingError,
-    OutputUnwritableError,
-    PublishError,
-    TalkswapError,
-    UsageError,
-    WeightsCorruptError,
-    WeightsMissingError,
-)
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
@@ -72,7 +52,7 @@ def check_repository(name: str) -> str:
         UsageError: it is not.
     """
     if not REPOSITORY.fullmatch(name) or ".." in name or "--" in name:
-        raise UsageError(f"{name!r} is no repository", "write OWNER/NAME, as on the hub")
+        raise errors.UsageError(f"{name!r} is no repository", "write OWNER/NAME, as on the hub")
     return name
 
 
@@ -87,9 +67,9 @@ def read_token(path: Path | None) -> str | None:
         try:
             token = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise InputMissingError(f"cannot read the token file {path}", "check the path") from error
+            raise errors.InputMissingError(f"cannot read the token file {path}", "check the path") from error
         if not token or len(token.split()) != 1:
-            raise UsageError(f"{path} holds no token", "write the token alone into the file")
+            raise errors.UsageError(f"{path} holds no token", "write the token alone into the file")
         return token
     if token := os.environ.get("HF_TOKEN", "").strip():
         return token
@@ -113,7 +93,7 @@ def plan_push(folder: Path, repository: str, requirements: Mapping[str, Requirem
     card = folder / CARD
     licence = card_licence(card.read_text(encoding="utf-8")) if card.is_file() else None
     if licence is None:
-        raise PublishError(
+        raise errors.PublishError(
             f"the model card {card} names no licence",
             "pack with --licence, or write `license:` into the lines between --- at the top of the card",
         )
@@ -146,22 +126,22 @@ def push(
         PublishError: no token, a hub that refuses or cannot be reached, or the network is forbidden.
         DependencyError: huggingface_hub is not installed.
     """
-    endpoint = hub_endpoint()
-    if offline():
-        raise PublishError("the network is forbidden", "unset TALKSWAP_OFFLINE and HF_HUB_OFFLINE")
+    endpoint = download.hub_endpoint()
+    if download.offline():
+        raise errors.PublishError("the network is forbidden", "unset TALKSWAP_OFFLINE and HF_HUB_OFFLINE")
     if token is None:
-        raise PublishError(
+        raise errors.PublishError(
             f"there is no access token for {endpoint}",
             "make one with the right to write, put it into a file and give --token-file, or set HF_TOKEN",
         )
-    if not is_safe(endpoint):
-        raise PublishError(f"{endpoint} is not encrypted and would see the token", "use https in HF_ENDPOINT")
+    if not download.is_safe(endpoint):
+        raise errors.PublishError(f"{endpoint} is not encrypted and would see the token", "use https in HF_ENDPOINT")
     try:
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
         from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
     except ImportError as error:
-        raise DependencyError(
+        raise errors.DependencyError(
             "huggingface_hub is not installed, which talks to the model hub", "pip install 'talkswap[hub]'"
         ) from error
     if not progress:
@@ -186,13 +166,13 @@ def push(
     except HfHubHTTPError as error:
         raise _refusal(plan.repository, endpoint, error) from error
     except HFValidationError as error:
-        raise UsageError(f"{plan.repository!r} is no repository: {error}", "write OWNER/NAME") from error
+        raise errors.UsageError(f"{plan.repository!r} is no repository: {error}", "write OWNER/NAME") from error
     except ValueError as error:
-        raise PublishError(
+        raise errors.PublishError(
             f"{endpoint} refused the files: {' '.join(str(error).split())}", "correct what it names and push again"
         ) from error
     except (transport, OSError) as error:
-        raise PublishError(
+        raise errors.PublishError(
             f"{endpoint} cannot be reached: {error}", "check the network and HF_ENDPOINT; nothing was committed"
         ) from error
     return Pushed(plan, done.oid, done.commit_url)
@@ -206,19 +186,21 @@ def _replaced(plan: PushPlan) -> list[str]:
     return [p for name in names for p in (f"{name}.safetensors", f"{name}-?????-of-?????.safetensors")]
 
 
-def _refusal(repository: str, endpoint: str, error: Any) -> TalkswapError:
+def _refusal(repository: str, endpoint: str, error: Any) -> errors.TalkswapError:
     """What a hub's answer means for the user."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
     said = str(getattr(error, "server_message", "") or "").strip().rstrip(".")
     why = f"answered {status}" + (f": {said}" if said else "")
     if status == 401:
-        return PublishError(f"{endpoint} does not take the access token ({why})", "make a new token and try again")
+        return errors.PublishError(
+            f"{endpoint} does not take the access token ({why})", "make a new token and try again"
+        )
     if status in (403, 404):
         owner = repository.split("/")[0]
-        return PublishError(
+        return errors.PublishError(
             f"{endpoint} refuses to write to {repository} ({why})", f"use a token with the right to write for {owner}"
         )
-    return PublishError(f"{endpoint} failed ({why})", "wait a little and push again; nothing was committed")
+    return errors.PublishError(f"{endpoint} failed ({why})", "wait a little and push again; nothing was committed")
 
 
 # --- Fetching: the commit pins the manifest, and the manifest pins every file.
@@ -241,7 +223,7 @@ class Fetched:
 
 def preset_place(repository: str, commit: str) -> Path:
     """Where a published preset goes unless the user says otherwise."""
-    return download_root() / HUB / repository / commit
+    return manifest.download_root() / HUB / repository / commit
 
 
 def fetch_preset(
@@ -275,75 +257,73 @@ def fetch_preset(
     """
     check_repository(repository)
     if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise UsageError(
+        raise errors.UsageError(
             f"{commit!r} is no commit", "give all 40 hex digits of --revision; a branch or a tag can change"
         )
     folder = folder or preset_place(repository, commit)
     origin = {"repository": repository, "commit": commit}
     if (folder / MANIFEST).is_file():
-        about = read_about(folder)
+        about = manifest.read_about(folder)
         if {key: about.get(key) for key in origin} != origin:
-            raise OutputUnwritableError(f"{folder} holds another preset", "choose another folder with --out")
+            raise errors.OutputUnwritableError(f"{folder} holds another preset", "choose another folder with --out")
         # an earlier fetch may have brought some rooms only
         here = about.get("rooms", "").split()
         rooms = () if "rooms" not in about else (*rooms, *here) if rooms else ()
         if set(rooms) == set(here) and all(state.problem is None for state in check_preset(folder)):
-            return _fetched(folder, about, (), len(read_records(folder)))
-    if offline():
-        raise DownloadError(
+            return _fetched(folder, about, (), len(manifest.read_records(folder)))
+    if download.offline():
+        raise errors.DownloadError(
             f"{repository} at {commit} is not whole on this machine and the network is forbidden",
             "unset TALKSWAP_OFFLINE and HF_HUB_OFFLINE",
         )
-    arrived = folder / ".fetched"  # the manifest alone, in a folder of its own until all it lists is here
-    fetch(
-        hub_address(repository, commit, MANIFEST), arrived / MANIFEST, None, None, config, notify, MANIFEST, token,
-        most=LONGEST_MANIFEST,
-    )  # fmt: skip
-    records, about = read_records(arrived), read_about(arrived)
+
+    def bring(file: str, target: Path, label: str, record: FileRecord | None = None) -> None:
+        url = download.hub_address(repository, commit, file)
+        size, sha256 = (None, None) if record is None else (record.size, record.sha256)
+        download.fetch(url, target, size, sha256, config, notify, label, token, most=LONGEST_MANIFEST)
+
+    # The manifest stays in a folder of its own until all that it lists is here.
+    staging = folder / ".fetched"
+    bring(MANIFEST, staging / MANIFEST, MANIFEST)
+    records, about = manifest.read_records(staging), manifest.read_about(staging)
     _check_list(records, about, repository)
     if rooms:
-        records = {file: record for file, record in records.items() if room_of(file) in rooms}
+        records = {file: record for file, record in records.items() if manifest.room_of(file) in rooms}
         about["rooms"] = " ".join(dict.fromkeys(rooms))
     new: list[str] = []
     for file, record in sorted(records.items()):
-        target = inside(folder, file)
+        target = manifest.inside(folder, file)
         try:
-            check_file(target, record, "")
-            continue
-        except (WeightsMissingError, WeightsCorruptError):
-            pass
-        url = hub_address(repository, commit, record.listed or file)  # an old flat preset gets today's folders here
-        fetch(url, target, record.size, record.sha256, config, notify, file, token)
-        new.append(file)
-    fetch(
-        hub_address(repository, commit, CARD), folder / CARD, None, None, config, notify, CARD, token,
-        most=LONGEST_MANIFEST,
-    )  # fmt: skip
+            manifest.check_file(target, record, "")
+        except (errors.WeightsMissingError, errors.WeightsCorruptError):
+            bring(record.listed or file, target, file, record)  # an old flat preset gets today's folders here
+            new.append(file)
+    bring(CARD, folder / CARD, CARD)
     about |= origin
-    _put_manifest(arrived, folder, records, about)
+    try:
+        manifest.write_records(folder, records.values(), about)
+        os.unlink(staging / MANIFEST)
+        staging.rmdir()
+    except OSError as error:
+        raise errors.OutputUnwritableError(
+            f"cannot write {folder}: {error.strerror}", "choose another --out"
+        ) from error
     return _fetched(folder, about, tuple(new), len(records) - len(new))
 
 
 def _check_list(records: dict[str, FileRecord], about: dict[str, str], repository: str) -> None:
     """A stranger's manifest may list weights and configurations, nothing that could be mistaken for something else."""
-    strange = [file for file in records if not is_listed(file) or "/." in f"/{file}"]
+    strange = [file for file in records if not manifest.is_listed(file) or "/." in f"/{file}"]
     if strange or not records or len(records) > MOST_FILES:
         what = f"lists {strange[0]!r}" if strange else f"lists {len(records)} files"
-        raise WeightsCorruptError(f"the manifest of {repository} {what}, which is no preset", "do not use this source")
+        raise errors.WeightsCorruptError(
+            f"the manifest of {repository} {what}, which is no preset", "do not use this source"
+        )
     if about.get("preset", "compact") not in PRESETS:
-        raise WeightsCorruptError(
+        raise errors.WeightsCorruptError(
             f"{repository} is made like the preset {about['preset']!r}, which this talkswap does not know",
             "update talkswap",
         )
-
-
-def _put_manifest(arrived: Path, folder: Path, records: dict[str, FileRecord], about: dict[str, str]) -> None:
-    try:
-        write_records(folder, records.values(), about)
-        os.unlink(arrived / MANIFEST)
-        arrived.rmdir()
-    except OSError as error:
-        raise OutputUnwritableError(f"cannot write {folder}: {error.strerror}", "choose another --out") from error
 
 
 def _fetched(folder: Path, about: dict[str, str], new: tuple[str, ...], here: int) -> Fetched:
