@@ -51,7 +51,7 @@ import torch
 from torch import nn
 
 from talkswap.checkpoints.networks import write_network
-from talkswap.checkpoints.presets import preset_network
+from talkswap.checkpoints.preset_folder import preset_network
 from talkswap.faces.mask import face_mask
 from talkswap.systems.contract import CropSpec
 from talkswap.systems.description import Workload
