@@ -45,8 +45,8 @@ ROOT_FILES = {"__init__", "__main__", "types", "errors", "device", "files", "rec
 # Bounds on talkswap/.  The first three aim at 185 files, 35,000 lines and 5.5 %: lower them as the tree shrinks, and
 # raise them on purpose only, with a new system.
 MOST_FILES = 191
-MOST_LINES = 39_450
-LARGEST_IMPORT_SHARE = 0.071  # of the lines; a tree of many small files imports more than it does
+MOST_LINES = 39_300
+LARGEST_IMPORT_SHARE = 0.07  # of the lines; a tree of many small files imports more than it does
 MOST_SMALL_FILES = 8
 SMALL_FILE = 60  # lines; a file below it is seldom an idea of its own
 LONGEST_FILE = 450  # lines

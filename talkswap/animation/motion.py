@@ -16,7 +16,7 @@ from torch import Tensor
 
 from talkswap.animation.sync_former import NAME, SyncFormer, SyncFormerConfig
 from talkswap.checkpoints.networks import read_network
-from talkswap.checkpoints.presets import PresetFolder, network_folder
+from talkswap.checkpoints.preset_folder import PresetFolder, network_folder
 from talkswap.device import Device
 from talkswap.errors import WeightsMissingError
 from talkswap.types import FloatArray

@@ -13,7 +13,8 @@ from talkswap.animation.motion import load_sync_former, mesh_motion
 from talkswap.animation.space import lip_opening, meet_lips
 from talkswap.animation.sync_former import SyncFormer
 from talkswap.checkpoints.manifest import write_manifest
-from talkswap.checkpoints.presets import PresetFolder, folder_state
+from talkswap.checkpoints.preset_folder import PresetFolder
+from talkswap.checkpoints.presets import folder_state
 from talkswap.device import Device
 from talkswap.errors import WeightsCorruptError
 from talkswap.faces.mesh import mean_face
