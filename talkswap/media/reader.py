@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Container, Generator, Iterator, Sequence
 from types import TracebackType
 
 from av.error import FFmpegError
@@ -71,25 +71,33 @@ class ClipReader:
             self._index = index_frames(self.info)
         return self._index
 
-    def frames(self) -> Iterator[Frame]:
+    def frames(self, needs: Container[int] | None = None) -> Iterator[Frame]:
         """Every picture that decodes, in presentation order, at its exact time from the first one.
 
         A missing time stamp, or one that does not increase, is replaced by the predecessor's plus one
         nominal frame.  A packet that does not decode is left out and counted in :attr:`damaged`.  Of a part of
         a clip these are the part's frames, its first at 0.
+
+        Args:
+            needs: positions whose pictures are used; None for all.  The others are decoded, but not converted to RGB,
+                which takes longer, and not given.
         """
         if self._index is not None and self._index.partial:
             index = self._index
             whole = Timeline(tuple(range(len(index.times))), index.times, index.duration)
-            return self._start(self._along(whole))
-        return self._start(self._every_picture())
+            return self._start(self._along(whole, needs))
+        return self._start(self._every_picture(needs))
 
-    def frames_for(self, timeline: Timeline) -> Iterator[Frame]:
+    def frames_for(self, timeline: Timeline, needs: Container[int] | None = None) -> Iterator[Frame]:
         """The pictures of a timeline, one for each of its entries, whatever the file's damage.
 
         Where a planned picture does not decode, its predecessor is shown again and :attr:`damaged` counts
         it.  Backward stretches are decoded in pieces from the keyframe before them, at most
         :data:`BACKWARD_BYTES` at a time; so memory depends on neither clip nor timeline.
+
+        Args:
+            timeline: which pictures, and when.
+            needs: see :meth:`frames`; of the clip's positions.
 
         Yields:
             Frames whose ``index`` and ``time`` are the output's and whose ``source_index`` is the clip's.
@@ -97,7 +105,7 @@ class ClipReader:
         Raises:
             UnreadableMediaError: nothing at all decodes where the timeline begins.
         """
-        return self._start(self._along(timeline))
+        return self._start(self._along(timeline, needs))
 
     def _start(self, iteration: Generator[Frame, None, None]) -> Iterator[Frame]:
         self.close()
@@ -108,7 +116,7 @@ class ClipReader:
     def _converted(self, picture: VideoFrame) -> tuple[UInt8Image, Int8Image | None]:
         return self._converter.to_deep_rgb(picture) if self._deep else (self._converter.to_rgb(picture), None)
 
-    def _every_picture(self) -> Generator[Frame, None, None]:
+    def _every_picture(self, needs: Container[int] | None) -> Generator[Frame, None, None]:
         clock = Clock(self.info)
         position = lost = 0
         with open_clip(self.info.path) as container:
@@ -121,11 +129,13 @@ class ClipReader:
                     continue
                 if picture.is_corrupt:
                     self._damage.add(position)
-                rgb, fine = self._converted(picture)
-                yield Frame(rgb, clock.time_of(picture.pts), position, position, fine)
+                time = clock.time_of(picture.pts)
+                if needs is None or position in needs:
+                    rgb, fine = self._converted(picture)
+                    yield Frame(rgb, time, position, position, fine)
                 position += 1
 
-    def _along(self, timeline: Timeline) -> Generator[Frame, None, None]:
+    def _along(self, timeline: Timeline, needs: Container[int] | None) -> Generator[Frame, None, None]:
         output = 0
         held: tuple[int, VideoFrame] | None = None
         for first, last in stretches(timeline.picture):
@@ -140,8 +150,9 @@ class ClipReader:
                 if picture.is_corrupt:
                     self._damage.add(position)
                 # Converted anew even where it is shown again: a frame's pixels are its receiver's to draw on.
-                rgb, fine = self._converted(picture)
-                yield Frame(rgb, timeline.times[output], output, position, fine)
+                if needs is None or position in needs:
+                    rgb, fine = self._converted(picture)
+                    yield Frame(rgb, timeline.times[output], output, position, fine)
                 output += 1
 
     def _forward(self, first: int, last: int, held: tuple[int, VideoFrame] | None) -> _Placed:

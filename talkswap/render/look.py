@@ -40,11 +40,11 @@ def sample_frames(info: ClipInfo, index: FrameIndex, config: LookConfig) -> Iter
     """Frames to look at: regularly in the opening, then at keyframes, where decoding can start."""
     step = config.step_for(len(index.times))
     with ClipReader(info, index) as reader:
-        for frame in reader.frames():
+        # the picture behind the opening is needed too: with it the reading stops
+        for frame in reader.frames({*range(0, config.opening_frames, step), config.opening_frames}):
             if frame.index >= config.opening_frames:
                 break
-            if frame.index % step == 0:
-                yield frame
+            yield frame
     later = [k for k in index.keyframes if k >= config.opening_frames]
     if not later:
         return
@@ -59,9 +59,7 @@ def remaining_frames(info: ClipInfo, index: FrameIndex, config: LookConfig) -> I
     """Frames of the whole clip, decoded one after another, that lie between those of :func:`sample_frames`."""
     step = config.step_for(len(index.times))
     with ClipReader(info, index) as reader:
-        for frame in reader.frames():
-            if frame.index % step == step // 2:
-                yield frame
+        yield from reader.frames(range(step // 2, len(index.times), step))
 
 
 def people_in_clip(
