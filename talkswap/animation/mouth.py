@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from talkswap.faces.guide import Pose, canonical_shape, fit_pose
-from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS
+from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS, mean_face
 from talkswap.faces.warp import Patch
 from talkswap.types import FloatArray, UInt8Image
 
@@ -124,7 +124,9 @@ class InnerMouth:
         self.scale = float(np.clip(eyes, *config.scale))
         self.side = round(config.side * self.scale)
         corners = [shape[[UPPER, LOWER, *CORNERS]].mean(0) for shape in shapes]
-        self.origin: FloatArray = np.mean(corners, 0, dtype=np.float32) if corners else np.zeros(3, np.float32)
+        # without a mouth the plane lies where the mean face has its own: there the dark is painted
+        corners = corners or [mean_face().points[[UPPER, LOWER, *CORNERS]].mean(0)]
+        self.origin: FloatArray = np.mean(corners, 0, dtype=np.float32)
         self.jaw_row = round(0.6 * self.side)  # of the jaw's layer: where the lower lip's inner border lies
         upper, lower = _Layer.empty(self.side), _Layer.empty(self.side)
         turns = np.array([pose.turn[0, 2] for pose in poses])

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.faces.geometry import outer_eye_distance, spatial_similarity
 from talkswap.faces.mesh import STEADY, mean_face
-from talkswap.types import FloatArray
+from talkswap.types import FloatArray, UInt8Image
 
 INNER_TOP, INNER_BOTTOM = (82, 13, 312), (87, 14, 317)  # the middles of the inner lips
 MOUTH_PAIRS = ((61, 291), (0, 17), (2, 152), (2, 13), (14, 152), (78, 308))
 """Ends of the lengths in :func:`mouth_shape`: width, outer height, jaw, upper lip, lower lip, inner width."""
 MOUTH_SPREAD = np.array([0.08, 0.04, 0.05, 0.06, 0.03, 0.05, 0.04], np.float32)
 """Unit of each mouth measure, in eye distances: about one standard deviation while speaking."""
+FINE = 128  # px: side of the crop in which sharpness is compared
 LID_MIDDLES = ((159, 145), (386, 374))  # upper and lower lid; left in the picture first
 
 
@@ -85,5 +87,18 @@ def head_rotation(landmarks: FloatArray) -> FloatArray:
 
 def yaw_degrees(landmarks: FloatArray) -> float:
     """How far the head is turned aside, degrees; positive where the nose points to the picture's right."""
-    forward = head_rotation(landmarks) @ np.array([0, 0, -1], np.float32)  # out of the face, toward the viewer
-    return float(np.degrees(np.arctan2(forward[0], -forward[2])))
+    return degrees_from_front(landmarks)[0]
+
+
+def degrees_from_front(landmarks: FloatArray) -> tuple[float, float]:
+    """How far the head is turned aside and lifted, degrees; positive to the picture's right and upward."""
+    x, y, z = head_rotation(landmarks) @ np.array([0, 0, -1], np.float32)  # out of the face, toward the viewer
+    return float(np.degrees(np.arctan2(x, -z))), float(np.degrees(np.arcsin(np.clip(-y, -1, 1))))
+
+
+def sharpness(crop: UInt8Image) -> float:
+    """Mean strength of a crop's finest edges, in levels, at a size at which crops can be compared."""
+    small = cv2.resize(crop, (FINE, FINE), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    inner = grey[FINE // 5 : -FINE // 5, FINE // 5 : -FINE // 5]  # the face without what is around it
+    return float(np.abs(cv2.Laplacian(inner, cv2.CV_32F)).mean())

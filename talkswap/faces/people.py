@@ -42,6 +42,7 @@ class Person:
     width: float  # px of the face's box in that frame
     first: AlignedFace  # from the first surveyed frame in which the face isn't turned away, if there is one
     embedding: FloatArray | None  # unit identity vector over all frames, where an identity network ran
+    seen: tuple[Fraction, ...] = ()  # times of the surveyed frames in which the face isn't turned away
 
 
 def prominence(face: TrackedFace, height: int, width: int) -> float:
@@ -65,6 +66,7 @@ class _Sighting:
     time: Fraction = Fraction(0)
     width: float = 0.0
     embedding: FloatArray | None = None
+    seen: set[Fraction] = field(default_factory=set)
 
     def add(self, number: int, frame: Frame, face: TrackedFace) -> None:
         """Add one more view, of the surveyed frame ``number``."""
@@ -73,6 +75,8 @@ class _Sighting:
         height, width = frame.rgb.shape[:2]
         claim = prominence(face, height, width)
         self.frames.add(number)
+        if face.fade:
+            self.seen.add(frame.time)
         self.claims += claim
         self.sizes += float(np.hypot(*face.x)) * 2 / height
         if claim * face.fade > self.best:
@@ -90,6 +94,7 @@ class _Sighting:
         if (not self.first_fade, self.first.index) > (not other.first_fade, other.first.index):
             self.first, self.first_fade = other.first, other.first_fade
         self.frames |= other.frames
+        self.seen |= other.seen
         self.claims += other.claims
         self.sizes += other.sizes
 
@@ -136,7 +141,7 @@ def survey(
     return [
         Person(
             i, len(s.frames), len(s.frames) / total, s.sizes / len(s.frames), s.claims, s.picture, s.time, s.width,
-            s.first, s.embedding,
+            s.first, s.embedding, tuple(sorted(s.seen)),
         )
         for i, s in enumerate(order)
         if s.picture is not None

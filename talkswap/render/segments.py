@@ -5,6 +5,7 @@
       work.json         what decides the frames: the same command finds its own work again
       segment-00000.mp4 a closed piece of the picture
       segment-00000.json what the report needs of it; written last, so a segment with it is whole
+      portraits.*       what the first look learned of the people (talkswap.render.portraits)
 
 Everything is written under another name, brought to the disk and renamed: after a power cut a name stands for a whole file.
 """
@@ -32,6 +33,7 @@ from talkswap.media.output import check_output
 from talkswap.media.timeline import Timeline
 
 MOST_FRAMES = 256  # in a segment, whatever its seconds: where a frame takes seconds, a kill costs minutes
+PORTRAITS = ("portraits.safetensors", "portraits.json")  # arrays, and what they are of
 LEAST_FRAMES = 4  # x265 gives a shorter file time stamps from memory that it never set
 VERSION = 1
 _LONGEST_NAME = 180  # bytes of the output's name that a folder's name has room for
@@ -173,7 +175,7 @@ class WorkFolder:
             Frames per network call: those with which the work was begun.
         """
         work = unfinished_work(self.output)
-        left = [path for path in self._here() if path.suffix == ".json" and path.name != "work.json"]
+        left = [path for path in self._here() if re.fullmatch(r"segment-\d+\.json", path.name)]
         same = work.get("digest") == digest(ingredients) and isinstance(work.get("batch"), int)
         if same and not fresh:
             return int(work["batch"])
@@ -182,7 +184,7 @@ class WorkFolder:
             changed = sorted(key for key in {*old, *ingredients} if old.get(key) != ingredients.get(key))
             why = "--fresh was given" if same else f"{', '.join(changed) or 'what decides the frames'} changed"
             self.log(f"starts anew, since {why}: {count(len(left), 'finished segment')} removed")
-        self._clear(())
+        self._clear(PORTRAITS)  # they have a key of their own
         record = {"version": VERSION, "digest": digest(ingredients), "batch": batch, "ingredients": dict(ingredients)}
         self._write("work.json", record)
         return batch
@@ -206,7 +208,7 @@ class WorkFolder:
                 break
             self.finished.append(record)
         kept = [name for span in spans[: len(self.finished)] for name in (self.file(span).name, _record(span))]
-        self._clear(("work.json", *kept))
+        self._clear(("work.json", *PORTRAITS, *kept))
         first = spans[len(self.finished) - 1].last if self.finished else 0
         if first:
             self.log(
@@ -283,7 +285,7 @@ class WorkFolder:
         if records:
             stems = {path.stem for path in records}
             whole = [path.name for path in self._here() if path.name.partition(".")[0] in stems]
-            self._clear(("work.json", *(name for name in whole if ".part" not in name)))
+            self._clear(("work.json", *PORTRAITS, *(name for name in whole if ".part" not in name)))
         else:
             self._clear(())
         self._lock.release(remove=not records)

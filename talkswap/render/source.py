@@ -12,7 +12,7 @@ import numpy as np
 from talkswap.errors import InputMissingError, NoSourceFaceError, UnreadableMediaError
 from talkswap.faces.analyse import FaceAnalyser
 from talkswap.faces.geometry import align
-from talkswap.faces.measures import yaw_degrees
+from talkswap.faces.measures import sharpness, yaw_degrees
 from talkswap.faces.people import SelectConfig
 from talkswap.systems.contract import Source
 from talkswap.types import AlignedFace, FloatArray, UInt8Image
@@ -22,7 +22,6 @@ MOST_SIDE = 2048  # px: larger photos are reduced before a face is looked for
 ENOUGH_WIDTH = 256.0  # px: a wider face gives no more detail, the networks' crops being that small
 WIDEST_YAW = 60.0  # degrees from which half of a face is out of sight
 SMALL_FACE = 64.0  # px: below, a source photo or a target face gives a poor result, which a warning says
-FINE = 128  # px: side of the crop in which sharpness is compared
 
 
 @dataclass(frozen=True)
@@ -84,14 +83,6 @@ def source_face(photo: UInt8Image, analyser: FaceAnalyser, size: int, path: Path
         raise NoSourceFaceError(f"no face was found in {path}", "choose a photo with one face seen from the front")
     face = max(faces, key=lambda f: float((f.box[2] - f.box[0]) * (f.box[3] - f.box[1])))
     return align(photo, face.landmarks, size), float(face.box[2] - face.box[0])
-
-
-def sharpness(crop: UInt8Image) -> float:
-    """Mean strength of a crop's finest edges, in levels, at a size at which crops can be compared."""
-    small = cv2.resize(crop, (FINE, FINE), interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    inner = grey[FINE // 5 : -FINE // 5, FINE // 5 : -FINE // 5]  # the face without what is around it
-    return float(np.abs(cv2.Laplacian(inner, cv2.CV_32F)).mean())
 
 
 def read_source(photo: UInt8Image, analyser: FaceAnalyser, size: int, path: Path) -> SourceFace:

@@ -14,7 +14,6 @@ from talkswap.checkpoints.presets import find_preset
 from talkswap.device import choose_device
 from talkswap.media.sound import load_voice
 from talkswap.systems.contract import Portrait, Source
-from talkswap.systems.swaptalk import SwapTalkOptions
 from talkswap.systems.swaptalk.system import SwapTalk
 from talkswap.types import AlignedFace, Voice
 from talkswap.voice.activity import SpeechGate, active_steps
@@ -28,9 +27,7 @@ Crops = tuple[np.ndarray, np.ndarray]
 @pytest.fixture(scope="module")
 def system() -> SwapTalk:
     preset = find_preset("compact", ROOT / "weights" / "compact")
-    system = SwapTalk.load("swaptalk", preset, choose_device("cpu"), SwapTalkOptions(networks="alone"))
-    assert isinstance(system, SwapTalk)
-    return system
+    return SwapTalk.load("swaptalk", preset, choose_device("cpu"))
 
 
 @pytest.fixture(scope="module")
