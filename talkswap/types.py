@@ -78,6 +78,14 @@ class Face:
 
 
 @dataclass(frozen=True)
+class GuideCrop:
+    """A face as geometry alone paints it: the photo's skin or the frame's own, with the voice's mouth."""
+
+    crop: UInt8Image  # S S 3
+    landmarks: FloatArray  # 478 3 in crop px: the mesh that was painted
+
+
+@dataclass(frozen=True)
 class AlignedFace:
     """A face cut out in the system's crop, with the way back."""
 
@@ -85,6 +93,7 @@ class AlignedFace:
     affine: FloatArray  # 2 3: picture px -> crop px
     landmarks: FloatArray  # 478 3 in crop px
     index: int  # frame index; 0 for a photo
+    guide: GuideCrop | None = None  # what a guided system refines; None where nothing was painted
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,12 @@ class RenderPlan:
         "One person's voice: ID=SOUND. Without --audio the voices together are the clip's sound.",
         flag="--voice",
         metavar="ID=SOUND",
+    )
+    lip_strength: float = option(
+        1.0,
+        "How far the mouth follows the voice. 0: the target's own mouth. 1: the voice's. Up to 1.5: larger.",
+        minimum=0,
+        maximum=1.5,
     )
     silence: Literal["neutral", "original"] = option(
         "neutral",

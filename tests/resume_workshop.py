@@ -34,6 +34,7 @@ class SmallSystem:
 
     name = "small"
     crop = CropSpec(64)
+    guided = False
 
     def listen(self, voice: Voice) -> SpeechFeatures:
         return listen(voice, MelFeatures(), 9)

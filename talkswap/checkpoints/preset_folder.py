@@ -99,6 +99,11 @@ def has(folder: Path, file: str) -> bool:
     return network is not None and file == f"{network}.safetensors" and bool(tensor_files(folder, network))
 
 
+def has_network(preset: PresetFolder, network: str) -> bool:
+    """Whether a preset has the tensors of a network ``ROOM/NAME`` that not every preset needs."""
+    return any(has(folder, f"{network}.safetensors") for folder in preset.folders)
+
+
 def weight_hashes(preset: PresetFolder) -> dict[str, str]:
     """File -> sha256 of everything that a preset's manifests list, its folders hold and its system may load.
 

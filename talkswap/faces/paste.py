@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from talkswap.faces.geometry import invert_affine, transform_points
+from talkswap.faces.warp import Patch
 from talkswap.types import FloatArray, UInt8Image
 
 
@@ -175,3 +176,62 @@ def paste(
     below = np.ascontiguousarray(picture[y0:y1, x0:x1])
     picture[y0:y1, x0:x1] = cv2.blendLinear(below, np.asarray(warped, np.uint8), 1 - weight, weight)
     return picture
+
+
+def shifted(affine: FloatArray, x: int, y: int, ratio: float = 1.0) -> FloatArray:
+    """An affine (2 3, picture px -> crop px) for a part of the picture that begins at (x, y), float64.
+
+    ``ratio`` is cells per crop px, where a map has fewer cells than the crop has px; px centres keep their places.
+    """
+    matrix = affine.astype(np.float64)
+    matrix[:, 2] += matrix[:, :2] @ np.array([x, y], np.float64)
+    matrix *= ratio
+    matrix[:, 2] += 0.5 * ratio - 0.5
+    return matrix
+
+
+def add_change(patch: Patch, change: FloatArray, affine: FloatArray) -> Patch:
+    """A part of the picture with what was added to its face's crop.
+
+    Args:
+        patch: the part.
+        change: S S 3, levels; nothing is added beyond the crop.
+        affine: 2 3, picture px -> crop px.
+    """
+    height, width = patch.rgb.shape[:2]
+    matrix, size = shifted(affine, patch.x, patch.y), change.shape[0]
+    scale = float(np.hypot(matrix[0, 0], matrix[1, 0]))  # crop px per picture px
+    if scale > 1.25:  # average first, so that the crop's detail doesn't alias
+        side = max(2, round(size / scale))
+        change = np.asarray(cv2.resize(change, (side, side), interpolation=cv2.INTER_AREA), np.float32)
+        matrix = shifted(affine, patch.x, patch.y, side / size)
+    warped = cv2.warpAffine(
+        change, matrix, (width, height), flags=cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT
+    )
+    return Patch(np.asarray(cv2.add(patch.rgb, warped, dtype=cv2.CV_8U), np.uint8), patch.x, patch.y)
+
+
+def lay_patch(
+    rgb: UInt8Image, patch: Patch, affine: FloatArray, side: int, fade: float = 1.0, free: FloatArray | None = None
+) -> None:
+    """Put a painted part of the picture into it, in place; px that are equal keep their bits.
+
+    Args:
+        rgb: H W 3 uint8, the picture.
+        patch: what a part of it becomes.
+        affine: 2 3, picture px -> crop px.
+        side: px of the crop.
+        fade: share of the change, in [0, 1].
+        free: G G in [0, 1] over the crop: share of the change spot by spot (a hand in front); None = all free.
+    """
+    if fade >= 1 and free is None:
+        rgb[patch.place] = patch.rgb
+        return
+    height, width = patch.rgb.shape[:2]
+    weight = np.full((height, width), fade, np.float32)
+    if free is not None:
+        matrix = shifted(affine, patch.x, patch.y, free.shape[0] / side)
+        flags = cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
+        weight *= cv2.warpAffine(free, matrix, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    below = np.ascontiguousarray(rgb[patch.place])
+    rgb[patch.place] = cv2.blendLinear(below, patch.rgb, 1 - weight, weight)

@@ -1,6 +1,7 @@
 """The frames of one render, from the target's picture to the finished one.
 
-    ClipReader -> look (tracker, who is who) -> render (the system's performances) -> paste -> frames to encode
+    ClipReader -> look (tracker, who is who) -> guide (painted by geometry) -> render (the system's performances)
+        -> paste -> frames to encode
 
 Each stage works ahead of the next in a thread of its own (:mod:`talkswap.render.pipeline`), so no stage waits for the
 encoder and nothing holds a whole clip.
@@ -15,18 +16,21 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import chain
 
+import cv2
 import numpy as np
 
+from talkswap.animation.talking_face import Painted
 from talkswap.checkpoints.preset_folder import weight_hashes
 from talkswap.device import Device, network_threads, peak_memory_mb, versions
 from talkswap.errors import DeviceError, NoTargetFaceError
 from talkswap.faces.occlusion import CoverFollower
-from talkswap.faces.paste import paste
+from talkswap.faces.paste import add_change, lay_patch, paste
 from talkswap.faces.people import PeopleChooser
 from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.media.codecs import pixel_format_for
 from talkswap.media.reader import ClipReader
 from talkswap.provenance.stamp import Stamp
+from talkswap.render.painter import guide_crop
 from talkswap.render.people import Subject
 from talkswap.render.pipeline import Stopwatch, ahead, batched, closing_source, each, side_by_side
 from talkswap.render.prepare import Prepared, encoder_settings
@@ -42,8 +46,10 @@ class Cut:
 
     subject: int  # whose, of People.subjects
     face: AlignedFace
+    landmarks: FloatArray  # 478 3, px of the frame
     fade: float = 1.0
     free: FloatArray | None = None  # share of the mask that nothing is in front of, where something is
+    painted: Painted | None = None  # the guide at the frame's own resolution; None where nothing was painted
     crop: UInt8Image | None = None  # the system's answer
 
 
@@ -101,7 +107,8 @@ class Corridor:
         with ClipReader(info, self.prepared.clip.index, deep=True, written=pixel_format) as reader:
             pictures = self.stopwatch.timed("read", reader.frames_for(self.prepared.timeline))
             faces = each(ahead(pictures, AHEAD, "read"), self._look)
-            batches = batched(ahead(faces, max(AHEAD, self.size), "faces"), self.size)
+            guides = each(ahead(faces, AHEAD, "faces"), self._paint)
+            batches = batched(ahead(guides, max(AHEAD, self.size), "guide"), self.size)
             rendered = ahead(self._render(batches), 2, "network")
             with closing_source(ahead(self._paste(rendered), AHEAD, "paste")) as finished:
                 yield from finished
@@ -133,7 +140,24 @@ class Corridor:
         occlusion, free = self.prepared.networks.occlusion, None
         if occlusion is not None:
             free = self._followers[number](occlusion(face.crop), frame.time, tracked.fresh)
-        return Cut(number, face, tracked.fade, free)
+        return Cut(number, face, tracked.landmarks, tracked.fade, free)
+
+    # --- guide: the faces as geometry alone paints them
+
+    def _paint(self, work: Work) -> Work:
+        """A frame's faces with their guides.  A face that the guide leaves as it is has nothing to be changed."""
+        if work.frame.index < self.first or not self.prepared.networks.system.guided:
+            return work
+        with self.stopwatch.measure("guide"):
+            cuts = []
+            for cut in work.cuts:
+                painter = self.subjects[cut.subject].painter
+                painted = None if painter is None else painter.paint(work.frame.rgb, cut.landmarks, work.frame.time)
+                if painted is not None:
+                    guide = guide_crop(work.frame.rgb, painted, cut.face)
+                    face = dataclasses.replace(cut.face, guide=guide)
+                    cuts.append(dataclasses.replace(cut, face=face, painted=painted))
+            return dataclasses.replace(work, cuts=tuple(cuts))
 
     # --- network: the system's answers
 
@@ -158,15 +182,18 @@ class Corridor:
             return batch
         times, faces = [frame.time for frame, _ in places], [cut.face for _, cut in places]
         crops = self._perform(subject, faces, times)
-        # Without a swap, lips that don't follow the voice are the target's own, and so are its pixels.
-        fades = subject.gate.at(times) if subject.gate is not None and not self.prepared.plan.swap else None
+        # Without a swap, lips that don't follow the voice are the target's own, and so are its pixels; a guide is
+        # painted so.
+        gated = subject.gate is not None and not self.prepared.plan.swap and not self.prepared.networks.system.guided
+        fades = subject.gate.at(times) if subject.gate is not None and gated else None
         answers: dict[int, Cut] = {}
         similarities: dict[int, tuple[float, ...]] = {}
         for place, ((frame, cut), crop) in enumerate(zip(places, crops, strict=True)):
             fade = cut.fade if fades is None else cut.fade * float(fades[place])
             answers[frame.index] = dataclasses.replace(cut, crop=crop, fade=fade)
             if subject.identity is not None and frame.index % SIMILARITY_EVERY == 0:
-                view = self.prepared.networks.analyser.embed(crop, cut.face.landmarks)
+                shown = cut.face if cut.face.guide is None else cut.face.guide
+                view = self.prepared.networks.analyser.embed(crop, shown.landmarks)
                 similarities[frame.index] = (float(view @ subject.identity),)
         return [
             dataclasses.replace(
@@ -226,6 +253,14 @@ class Corridor:
             return
         mask = self.subjects[cut.subject].performance.mask(cut.face)
         crop = cut.crop if self.stamp is None else self.stamp.mark(cut.crop, mask, cut.face)
+        if cut.painted is not None and cut.face.guide is not None:
+            # The guide is what is fine, at the frame's resolution; networks and mark add to it what is coarse.
+            patch, side = cut.painted.patch, crop.shape[0]
+            if crop is not cut.face.guide.crop:
+                change = cv2.subtract(crop, cut.face.guide.crop, dtype=cv2.CV_32F) * mask[:, :, None]
+                patch = add_change(patch, np.asarray(change, np.float32), cut.face.affine)
+            lay_patch(frame.rgb, patch, cut.face.affine, side, cut.fade, cut.free)
+            return
         paste(
             frame.rgb, crop, cut.face.affine, mask,
             target_crop=cut.face.crop, fade=cut.fade, free=cut.free, in_place=True,

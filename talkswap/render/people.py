@@ -14,6 +14,7 @@ from typing import Any
 from talkswap.errors import NoTargetFaceError, UsageError
 from talkswap.faces.analyse import FaceAnalyser
 from talkswap.faces.people import Person, SelectConfig
+from talkswap.render.painter import Painter
 from talkswap.render.source import read_photo, source_face
 from talkswap.systems.contract import Performance
 from talkswap.types import FloatArray, RenderPlan
@@ -39,6 +40,7 @@ class Subject:
     voice: Path | None  # their own; None = what everybody hears
     gate: SpeechGate | None  # None: the lips follow the voice in silence too, and rest
     performance: Performance
+    painter: Painter | None = None  # of the guide; None for a system without one
 
     def to_json(self) -> dict[str, Any]:
         """For a plan's summary and a report."""

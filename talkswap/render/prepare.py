@@ -13,11 +13,14 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from talkswap.animation.motion import load_sync_former
+from talkswap.animation.sync_former import SyncFormer
 from talkswap.checkpoints.preset_folder import PresetFolder, network_folder
 from talkswap.checkpoints.presets import find_preset, resolve_auto
 from talkswap.device import Device, choose_device
 from talkswap.errors import UsageError, WeightsMissingError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
+from talkswap.faces.guide import FaceGuide
 from talkswap.faces.occlusion import NAME as OCCLUSION
 from talkswap.faces.occlusion import OcclusionReader, load_occlusion
 from talkswap.faces.people import Person
@@ -28,6 +31,7 @@ from talkswap.media.program import find_ffmpeg
 from talkswap.media.sound import load_voice, shift_voice
 from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.render.look import people_in_clip
+from talkswap.render.painter import Painter, VoiceMotion
 from talkswap.render.people import PersonRequest, Subject, find_people, person_requests
 from talkswap.render.source import SMALL_FACE, SourceEncoder, read_photo
 from talkswap.systems.contract import Portrait, SpeechFeatures, System
@@ -66,6 +70,7 @@ class Networks:
     device: Device
     analyser: FaceAnalyser
     system: System
+    motion: SyncFormer | None  # moves the guide's mouth; None where the system works without a guide
     occlusion: OcclusionReader | None  # finds hands and microphones; None where the plan or the preset is without
 
 
@@ -156,6 +161,8 @@ def check_choices(plan: RenderPlan) -> None:
             raise UsageError(f"there is no {name} called '{value}'", f"choose one of {choices}")
         if value is not None and "minimum" in field.metadata and value < field.metadata["minimum"]:
             raise UsageError(f"the {name} cannot be {value}", f"give at least {field.metadata['minimum']}")
+        if value is not None and "maximum" in field.metadata and not value <= field.metadata["maximum"]:
+            raise UsageError(f"the {name} cannot be {value}", f"give at most {field.metadata['maximum']}")
 
 
 # --- the clip
@@ -275,8 +282,14 @@ def load_networks(plan: RenderPlan, dubbed: bool, log: Log) -> Networks:
     log(f"device {device.name}: {device.reason}")
     analyser = load_analyser(preset.analyser, preset, device.name)
     system = load_system(preset, device, plan.system, plan.options)
+    if plan.lip_strength != 1 and not system.guided:
+        raise UsageError(
+            f"{plan.system} works without a guide here, and --lip-strength is the guide's",
+            "leave it out, or use the compact preset's own settings",
+        )
+    motion = load_sync_former(preset, device, log) if system.guided and plan.sync else None
     occlusion = load_occlusion_reader(preset, device, log) if dubbed and plan.occlusion else None
-    return Networks(preset, device, analyser, system, occlusion)
+    return Networks(preset, device, analyser, system, motion, occlusion)
 
 
 def load_occlusion_reader(preset: PresetFolder, device: Device, log: Callable[[str], None]) -> OcclusionReader | None:
@@ -322,7 +335,7 @@ def find_subjects(
             log(line if request.who is None else f"face {request.who}: {line}")
     log.warnings += encode.warnings
     everybody = people_in_clip(clip.info, clip.index, analyser, size=system.crop.size)
-    speech: dict[Path | None, tuple[SpeechFeatures | None, SpeechGate | None]] = {}
+    speech: dict[Path | None, tuple[SpeechFeatures | None, SpeechGate | None, VoiceMotion | None]] = {}
     subjects: list[Subject] = []
     for person, source, request in zip(
         find_people(everybody, requests, plan.target, analyser), sources, requests, strict=True
@@ -333,11 +346,17 @@ def find_subjects(
             speech[request.voice] = (
                 system.listen(voice) if plan.sync else None,
                 SpeechGate(voice.samples) if gated else None,
+                None if networks.motion is None else VoiceMotion(networks.motion, voice),
             )
-        features, gate = speech[request.voice]
-        performance = system.begin(Portrait(person.first), None if source is None else source.source, features, gate)
+        features, gate, motion = speech[request.voice]
+        portrait = Portrait(person.first)
+        performance = system.begin(portrait, None if source is None else source.source, features, gate)
+        painter = None
+        if system.guided:
+            skin = None if source is None else FaceGuide(source.source.face.crop, source.source.face.landmarks)
+            painter = Painter(portrait, skin, motion, gate, plan.lip_strength)
         photos_of_source, identity = ((), None) if source is None else (source.photos, source.identity)
-        subjects.append(Subject(person, photos_of_source, identity, request.voice, gate, performance))
+        subjects.append(Subject(person, photos_of_source, identity, request.voice, gate, performance, painter))
         if person.width < SMALL_FACE:
             log.warnings.append(f"the target's face is only {person.width:.0f} px wide")
     return People(tuple(everybody), tuple(subjects))

@@ -48,11 +48,11 @@ class Performance(Protocol):
         """Dub some faces of the person.  The answer depends on nothing but the arguments and :meth:`System.begin`.
 
         Args:
-            faces: N aligned faces.
+            faces: N aligned faces; a guided system's have a guide.
             times: N times of their frames, in seconds.
 
         Returns:
-            N crops, S S 3 uint8.
+            N crops, S S 3 uint8.  A guided system that changes nothing returns the guide's own array.
         """
         ...
 
@@ -66,6 +66,7 @@ class System(Protocol):
 
     name: str
     crop: CropSpec
+    guided: bool  # refines the guide that the corridor paints; the others work from the target's own crop
 
     def listen(self, voice: Voice) -> SpeechFeatures:
         """Extract what this system hears of a whole voice.

@@ -65,6 +65,7 @@ class EvaluationRow:
     self_driven: Mapping[str, Any] = field(default_factory=dict)  # and those that it sets for a clip's own voice
     swaps: bool = True  # whether the source's face is put in: else its identity isn't measured
     note: str = ""  # what readers of its figures must know, one sentence without a full stop
+    network: str = ""  # "room/name" of a preset's network that a render may be without, and this row may not
 
 
 @dataclass(frozen=True)

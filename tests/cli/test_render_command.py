@@ -231,7 +231,7 @@ def test_each_system_brings_its_own_options(render: Run, tmp_path: Path, capsys:
     assert "choose one of: swaptalk" in render(system="nobody")[2]
     assert render("--order", "sync-swap", "--save-plan", str(tmp_path / "plan.json"))[0] == 0
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert plan["options"] == {"mode": "cross", "order": "sync-swap"}
+    assert plan["options"] == {"mode": "cross", "order": "sync-swap", "networks": "auto"}
 
 
 def test_a_systems_options_may_stand_beside_the_plans(tmp_path: Path) -> None:

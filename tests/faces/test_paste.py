@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from talkswap.faces.geometry import quad_affine, warp_crop
-from talkswap.faces.paste import PasteConfig, box_of_mask, fit_crop, paste
+from talkswap.faces.paste import PasteConfig, add_change, box_of_mask, fit_crop, lay_patch, paste
+from talkswap.faces.warp import Patch
 from talkswap.types import FloatArray, UInt8Image
 
 SIZE = 128
@@ -141,3 +142,60 @@ def test_openings_of_the_mask_do_not_tint_the_skin() -> None:
     target[52:70, 36:60] = 120
     fitted = fit_crop(np.full((SIZE, SIZE, 3), 150, np.uint8), mask, target).astype(int)
     assert np.abs(fitted - 150).max() <= 2
+
+
+# --- a painted part of the picture, and what is added to a crop
+
+
+def patch_of(rgb: UInt8Image, x: int = 40, y: int = 30, width: int = 200, height: int = 180) -> Patch:
+    return Patch(np.asarray(255 - rgb[y : y + height, x : x + width], np.uint8), x, y)
+
+
+def test_a_patch_is_laid_whole_or_by_its_share() -> None:
+    rgb = picture()
+    patch, affine = patch_of(rgb), affine_at(140, 120, 60)
+    whole, half = rgb.copy(), rgb.copy()
+    lay_patch(whole, patch, affine, SIZE)
+    np.testing.assert_array_equal(whole[patch.place], patch.rgb)
+    lay_patch(half, patch, affine, SIZE, fade=0.5)
+    between = (rgb[patch.place].astype(float) + patch.rgb) / 2
+    assert np.abs(half[patch.place] - between).max() <= 1
+    outside = np.ones(rgb.shape[:2], bool)
+    outside[patch.place] = False
+    for result in (whole, half):
+        np.testing.assert_array_equal(result[outside], rgb[outside])
+
+
+@pytest.mark.parametrize("half", [30.0, 60.0, 90.0])
+def test_what_is_in_front_keeps_the_targets_bits(half: float) -> None:
+    rgb = picture()
+    patch, affine = patch_of(rgb), affine_at(140, 120, half)
+    free = np.ones((SIZE // 4, SIZE // 4), np.float32)
+    free[:, : SIZE // 8] = 0  # the left half of the crop is covered
+    result = rgb.copy()
+    lay_patch(result, patch, affine, SIZE, free=free)
+    cell = int(np.ceil(2 * half / free.shape[0]))
+    rows = slice(max(patch.y, 121 - int(half)), 119 + int(half))
+    covered = (rows, slice(patch.x, 140 - cell))
+    np.testing.assert_array_equal(result[covered], rgb[covered])
+    shown = (rows, slice(140 + cell, min(patch.x + 200, 139 + int(half))))
+    np.testing.assert_array_equal(result[shown], 255 - rgb[shown])
+
+
+@pytest.mark.parametrize("half", [25.0, 64.0, 150.0])  # a face smaller than its crop, as large, larger
+def test_a_change_of_the_crop_comes_to_its_place_in_the_picture(half: float) -> None:
+    rgb = np.full((400, 400, 3), 100, np.uint8)
+    affine = affine_at(200, 200, half)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    spot = np.exp(-((x - 80) ** 2 + (y - 50) ** 2) / (2 * 10.0**2)).astype(np.float32)
+    change = spot[:, :, None] * np.array([60, -40, 0], np.float32)
+    result = add_change(Patch(rgb, 0, 0), change, affine).rgb.astype(float) - 100
+    per_px = 2 * half / SIZE  # picture px per crop px
+    y, x = np.mgrid[:400, :400]
+    for channel, height in ((0, 60), (1, -40)):
+        weight = result[:, :, channel] / height
+        centre = np.array([(weight * x).sum(), (weight * y).sum()]) / weight.sum()
+        place = (np.array([80, 50]) - affine[:, 2]) / affine[0, 0]
+        assert np.abs(centre - place).max() < 0.3
+        assert weight.sum() == pytest.approx(2 * np.pi * (10 * per_px) ** 2, rel=0.08)
+    assert np.abs(result[:, :, 2]).max() == 0 and np.abs(result[0]).max() == 0

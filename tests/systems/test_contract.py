@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from talkswap.faces.geometry import align
 from talkswap.media.sound import load_voice
 from talkswap.systems.contract import Performance, Portrait, Source, System
 from talkswap.systems.registry import find_system, load_system, read_options, systems
-from talkswap.types import AlignedFace, Voice
+from talkswap.types import DEFAULT_SYSTEM, AlignedFace, GuideCrop, Voice
 
 from ..resume_workshop import SmallSystem
 from .test_cascade import write_parts
@@ -34,6 +35,7 @@ def choices(name: str) -> list[dict[str, Any]]:
     """Every combination of a system's own options that have choices."""
     hints = get_type_hints(find_system(name).options)
     lists = {field: get_args(hint) for field, hint in hints.items() if get_origin(hint) is Literal}
+    lists = {field: [value for value in values if value != "auto"] for field, values in lists.items()}
     return [dict(zip(lists, values, strict=True)) for values in product(*lists.values())]
 
 
@@ -114,7 +116,7 @@ def test_a_source_swaps_and_features_move_the_lips(
     face_crops: tuple[np.ndarray, np.ndarray],
     voice: Voice,
 ) -> None:
-    system = make(name, {})
+    system = make(name, {"networks": "alone"} if name == DEFAULT_SYSTEM else {})
     faces = faces_for(system, face_crops, (0, 6))
     silent = Voice(np.zeros_like(voice.samples), voice.hz)
     source = Source(faces[1])
@@ -127,6 +129,29 @@ def test_a_source_swaps_and_features_move_the_lips(
     assert np.isfinite(crop(source, None)).all()
     if name == "small" or any(row.swaps for row in find_system(name).rows):
         assert np.abs(crop(source, voice) - crop(None, voice)).max() > 2
+
+
+@pytest.mark.parametrize("networks", ["none", "refine"])
+def test_a_guided_answer_begins_at_the_guide(
+    networks: str,
+    make: Callable[[str, dict[str, Any]], System],
+    face_crops: tuple[np.ndarray, np.ndarray],
+    voice: Voice,
+) -> None:
+    system = make(DEFAULT_SYSTEM, {"networks": networks})
+    assert system.guided
+    target, other, source = faces_for(system, face_crops, (0, 3, 6))
+    performance = system.begin(Portrait(target), Source(source), system.listen(voice))
+
+    def answer(face: AlignedFace, guide: AlignedFace) -> np.ndarray:
+        painted = replace(face, guide=GuideCrop(guide.crop, guide.landmarks))
+        assert performance.mask(painted).max() == 1
+        return performance.render([painted], TIMES[:1])[0]
+
+    same = answer(target, other)
+    np.testing.assert_array_equal(same, answer(replace(other, index=1), other))
+    assert (same is other.crop) == (networks == "none"), "a guide that nothing changes is handed back as it is"
+    assert np.abs(same.astype(float) - answer(target, source)).max() > 8
 
 
 def test_options_are_checked_against_their_fields() -> None:

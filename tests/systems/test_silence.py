@@ -14,6 +14,7 @@ from talkswap.checkpoints.presets import find_preset
 from talkswap.device import choose_device
 from talkswap.media.sound import load_voice
 from talkswap.systems.contract import Portrait, Source
+from talkswap.systems.swaptalk import SwapTalkOptions
 from talkswap.systems.swaptalk.system import SwapTalk
 from talkswap.types import AlignedFace, Voice
 from talkswap.voice.activity import SpeechGate, active_steps
@@ -27,7 +28,9 @@ Crops = tuple[np.ndarray, np.ndarray]
 @pytest.fixture(scope="module")
 def system() -> SwapTalk:
     preset = find_preset("compact", ROOT / "weights" / "compact")
-    return SwapTalk.load("swaptalk", preset, choose_device("cpu"))
+    system = SwapTalk.load("swaptalk", preset, choose_device("cpu"), SwapTalkOptions(networks="alone"))
+    assert isinstance(system, SwapTalk)
+    return system
 
 
 @pytest.fixture(scope="module")

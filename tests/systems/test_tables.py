@@ -32,7 +32,11 @@ def test_published_rows_name_our_columns_and_methods() -> None:
         for row in published_rows(name):
             assert set(row.values) <= COLUMNS, row
     assert all(set(row.values) <= COLUMNS for row in WAVSYNCSWAP)
-    assert set(all_methods("swaptalk")) - {row.key for row in TABLE_ONE} == {"swaptalk-sync-swap"}
+    assert set(all_methods("swaptalk")) - {row.key for row in TABLE_ONE} == {
+        "swaptalk-sync-swap",
+        "guide",
+        "swaptalk-guide",
+    }
     table = comparison_table("swaptalk")
     assert (table.number, table.title, table.published) == ("I", "Table I", TABLE_ONE)
     assert comparison_table("wav2lip").published == ()

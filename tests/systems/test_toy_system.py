@@ -110,7 +110,7 @@ class GainStage(Stage):
 
 
 class Toy:
-    name, crop = "toy", CropSpec(64)
+    name, crop, guided = "toy", CropSpec(64), False
 
     def __init__(self, gain, options):
         self.gain, self.options = gain, options

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from talkswap.checkpoints.networks import resolve
-from talkswap.checkpoints.preset_folder import weight_hashes
+from talkswap.checkpoints.preset_folder import has_network, weight_hashes
 from talkswap.checkpoints.presets import find_preset
 from talkswap.errors import NoAudioError, UsageError
 from talkswap.media.index import index_frames
@@ -131,6 +131,9 @@ def method_of(system: SystemDescription, row: EvaluationRow) -> Method:
 
     def missing(setup: Setup) -> str:
         parts = list(resolve(system.missing)(system.name)) if system.missing else []
+        if row.network:
+            preset = find_preset(setup.preset, setup.weights, requirements(system.name))
+            parts += [] if has_network(preset, row.network) else [row.network]
         if len(parts) < 2:
             return f"part {parts[0]} is missing" if parts else ""
         return f"parts {', '.join(parts[:-1])} and {parts[-1]} are missing"

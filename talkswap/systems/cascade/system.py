@@ -32,6 +32,7 @@ class Cascade:
     """
 
     crop = CropSpec(512)
+    guided = False  # the published parts read the target's own face
 
     def __init__(
         self,

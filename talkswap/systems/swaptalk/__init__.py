@@ -24,6 +24,12 @@ class SwapTalkOptions:
         "cross", "cross: any voice. self: the target's own voice, the first frame as reference."
     )
     order: Literal["swap-sync", "sync-swap"] = option("swap-sync", "Which of the two latent edits comes first.")
+    networks: Literal["auto", "none", "refine", "alone"] = option(
+        "auto",
+        "What the networks do. none: the painted guide is the result. refine: they work on the guide. alone: they work "
+        "on the target's own face, as in the paper. auto: what scores best, none with the compact preset, alone with "
+        "paper.",
+    )
 
 
 SYSTEM = SystemDescription(
@@ -102,15 +108,29 @@ SYSTEM = SystemDescription(
             "swaptalk-sync-swap",
             "SwapTalk, sync-swap",
             "lip sync, then face swap, in the latent space",
-            {"order": "sync-swap"},
+            {"order": "sync-swap", "networks": "alone"},
             {"mode": "self"},
         ),
         EvaluationRow(
             "swaptalk",
             "SwapTalk",
             "face swap, then lip sync, in the latent space: the paper's order",
-            {"order": "swap-sync"},
+            {"order": "swap-sync", "networks": "alone"},
             {"mode": "self"},
+        ),
+        EvaluationRow(
+            "guide",
+            "Guide alone",
+            "the photo's skin on the mesh that the voice moves, at the clip's own resolution; no network after it",
+            {"networks": "none"},
+            network="animation/sync_former",
+        ),
+        EvaluationRow(
+            "swaptalk-guide",
+            "SwapTalk on the guide",
+            "face swap, then lip sync, in the latent space of the painted guide",
+            {"networks": "refine"},
+            network="animation/sync_former",
         ),
     ),
     published=f"{_HERE}.tables:PUBLISHED",

@@ -5,6 +5,7 @@ S, T -> Enc_VQ -> face swap -> face warping, lip transform <- speech -> Dec_VQ -
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
@@ -12,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from talkswap.checkpoints.preset_folder import PresetFolder, preset_network, verify
+from talkswap.checkpoints.preset_folder import PresetFolder, has_network, preset_network, verify
 from talkswap.device import Device
+from talkswap.errors import UsageError
 from talkswap.faces.guide import FaceGuide
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork
 from talkswap.faces.mask import face_mask, lower_face_mask
-from talkswap.systems.contract import CropSpec, Portrait, Source, SpeechFeatures
+from talkswap.systems.contract import CropSpec, Portrait, Source, SpeechFeatures, System
+from talkswap.systems.guide_alone import GuideAlone
 from talkswap.systems.swaptalk import SwapTalkOptions
 from talkswap.systems.swaptalk.detail import DetailConfig, add_detail, detail_share, fitting_strength
 from talkswap.systems.swaptalk.face_swap import FaceSwap, FaceSwapConfig, SourceMemory
@@ -27,9 +30,30 @@ from talkswap.types import AlignedFace, FloatArray, UInt8Image, Voice
 from talkswap.voice.activity import SpeechGate
 from talkswap.voice.features import FeatureExtractor, MelFeatures, listen
 
+GUIDE_CROP = 320  # px: size of the crop where no network asks for another
+
+
+def choose_networks(options: SwapTalkOptions, preset: PresetFolder) -> SwapTalkOptions:
+    """The options with ``networks`` decided for a preset.
+
+    Raises:
+        UsageError: a guide is asked for, and the preset has no network that moves its mouth.
+    """
+    guided = has_network(preset, "animation/sync_former")
+    if options.networks == "auto":
+        # Order and reference are questions to the networks.
+        asked = options.mode != "cross" or options.order != "swap-sync"
+        return dataclasses.replace(options, networks="alone" if asked or not guided else "none")
+    if options.networks != "alone" and not guided:
+        raise UsageError(f"the {preset.name} preset has no network that moves a guide's mouth", "use --networks alone")
+    return options
+
 
 class SwapTalk:
     """The paper's networks behind :class:`~talkswap.systems.contract.System`.
+
+    With ``options.networks`` at ``refine`` all edits begin at the painted guide, in which the swap is done and the mouth
+    speaks already; at ``alone`` they begin at the target's own crop, as in the paper.
 
     Args:
         vqgan, face_swap, lip_sync, identity: networks in evaluation mode.
@@ -59,16 +83,21 @@ class SwapTalk:
             codebook.to(device.place)  # in float32: half precision would choose other codes
         self.identity = identity.to(device.place)
         self.device, self.options = device, options or SwapTalkOptions()
+        self.guided = self.options.networks == "refine"
         self.detail, self.extractor = detail, extractor
         self.crop = CropSpec(vqgan.config.size)
 
     @classmethod
-    def load(cls, name: str, preset: PresetFolder, device: Device, options: SwapTalkOptions | None = None) -> SwapTalk:
-        """Every network from a preset's verified files.
+    def load(cls, name: str, preset: PresetFolder, device: Device, options: SwapTalkOptions | None = None) -> System:
+        """Every network from a preset's verified files; none where the options leave them out.
 
         Raises:
+            UsageError: the options ask for a guide, and the preset has no network that moves its mouth.
             WeightsMissingError, WeightsCorruptError.
         """
+        options = choose_networks(options or SwapTalkOptions(), preset)
+        if options.networks == "none":
+            return GuideAlone(name, GUIDE_CROP)
 
         def hubert() -> FeatureExtractor:
             from talkswap.voice.hubert import HubertFeatures
@@ -168,8 +197,10 @@ class SwapTalkPerformance:
     def render(self, faces: Sequence[AlignedFace], times: Sequence[Fraction]) -> list[UInt8Image]:
         system = self.system
         with torch.inference_mode():
-            guides = self._guides(faces)
-            crops = [face.crop for face in faces]
+            # A painted guide is target and guide in one: it is encoded once, and each edit begins there.
+            guided = system.guided
+            crops = [face.guide.crop if guided and face.guide else face.crop for face in faces]
+            guides = self._guides(faces) if not guided or self.guide is None else crops
             latent = system.encode(guides if guides and self._guide_is_target else crops)  # N C G G
             if self.swap_first:
                 silent = self._swap(latent, guides, latent if self._guide_is_target else None)
@@ -178,6 +209,9 @@ class SwapTalkPerformance:
             else:
                 spoken = self._sync(latent, times)
                 change = spoken - latent
+                if guides is not None and not guided:
+                    # The photo's skin goes on the face that lip-sync made, mouth and all.
+                    guides = self._guides(faces, system.decode(spoken))
                 result = self._swap(spoken, guides)
             pictures = system.decode(result)
             if system.detail is None:
@@ -198,11 +232,18 @@ class SwapTalkPerformance:
     def mask(self, face: AlignedFace) -> FloatArray:
         """The whole face for a swap, else what speech moves."""
         make = lower_face_mask if self.memory is None else face_mask
-        return make(face.landmarks, self.system.crop.size)
+        landmarks = face.guide.landmarks if self.system.guided and face.guide else face.landmarks
+        return make(landmarks, self.system.crop.size)
 
-    def _guides(self, faces: Sequence[AlignedFace]) -> list[UInt8Image] | None:
-        """The source's skin on each face; None where the swap works without, or nothing is swapped."""
-        return None if self.guide is None else [self.guide.lay(face.crop, face.landmarks).crop for face in faces]
+    def _guides(
+        self, faces: Sequence[AlignedFace], crops: Sequence[UInt8Image] | None = None
+    ) -> list[UInt8Image] | None:
+        """The source's skin on each face, or on crops that were made of them; None where the swap works without, or
+        nothing is swapped."""
+        if self.guide is None:
+            return None
+        crops = crops or [face.crop for face in faces]
+        return [self.guide.lay(crop, face.landmarks).crop for crop, face in zip(crops, faces, strict=True)]
 
     def _swap(self, latent: Tensor, guides: list[UInt8Image] | None, guide: Tensor | None = None) -> Tensor:
         """Latents (N C G G) with the source's face; ``guide`` is the guides' latent where it is known already."""

@@ -156,6 +156,6 @@ ABLATIONS = (
     Ablation("V", "Lip sync", "self", ("fid", "ssim", "lmd_m"), _sync_backbone, options=_SELF, swap=False),
     Ablation(
         "VI", "Order", "cross", ("fid", "lse_c", "id_retrieve", "consistency"), lambda preset: {},
-        {order: {"order": order} for order in ("sync-swap", "swap-sync")},
+        {order: {"order": order} for order in ("sync-swap", "swap-sync")}, {"networks": "alone"},
     ),
 )  # fmt: skip

@@ -266,7 +266,7 @@ def test_a_systems_rows_are_taken_and_others_go_by_their_names_or_the_papers() -
     def keys(system: str, *names: str) -> list[str]:
         return [method.key for method in choose_methods(system, names)]
 
-    assert keys("swaptalk") == ["ground-truth", "swaptalk-sync-swap", "swaptalk"]
+    assert keys("swaptalk") == ["ground-truth", "swaptalk-sync-swap", "swaptalk", "guide", "swaptalk-guide"]
     assert keys("wav2lip") == ["ground-truth", "wav2lip"]
     assert keys("swaptalk", "sync-swap", "swaptalk") == ["ground-truth", "cascade-sync-swap", "swaptalk"]
     assert len(keys("swaptalk", "all")) == len(METHODS) >= 9
