@@ -39,8 +39,9 @@ def measure_matrix() -> Tensor:
     return matrix.flatten(0, 1)
 
 
-def centred(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (B T M) less their mean over present frames (B T), and their deviation (B M)."""
+def centred(values: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Values (B T M) less their mean over present frames (B T), that mean (B M), and their deviation (B M)."""
     share = (weight / weight.sum(1, keepdim=True).clamp(min=1))[..., None]
-    less = values - (values * share).sum(1, keepdim=True)
-    return less, ((less * less * share).sum(1) + 1e-6).sqrt()
+    mean = (values * share).sum(1)
+    less = values - mean[:, None]
+    return less, mean, ((less * less * share).sum(1) + 1e-6).sqrt()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from talkswap.animation.sync_former import COMPACT, PAPER, Style, SyncFormer, SyncFormerConfig
 from talkswap.data.motion import open_motion
 from talkswap.errors import TrainingDataError
-from talkswap.faces.mesh import POINTS
+from talkswap.faces.mesh import POINTS, mean_face
 from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.shared.lip_measures import MEASURES, centred, measure_matrix, point_weights
 from talkswap.train.shared.mesh_labels import (
@@ -67,6 +67,7 @@ class SyncFormerStageConfig:
     leading: int = 6  # components of the basis that count among those measures
     leading_weight: float = 0.7  # of all of them together, beside 1 for the named measures
     spread: float = 0.4  # weight of |log deviation - log deviation of the reference| of the lips' measures
+    level: float = 0.0  # weight of |mean - mean of the reference| of those measures, in units
     own_past: tuple[float, float] = (0.5, 1.0)  # share of samples that read own predictions: first, last step
     passes: int = 2  # sweeps that make them
     fresh: float = 0.5  # share of samples that begin a chunk: the frame before the first is the template
@@ -74,6 +75,7 @@ class SyncFormerStageConfig:
     noisy: float = 0.6  # of those, with noise in place of an even level
     scale: float = 0.35  # largest change of amplitude by clip, log
     widths: float = 0.15  # the same of sideways motion alone
+    mirrored: float = 0.0  # share of samples with left and right exchanged; needs components
     speed: float = 0.12  # largest change of tempo, as a share
     warp: float = 0.08  # largest stretch of the bands
     colour: float = 0.7  # strength of changes of loudness and tilt
@@ -179,6 +181,9 @@ class SyncFormerStage(Stage):
         # sideways motion in the space of codes; with the points themselves a mask would do, and no matrix
         across = former.decode(torch.eye(net.code)) if net.components else torch.zeros(0)
         self.across = former.encode(across * torch.tensor([1.0, 0, 0])).numpy() if net.components else None
+        if net.components:
+            other_side = torch.from_numpy(mean_face().mirror).long()
+            self.mirror = former.encode(across[:, other_side] * torch.tensor([-1.0, 1, 1])).numpy()  # D D
         self.measures = (
             former.decode(torch.eye(net.code)).flatten(1) @ measure_matrix()
             if net.components
@@ -296,6 +301,8 @@ class SyncFormerStage(Stage):
         reference, present = clip.at(random.uniform(earliest, latest) + np.arange(count) / net.rate)
         gain, sideways = np.exp(random.uniform(-1, 1, 2) * (config.scale, config.widths))
         moved, reference = (self.scaled(codes, gain, sideways) for codes in (moved, reference))
+        if config.mirrored and random.random() < config.mirrored:
+            moved, reference = moved @ self.mirror, reference @ self.mirror
         if net.audio == "wav2vec2":
             if not len(clip.voice):
                 raise TrainingDataError(f"the meshes of {clip.name} are stored without samples", "gather them again")
@@ -379,19 +386,21 @@ class SyncFormerStage(Stage):
         """
         target, weight = batch["target"], batch["weight"]
         measures, shares = self.measures.to(codes.device), self.measure_weights.to(codes.device)
-        a, deviation = centred(codes @ measures, weight)
-        b, true_deviation = centred(target @ measures, weight)
-        _, style_deviation = centred(batch["reference"] @ measures, batch["present"])
+        a, mean, deviation = centred(codes @ measures, weight)
+        b, true_mean, true_deviation = centred(target @ measures, weight)
+        _, style_mean, style_deviation = centred(batch["reference"] @ measures, batch["present"])
         if self.former.style_encoder is None:
-            style_deviation = true_deviation
+            style_mean, style_deviation = true_mean, true_deviation
         share = (weight / weight.sum(1, keepdim=True).clamp(min=1))[..., None]
         pearson = (a * b * share).sum(1) / (deviation * true_deviation)  # B M
         moving = ((weight.sum(1) > 20) & (true_deviation[:, 0] > 3e-3)).float()
         count = moving.sum().clamp(min=1)
         correlation = (pearson @ shares * moving).sum() / count
         spread = ((deviation.log() - style_deviation.log()).abs() @ shares * moving).sum() / count
-        total = self.config.correlation * (1 - correlation) + self.config.spread * spread
-        return total, {"pearson": (pearson[:, 0] * moving).sum().detach() / count, "spread": spread.detach()}
+        level = ((mean - style_mean).abs() @ shares * moving).sum() / count / self.config.network.unit
+        total = self.config.correlation * (1 - correlation) + self.config.spread * spread + self.config.level * level
+        figures = {"pearson": (pearson[:, 0] * moving).sum() / count, "spread": spread, "level": level}
+        return total, {name: figure.detach() for name, figure in figures.items()}
 
     def _tokens(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Voice tokens of the samples, and of the speech without a mesh, by one pass of the voice encoder."""
