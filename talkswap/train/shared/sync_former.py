@@ -359,7 +359,7 @@ class SyncFormerStage(Stage):
         return total, figures
 
     def _open_bilabials(self, tokens: Tensor, sound: Tensor, style: Style) -> Tensor:
-        """Mean opening beyond ALMOST_SHUT, in units, where speech without a mesh says m, b or p.
+        """Mean opening beyond ALMOST_SHUT, in units, where speech without a mesh says m, b or p; one of three frames must be shut.
 
         Half an hour of lips holds few of them, and the frame of the closure is easily missed between two pictures; synthetic
         speech states each.  The styles are those of the samples beside it.
@@ -376,7 +376,9 @@ class SyncFormerStage(Stage):
         with torch.no_grad():
             past = torch.cat([start[:, :1], self.former(speech, start, styles)[:, :-1]], 1)
         opening = (self.former(speech, past.float(), styles).float() @ self.measures.to(tokens.device))[..., 0]
-        return ((opening - ALMOST_SHUT).clamp(min=0) / net.unit * closed).sum() / closed.sum().clamp(min=1)
+        # Lips meet for a frame or two of a sound; to hold all of its frames shut would shut the vowels beside it as well.
+        least = -F.max_pool1d(-opening, 3, 1, 1)  # B T
+        return ((least - ALMOST_SHUT).clamp(min=0) / net.unit * closed).sum() / closed.sum().clamp(min=1)
 
     def _lip_loss(self, codes: Tensor, batch: Batch) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Correlation and spread of the lips' measures, over stretches in which the mouth moves.
