@@ -147,6 +147,28 @@ def test_a_clip_and_its_style_grow_together(meshes: Path) -> None:
     assert 1.1 < np.ptp(scaled[:, 61, 0]) / np.ptp(whole[:, 61, 0]) < 1.4, "1.2, as far as six components allow"
 
 
+def test_a_mirrored_clip_moves_the_other_corner_of_the_mouth(meshes: Path) -> None:
+    made = stage(meshes, mirrored=1.0, silent=0.0)
+    plain = stage(meshes, mirrored=0.0, silent=0.0)
+    assert made.mirror is not None
+    corners, random = [61, 291], np.random.default_rng
+    kept, exchanged = plain._piece(random(3)), made._piece(random(3))
+    assert np.array_equal(kept[0], exchanged[0])  # the voice
+    for one, other in ((kept[1], exchanged[1]), (kept[5], exchanged[5])):  # target and reference
+        here, there = (made.former.decode(torch.from_numpy(codes))[:, corners, 0] for codes in (one, other))
+        assert torch.allclose(there, -here.flip(1), atol=5e-3) and here.abs().max() > 0.02
+
+
+def test_the_level_is_that_of_the_style(meshes: Path) -> None:
+    """A network that says too much at every moment loses by ``level`` alone of the lips' terms."""
+    made = stage(meshes, level=1.0, silent=0.0)
+    batch = made.batch(0)
+    codes, offset = batch["target"], torch.linalg.pinv(made.measures[:, :1].T)[:, 0] * 0.1
+    plain, moved = made._lip_loss(codes, batch), made._lip_loss(codes + offset, batch)
+    assert float(moved[1]["level"]) > float(plain[1]["level"]) + 0.1
+    assert float(moved[0] - plain[0]) == pytest.approx(float(moved[1]["level"] - plain[1]["level"]), abs=1e-4)
+
+
 def test_points_that_are_not_there_do_not_count(meshes: Path) -> None:
     made = stage(
         meshes, network=dataclasses.replace(SMALL, components=0, style_scale=False), correlation=0.0, spread=0.0

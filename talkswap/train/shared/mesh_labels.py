@@ -55,6 +55,22 @@ def held_out_names(path: Path | None) -> set[str]:
     return {str(name) for names in lists if isinstance(names, list) for name in names}
 
 
+def read_speech(folder: Path) -> list[tuple[FloatArray, NDArray[np.int8]]]:
+    """Log-mel (T 80) and sound (T, see :data:`talkswap.train.shared.speech_labels.SOUNDS`) of speech without a mesh.
+
+    Raises:
+        TrainingDataError: there is none.
+    """
+    files = sorted(folder.glob("made-*.npz"))
+    if not files:
+        raise TrainingDataError(f"no labelled speech in {folder}", "run recipes/phonetics.py first")
+    speech = []
+    for file in files:
+        with np.load(file) as stored:
+            speech.append((stored["mel"], stored["sound"]))
+    return speech
+
+
 def opening_axis(clips: Sequence[MotionClip]) -> FloatArray:
     """Displacement per unit of lip opening (478 3): least squares within each clip that has all points."""
     total, square = np.zeros((POINTS, 3)), 0.0

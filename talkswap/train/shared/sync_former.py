@@ -34,6 +34,7 @@ from talkswap.train.shared.mesh_labels import (
     measure_basis,
     mel_rows,
     opening_axis,
+    read_speech,
     sample_count,
 )
 from talkswap.train.shared.mesh_scores import draw_strips, score_motion
@@ -75,7 +76,7 @@ class SyncFormerStageConfig:
     noisy: float = 0.6  # of those, with noise in place of an even level
     scale: float = 0.35  # largest change of amplitude by clip, log
     widths: float = 0.15  # the same of sideways motion alone
-    mirrored: float = 0.0  # share of samples with left and right exchanged; needs components
+    mirrored: float = 0.0  # share of samples with left and right exchanged, in codes of components
     speed: float = 0.12  # largest change of tempo, as a share
     warp: float = 0.08  # largest stretch of the bands
     colour: float = 0.7  # strength of changes of loudness and tilt
@@ -139,7 +140,7 @@ class SyncFormerStage(Stage):
         if config.start is not None:
             self._start(config.start)
         self._read_clips(weights)
-        self.speech = self._read_speech()
+        self.speech = [] if config.phonetics is None else read_speech(config.phonetics)
 
     @property
     def former(self) -> SyncFormer:
@@ -181,9 +182,8 @@ class SyncFormerStage(Stage):
         # sideways motion in the space of codes; with the points themselves a mask would do, and no matrix
         across = former.decode(torch.eye(net.code)) if net.components else torch.zeros(0)
         self.across = former.encode(across * torch.tensor([1.0, 0, 0])).numpy() if net.components else None
-        if net.components:
-            other_side = torch.from_numpy(mean_face().mirror).long()
-            self.mirror = former.encode(across[:, other_side] * torch.tensor([-1.0, 1, 1])).numpy()  # D D
+        other_side = across[:, mean_face().mirror.tolist()] * torch.tensor([-1.0, 1, 1]) if net.components else across
+        self.mirror = former.encode(other_side).numpy() if net.components else None  # D D
         self.measures = (
             former.decode(torch.eye(net.code)).flatten(1) @ measure_matrix()
             if net.components
@@ -213,19 +213,6 @@ class SyncFormerStage(Stage):
             if present.sum() > 20:
                 rows.append(self.former.deviations(torch.from_numpy(codes)[None], torch.from_numpy(present)[None]))
         return torch.cat(rows).mean(0)
-
-    def _read_speech(self) -> list[tuple[FloatArray, Any]]:
-        folder = self.config.phonetics
-        if folder is None:
-            return []
-        files = sorted(folder.glob("made-*.npz"))
-        if not files:
-            raise TrainingDataError(f"no labelled speech in {folder}", "run recipes/phonetics.py first")
-        speech = []
-        for file in files:
-            with np.load(file) as stored:
-                speech.append((stored["mel"], stored["sound"]))
-        return speech
 
     def _start(self, path: Path) -> None:
         from safetensors.torch import load_file
@@ -301,7 +288,7 @@ class SyncFormerStage(Stage):
         reference, present = clip.at(random.uniform(earliest, latest) + np.arange(count) / net.rate)
         gain, sideways = np.exp(random.uniform(-1, 1, 2) * (config.scale, config.widths))
         moved, reference = (self.scaled(codes, gain, sideways) for codes in (moved, reference))
-        if config.mirrored and random.random() < config.mirrored:
+        if self.mirror is not None and random.random() < config.mirrored:
             moved, reference = moved @ self.mirror, reference @ self.mirror
         if net.audio == "wav2vec2":
             if not len(clip.voice):
