@@ -15,7 +15,7 @@ import numpy as np
 
 from talkswap.animation.motion import load_sync_former
 from talkswap.animation.sync_former import SyncFormer
-from talkswap.checkpoints.preset_folder import PresetFolder, network_folder
+from talkswap.checkpoints.preset_folder import PresetFolder, network_folder, weight_hashes
 from talkswap.checkpoints.presets import find_preset, resolve_auto
 from talkswap.device import Device, choose_device
 from talkswap.errors import UsageError, WeightsMissingError
@@ -33,6 +33,8 @@ from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.render.look import people_in_clip
 from talkswap.render.painter import Painter, VoiceMotion
 from talkswap.render.people import PersonRequest, Subject, find_people, person_requests
+from talkswap.render.portraits import make_portraits, shortcomings
+from talkswap.render.segments import work_folder
 from talkswap.render.source import SMALL_FACE, SourceEncoder, read_photo
 from talkswap.systems.contract import Portrait, SpeechFeatures, System
 from talkswap.systems.registry import load_system, requirements
@@ -335,11 +337,17 @@ def find_subjects(
             log(line if request.who is None else f"face {request.who}: {line}")
     log.warnings += encode.warnings
     everybody = people_in_clip(clip.info, clip.index, analyser, size=system.crop.size)
+    chosen = find_people(everybody, requests, plan.target, analyser)
+    portraits = [Portrait(person.first) for person in chosen]
+    if networks.motion is not None:
+        axis = networks.motion.opening_axis.cpu().numpy()
+        portraits = make_portraits(
+            chosen, everybody, clip.info, clip.index, analyser, axis, weight_hashes(networks.preset),
+            work_folder(plan.output), log, plan.fresh,
+        )  # fmt: skip
     speech: dict[Path | None, tuple[SpeechFeatures | None, SpeechGate | None, VoiceMotion | None]] = {}
     subjects: list[Subject] = []
-    for person, source, request in zip(
-        find_people(everybody, requests, plan.target, analyser), sources, requests, strict=True
-    ):
+    for person, portrait, source, request in zip(chosen, portraits, sources, requests, strict=True):
         if request.voice not in speech:  # several people may share one
             voice = voices.common if request.voice is None else voices.own[request.voice]
             gated = plan.sync and plan.silence == "original"
@@ -349,12 +357,12 @@ def find_subjects(
                 None if networks.motion is None else VoiceMotion(networks.motion, voice),
             )
         features, gate, motion = speech[request.voice]
-        portrait = Portrait(person.first)
         performance = system.begin(portrait, None if source is None else source.source, features, gate)
         painter = None
         if system.guided:
             skin = None if source is None else FaceGuide(source.source.face.crop, source.source.face.landmarks)
             painter = Painter(portrait, skin, motion, gate, plan.lip_strength)
+            log.warnings += shortcomings(portrait, person.index) if motion is not None else []
         photos_of_source, identity = ((), None) if source is None else (source.photos, source.identity)
         subjects.append(Subject(person, photos_of_source, identity, request.voice, gate, performance, painter))
         if person.width < SMALL_FACE:
