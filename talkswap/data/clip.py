@@ -169,10 +169,6 @@ def label_by_teacher(piece: Piece, track: FaceTrack, config: ClipConfig) -> Face
     return FaceTrack(landmarks, track.yaw, track.picture)
 
 
-def _box(points: FloatArray) -> FloatArray:
-    return np.asarray(np.concatenate([points[:, :2].min(0), points[:, :2].max(0)]), np.float32)
-
-
 def face_region(track: FaceTrack, config: ClipConfig) -> tuple[Box, float]:
     """What is kept of the picture: around all FFHQ squares, and by how much it is made smaller."""
     centres, sides = smoothed_quads(track.landmarks)

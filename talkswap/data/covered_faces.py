@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from talkswap.data.face_views import STORED, StoredFaces, degrade, relight
+from talkswap.data.face_views import STORED, StoredFaces, degrade, motion_kernel, relight
 from talkswap.data.occluders import TRAINED, Draw, Materials, Occluder
 from talkswap.faces.geometry import transform_points
 from talkswap.faces.mask import LEFT_HALF, MOUTH, RIGHT_HALF
@@ -113,13 +113,7 @@ class CoveredFaces:
             coverage = np.asarray(cv2.GaussianBlur(coverage, (0, 0), sigma), np.float32)
             rgb = np.asarray(cv2.GaussianBlur(rgb, (0, 0), sigma), np.uint8)
         if generator.random() < 0.25:
-            length = int(generator.integers(3, 15))
-            kernel = np.zeros((length, length), np.float32)
-            angle = generator.uniform(0, np.pi)
-            reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
-            start, stop = (np.round(length / 2 - 0.5 + sign * reach).astype(int) for sign in (-1, 1))
-            cv2.line(kernel, start.tolist(), stop.tolist(), 1.0, 1)
-            kernel /= max(float(kernel.sum()), 1e-6)
+            kernel = motion_kernel(15, generator)
             coverage = np.asarray(cv2.filter2D(coverage, -1, kernel), np.float32)
             rgb = np.asarray(cv2.filter2D(rgb, -1, kernel), np.uint8)
         if generator.random() < 0.05:

@@ -15,7 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from talkswap.data.face_views import STORED, StoredFaces, degrade, relight
+from talkswap.data.face_views import STORED, StoredFaces, degrade, random_square, relight
+from talkswap.data.portraits import read_picture
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces.detector import STRIDE, face_square
 from talkswap.faces.geometry import NOSE_TIP, eyes_and_mouth
@@ -117,10 +118,10 @@ def read_scenes(folder: Path, teacher: DetectorTeacher | None) -> list[Scene]:
         for member in tar:
             if member.name not in rows:
                 continue
-            stored = tar.extractfile(member)
-            assert stored is not None
-            bgr: Any = cv2.imdecode(np.frombuffer(stored.read(), np.uint8), cv2.IMREAD_COLOR)
-            scenes.append(label_scene(np.ascontiguousarray(bgr[:, :, ::-1]), rows[member.name]["faces"], teacher))
+            rgb = read_picture(tar, member)
+            if rgb is None:
+                raise TrainingDataError(f"{member.name} in {archive} is no picture", "fetch the archive again")
+            scenes.append(label_scene(rgb, rows[member.name]["faces"], teacher))
     return scenes
 
 
@@ -186,12 +187,7 @@ class ScenePainter:
         size = self.config.size
         if generator.random() < 0.08:
             return np.broadcast_to(generator.integers(0, 255, 3).astype(np.uint8), (size, size, 3)).copy()
-        photo = self.backgrounds[int(generator.integers(len(self.backgrounds)))]
-        height, width = photo.shape[:2]
-        side = int(min(height, width) * generator.uniform(0.4, 1))
-        y, x = int(generator.integers(0, height - side + 1)), int(generator.integers(0, width - side + 1))
-        part = cv2.resize(photo[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_AREA)
-        return np.asarray(part, np.uint8)
+        return random_square(self.backgrounds, 0.4, size, generator)
 
     def _photograph(self, generator: np.random.Generator) -> tuple[UInt8Image, FloatArray, FloatArray]:
         """A labelled photograph, turned and scaled around one of its faces."""

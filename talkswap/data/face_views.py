@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from talkswap.data.portraits import CROP
+from talkswap.data.portraits import CROP, read_picture
 from talkswap.errors import TrainingDataError
 from talkswap.faces.geometry import outer_eye_distance, transform_points
 from talkswap.faces.landmarks import POINTS, affine_from_landmarks
@@ -53,12 +53,20 @@ def read_backgrounds(scenes: Path, count: int = 0, skip: int = 0) -> list[UInt8I
         for position, member in enumerate(sorted((m for m in tar if m.isfile()), key=lambda m: m.name)):
             if position < skip or (count and len(pictures) >= count):
                 continue
-            stored = tar.extractfile(member)
-            assert stored is not None
-            bgr = cv2.imdecode(np.frombuffer(stored.read(), np.uint8), cv2.IMREAD_COLOR)
-            if bgr is not None:
-                pictures.append(np.ascontiguousarray(bgr[:, :, ::-1]))
+            picture = read_picture(tar, member)
+            if picture is not None:
+                pictures.append(picture)
     return pictures
+
+
+def random_square(photos: list[UInt8Image], least: float, size: int, generator: np.random.Generator) -> UInt8Image:
+    """A square (size size 3) out of a photograph, ``least`` of its shorter side at least."""
+    photo = photos[int(generator.integers(len(photos)))]
+    height, width = photo.shape[:2]
+    side = max(2, int(min(height, width) * generator.uniform(least, 1)))
+    y, x = int(generator.integers(0, height - side + 1)), int(generator.integers(0, width - side + 1))
+    part = cv2.resize(photo[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_AREA)
+    return np.asarray(part, np.uint8)
 
 
 def small_crops(folder: Path) -> UInt8Image:
@@ -164,6 +172,17 @@ def relight(picture: np.ndarray, generator: np.random.Generator) -> UInt8Image:
     return np.asarray(picture, np.uint8)
 
 
+def motion_kernel(longest: int, generator: np.random.Generator) -> FloatArray:
+    """The blur of a motion in a straight line of 3 px to less than ``longest`` (L L, its sum 1)."""
+    length = int(generator.integers(3, longest))
+    kernel = np.zeros((length, length), np.float32)
+    angle = generator.uniform(0, np.pi)
+    reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
+    start, stop = (np.round(length / 2 - 0.5 + sign * reach).astype(int) for sign in (-1, 1))
+    cv2.line(kernel, start.tolist(), stop.tolist(), 1.0, 1)
+    return kernel / max(float(kernel.sum()), 1e-6)
+
+
 def degrade(picture: np.ndarray, generator: np.random.Generator) -> UInt8Image:
     """Low resolution, blur (still or moving), noise and JPEG, each now and then."""
     size = picture.shape[0]
@@ -175,13 +194,7 @@ def degrade(picture: np.ndarray, generator: np.random.Generator) -> UInt8Image:
         if generator.random() < 0.5:
             picture = cv2.GaussianBlur(picture, (0, 0), generator.uniform(0.4, 1.8))
         else:
-            length = int(generator.integers(3, 10))
-            kernel = np.zeros((length, length), np.float32)
-            angle = generator.uniform(0, np.pi)
-            reach = np.array([np.cos(angle), np.sin(angle)]) * length / 2
-            start, stop = (np.round(length / 2 - 0.5 + sign * reach).astype(int) for sign in (-1, 1))
-            cv2.line(kernel, start.tolist(), stop.tolist(), 1.0, 1)
-            picture = cv2.filter2D(picture, -1, kernel / max(float(kernel.sum()), 1e-6))
+            picture = cv2.filter2D(picture, -1, motion_kernel(10, generator))
     if generator.random() < 0.2:
         noise = generator.standard_normal(picture.shape, np.float32) * np.float32(generator.uniform(2, 16))
         picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
@@ -207,14 +220,7 @@ class FaceViews:
         self.config, self.faces, self.backgrounds, self.mirror = config, faces, backgrounds, mirror
 
     def _background(self, generator: np.random.Generator) -> UInt8Image:
-        """A random square of a background at the view's size."""
-        photo = self.backgrounds[int(generator.integers(len(self.backgrounds)))]
-        height, width = photo.shape[:2]
-        side = int(min(height, width) * generator.uniform(0.25, 1))
-        y, x = int(generator.integers(0, height - side + 1)), int(generator.integers(0, width - side + 1))
-        size = self.config.size
-        part = cv2.resize(photo[y : y + side, x : x + side], (size, size), interpolation=cv2.INTER_AREA)
-        return np.asarray(part, np.uint8)
+        return random_square(self.backgrounds, 0.25, self.config.size, generator)
 
     def _place(self, points: FloatArray, generator: np.random.Generator) -> np.ndarray:
         """The affine (2 x 3) to a square that misses the face's own by a little."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from talkswap.data.face_views import STORED, StoredFaces
+from talkswap.data.face_views import STORED, StoredFaces, random_square
 from talkswap.types import FloatArray, UInt8Image
 
 CHEEKS = ((50, 205), (280, 425))  # two points of the mesh on each cheek: corners of a patch of skin
@@ -67,12 +67,7 @@ class Materials:
 
     def photograph(self, generator: Generator) -> UInt8Image:
         """A random square of a photograph."""
-        photo = self.backgrounds[int(generator.integers(len(self.backgrounds)))]
-        height, width = photo.shape[:2]
-        side = max(2, int(min(height, width) * generator.uniform(0.15, 1)))
-        y, x = int(generator.integers(0, height - side + 1)), int(generator.integers(0, width - side + 1))
-        square = (self.size, self.size)
-        return np.asarray(cv2.resize(photo[y : y + side, x : x + side], square, interpolation=cv2.INTER_AREA), np.uint8)
+        return random_square(self.backgrounds, 0.15, self.size, generator)
 
     def colour(self, generator: Generator) -> UInt8Image:
         """Plain colour: half the time grey, since things are black, white or grey more often than red."""
@@ -148,6 +143,12 @@ def _over(below: Occluder | None, rgb: np.ndarray, mask: UInt8Image, bright: Flo
         return Occluder(np.asarray(lit, np.float32), np.asarray(cover, np.float32))
     mixed = below.rgb + (lit - below.rgb) * cover[..., None]
     return Occluder(mixed.astype(np.float32), (below.coverage + (1 - below.coverage) * cover).astype(np.float32))
+
+
+def _solid(materials: Materials, mask: UInt8Image, generator: Generator) -> Occluder:
+    """One part of any material, more or less round."""
+    stuff = materials.any(generator)
+    return _over(None, stuff, mask, rounded(mask, generator.uniform(0, 0.6), generator.uniform(0, 6)))
 
 
 def _inward(place: np.ndarray, size: int, generator: Generator) -> tuple[np.ndarray, float]:
@@ -281,9 +282,7 @@ def thing(materials: Materials, index: int, place: np.ndarray, generator: Genera
     radius = np.clip(radius, 0.25, 2.2) * size * generator.uniform(0.06, 0.24)
     ring = np.stack([np.cos(angle), np.sin(angle) * generator.uniform(0.5, 1)], 1) * radius[:, None]
     mask = _polygon(size, place + ring)
-    return _over(
-        None, materials.any(generator), mask, rounded(mask, generator.uniform(0, 0.6), generator.uniform(0, 6))
-    )
+    return _solid(materials, mask, generator)
 
 
 def bar(materials: Materials, index: int, place: np.ndarray, generator: Generator) -> Occluder:
@@ -293,9 +292,7 @@ def bar(materials: Materials, index: int, place: np.ndarray, generator: Generato
     along = np.array([np.cos(angle), np.sin(angle)]) * size * 2
     thick = size * (generator.uniform(0.01, 0.03) if generator.random() < 0.4 else generator.uniform(0.03, 0.1))
     mask = _limb(size, place - along, place + along, thick, thick)
-    return _over(
-        None, materials.any(generator), mask, rounded(mask, generator.uniform(0, 0.6), generator.uniform(0, 6))
-    )
+    return _solid(materials, mask, generator)
 
 
 def sheet(materials: Materials, index: int, place: np.ndarray, generator: Generator) -> Occluder:
@@ -362,9 +359,7 @@ def letter(materials: Materials, index: int, place: np.ndarray, generator: Gener
     corner = (round(float(place[0]) - 0.2 * size), round(float(place[1]) + 0.2 * size))
     thick = int(generator.integers(size // 16, size // 7))
     cv2.putText(mask, sign, corner, cv2.FONT_HERSHEY_SIMPLEX, size / 50, 255, thick, cv2.LINE_AA)
-    return _over(
-        None, materials.any(generator), mask, rounded(mask, generator.uniform(0, 0.6), generator.uniform(0, 6))
-    )
+    return _solid(materials, mask, generator)
 
 
 def star(materials: Materials, index: int, place: np.ndarray, generator: Generator) -> Occluder:
@@ -374,9 +369,7 @@ def star(materials: Materials, index: int, place: np.ndarray, generator: Generat
     angle = np.linspace(0, 2 * np.pi, 2 * count, endpoint=False) + generator.uniform(0, 2 * np.pi)
     radius = np.where(np.arange(2 * count) % 2, generator.uniform(0.35, 0.7), 1.0) * size * generator.uniform(0.1, 0.25)
     mask = _polygon(size, place + np.stack([np.cos(angle), np.sin(angle)], 1) * radius[:, None])
-    return _over(
-        None, materials.any(generator), mask, rounded(mask, generator.uniform(0, 0.6), generator.uniform(0, 6))
-    )
+    return _solid(materials, mask, generator)
 
 
 Draw = Callable[[Materials, int, np.ndarray, Generator], Occluder]

@@ -24,6 +24,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from talkswap.errors import DependencyError, InputMissingError, TrainingDataError
@@ -44,10 +45,17 @@ class PortraitsConfig:
     workers: int = 2
 
 
+def read_picture(tar: tarfile.TarFile, member: tarfile.TarInfo) -> UInt8Image | None:
+    """One stored picture as RGB (H W 3), or None if it is damaged."""
+
+    file = tar.extractfile(member)
+    assert file is not None
+    bgr = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
+    return None if bgr is None else np.ascontiguousarray(bgr[:, :, ::-1])
+
+
 def read_portraits(folder: Path, split: str) -> Iterator[tuple[dict[str, str], UInt8Image]]:
     """Rows of ``faces/SPLIT.csv`` with their pictures, shard by shard."""
-    import cv2
-
     with open(folder / f"{split}.csv", newline="") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     for shard in sorted({row["shard"] for row in rows.values()}):
@@ -55,12 +63,10 @@ def read_portraits(folder: Path, split: str) -> Iterator[tuple[dict[str, str], U
             for member in tar:
                 if member.name not in rows:
                     continue
-                stored = tar.extractfile(member)
-                assert stored is not None
-                bgr = cv2.imdecode(np.frombuffer(stored.read(), np.uint8), cv2.IMREAD_COLOR)
-                if bgr is None:
+                rgb = read_picture(tar, member)
+                if rgb is None:
                     raise TrainingDataError(f"{member.name} in {shard} is no picture", "fetch the shard again")
-                yield rows[member.name], np.ascontiguousarray(bgr[:, :, ::-1])
+                yield rows[member.name], rgb
 
 
 def prepare_portraits(config: PortraitsConfig, split: str) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from talkswap.checkpoints.preset_folder import preset_network
 from talkswap.checkpoints.presets import find_preset
 from talkswap.errors import InputMissingError, TrainingDataError
-from talkswap.faces.geometry import OUTER_EYE_CORNERS, ffhq_quad, quad_affine, transform_points
+from talkswap.faces.geometry import OUTER_EYE_CORNERS, ffhq_quad
 from talkswap.faces.measures import mouth_opening, mouth_shape, pearson
 from talkswap.types import FloatArray
 from talkswap.voice.features import FeatureExtractor, MelFeatures, cut_windows
@@ -139,15 +139,6 @@ def smoothed_quads(landmarks: FloatArray) -> tuple[FloatArray, FloatArray]:
         mean = (np.nan_to_num(around) * weight).sum(0) / np.maximum(weight.sum(0), 1e-6)
         result.append(np.where(np.isfinite(track), mean, np.nan).astype(np.float32))
     return result[0], result[1]
-
-
-def aligned_landmarks(landmarks: FloatArray, size: int) -> FloatArray:
-    """Landmarks (T 478 3) in px of each frame's own crop."""
-    centres, sides = smoothed_quads(landmarks)
-    moved = np.full_like(landmarks, np.nan)
-    for row in np.flatnonzero(np.isfinite(centres[:, 0])):
-        moved[row] = transform_points(quad_affine(centres[row], sides[row], size), landmarks[row])
-    return moved
 
 
 # --- Do these lips belong to this sound?

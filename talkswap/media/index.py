@@ -109,11 +109,6 @@ def index_frames(info: ClipInfo) -> FrameIndex:
     return index_of_packets(info) or index_of_pictures(info)
 
 
-def frame_times(info: ClipInfo) -> list[Fraction]:
-    """Start of every frame in seconds, the first 0, strictly increasing, in whole ticks of ``info.time_base``."""
-    return list(index_frames(info).times)
-
-
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream] | FFmpegError]:
     """The stream's packets; damage that stops the demuxer is handed on as an error, then reading goes on."""
     errors = 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from talkswap.media import reader as reader_module
-from talkswap.media.index import frame_times, index_frames
+from talkswap.media.index import index_frames
 from talkswap.media.probe import probe
 from talkswap.media.program import find_ffmpeg
 from talkswap.media.reader import ClipReader
@@ -51,7 +51,7 @@ def test_times_are_exact_fractions(make_clip: MakeClip, rate: Fraction, read_ind
     info = probe(make_clip(count=20, rate=rate, time_base=Fraction(1, rate.numerator)))
     with ClipReader(info) as clip:
         frames = list(clip.frames())
-    assert [frame.time for frame in frames] == [index / rate for index in range(20)] == frame_times(info)
+    assert [frame.time for frame in frames] == [index / rate for index in range(20)] == list(index_frames(info).times)
     assert [frame.index for frame in frames] == [frame.source_index for frame in frames] == list(range(20))
     assert [read_index(frame.rgb) for frame in frames] == list(range(20))
     assert clip.damaged == 0
@@ -61,7 +61,7 @@ def test_times_are_exact_fractions(make_clip: MakeClip, rate: Fraction, read_ind
 def test_variable_rate_keeps_every_time(make_clip: MakeClip) -> None:
     ticks = [0, 17, 34, 150, 151, 400, 1000, 1017, 1900]
     info = probe(make_clip(ticks=ticks, rate=Fraction(30), time_base=Fraction(1, 600)))
-    assert frame_times(info) == [Fraction(tick, 600) for tick in ticks]
+    assert list(index_frames(info).times) == [Fraction(tick, 600) for tick in ticks]
     with ClipReader(info) as clip:
         assert [frame.time for frame in clip.frames()] == [Fraction(tick, 600) for tick in ticks]
 
@@ -85,7 +85,7 @@ def test_times_by_demuxing_equal_those_of_decoding(
     info = probe(make_clip(name, codec=codec, pixel_format=pixel_format, options=options, count=30, gop=10))
     with ClipReader(info) as clip:
         frames = list(clip.frames())
-        assert [frame.time for frame in frames] == frame_times(info)
+        assert [frame.time for frame in frames] == list(index_frames(info).times)
         planned = plan_timeline(clip.index.times, clip.index.last_duration, clip.index.duration, "clip")
         again = list(clip.frames_for(planned))
     assert len(frames) == 30
@@ -101,7 +101,7 @@ def test_missing_time_stamps_are_repaired_at_the_nominal_rate(make_clip: MakeCli
         frames = list(clip.frames())
         steps = {after.time - before.time for before, after in zip(frames, frames[1:], strict=False)}
         assert len(steps) == 1
-        assert frame_times(info) == [frame.time for frame in frames]
+        assert list(index_frames(info).times) == [frame.time for frame in frames]
         planned = plan_timeline(clip.index.times, clip.index.last_duration, 3 * clip.index.duration, "bounce")
         shown = [read_index(frame.rgb) for frame in clip.frames_for(planned)]
     assert len(frames) == 20
@@ -125,7 +125,7 @@ def test_time_stamps_that_stand_still_or_go_back_become_increasing(tmp_path: Pat
         times = [frame.time for frame in clip.frames()]
     assert len(times) == 7
     assert all(after > before for before, after in zip(times, times[1:], strict=False))
-    assert times == frame_times(info)
+    assert times == list(index_frames(info).times)
     assert times[:3] == [Fraction(0), Fraction(40, 1000), Fraction(80, 1000)]
     assert times[-2:] == [Fraction(200, 1000), Fraction(240, 1000)]
 
