@@ -14,11 +14,9 @@ from typing import cast
 
 import av
 import numpy as np
-from av.codec.context import CodecContext
+from av import CodecContext, VideoCodecContext, VideoFrame
 from av.container import OutputContainer
 from av.error import FFmpegError
-from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
 
 from talkswap.errors import EncoderError, OutputUnwritableError
 from talkswap.media.probe import local_url

@@ -10,8 +10,7 @@ import os
 from typing import Any
 
 import numpy as np
-from av.video.format import VideoFormat
-from av.video.frame import VideoFrame
+from av import VideoFormat, VideoFrame
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 

@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from av import Packet, VideoFrame, VideoStream
 from av.container import InputContainer
 from av.error import FFmpegError
-from av.packet import Packet
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from talkswap.errors import NoVideoError, UsageError
 from talkswap.media.probe import open_clip, video_stream

@@ -13,7 +13,7 @@ from typing import Any, cast
 import av
 import ffmpeg
 import numpy as np
-from av.audio.stream import AudioStream
+from av import AudioStream
 from av.format import Flags
 
 from talkswap.errors import EncoderError, NoAudioError, UsageError

@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import cast
 
 import av
-from av.audio.codeccontext import AudioCodecContext
+from av import AudioCodecContext, Packet
 from av.error import FFmpegError
-from av.packet import Packet
 from av.stream import Stream
 
 from talkswap.errors import OutputCheckError, OutputExistsError, OutputUnwritableError

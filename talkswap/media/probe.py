@@ -29,13 +29,12 @@ from pathlib import Path
 from typing import cast
 
 import av
+from av import VideoFrame, VideoStream
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.sidedata.sidedata import SideData
 from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from talkswap.errors import InputMissingError, NoVideoError, OutputUnwritableError, UnreadableMediaError
 from talkswap.files import write_error

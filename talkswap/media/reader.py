@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Container, Generator, Iterator, Sequence
 from types import TracebackType
 
+from av import VideoFrame
 from av.error import FFmpegError
-from av.video.frame import VideoFrame
 
 from talkswap.errors import UnreadableMediaError
 from talkswap.media.colour import PixelConverter

@@ -12,8 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from av import AudioFrame, AudioResampler
-from av.audio.stream import AudioStream
+from av import AudioFrame, AudioResampler, AudioStream
 from av.container import InputContainer
 from av.error import FFmpegError
 

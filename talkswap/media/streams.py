@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av import VideoStream
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.format import Flags
 from av.stream import Disposition, Stream
-from av.video.stream import VideoStream
 
 from talkswap.errors import EncoderError
 from talkswap.media.codecs import CONTAINERS

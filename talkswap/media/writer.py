@@ -14,22 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import cast
 
+from av import Packet, VideoFrame, VideoStream
 from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
-from av.packet import Packet
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
 from talkswap.errors import EncoderError, TalkswapError
-from talkswap.media.codecs import (
-    EncoderSettings,
-    codec_named,
-    encoder_options,
-    is_deep,
-    open_output,
-    ordinary_priority,
-    pixel_format_for,
-)
+from talkswap.media import codecs
+from talkswap.media.codecs import EncoderSettings, codec_named, open_output
 from talkswap.media.colour import LIMITED_RANGE, PixelConverter, tagged_matrix
 from talkswap.media.index import nominal_ticks
 from talkswap.media.probe import open_clip, output_error, video_stream
@@ -64,17 +55,17 @@ class VideoWriter:
             info = replace(info, colour=replace(info.colour, range=LIMITED_RANGE))
         self.info = info
         self.frames = 0
-        self.pixel_format = pixel_format_for(settings, info.width, info.height, info.bits)
+        self.pixel_format = codecs.pixel_format_for(settings, info.width, info.height, info.bits)
         self._encoded_format = codec_named(settings.encoder).formats[self.pixel_format]
         self._duration = duration
         self._converter = PixelConverter(info)
         self._waiting: VideoFrame | None = None  # its duration is known when its successor's time is
         self._ticks: dict[int, int] = {}  # pts -> duration of what the encoder holds back
-        options = encoder_options(settings)
+        options = codecs.encoder_options(settings)
         try:
             self._container: OutputContainer | None = open_output(self.path, info.time_base)
             self._stream = self._add_stream(self._container, settings, options)
-            with ordinary_priority():
+            with codecs.ordinary_priority():
                 self._container.start_encoding()  # writes the header: a place that cannot be written shows now
         except (FFmpegError, OSError, ValueError) as error:
             raise self._named(error) from error
@@ -111,7 +102,9 @@ class VideoWriter:
             raise ValueError(f"{time} s is not a whole number of ticks of {self.info.time_base} s")
         if self._waiting is not None and ticks <= (self._waiting.pts or 0):
             raise ValueError(f"the frame at {time} s does not come after its predecessor")
-        picture = self._converter.from_rgb(rgb, self._encoded_format, fine if is_deep(self.pixel_format) else None)
+        picture = self._converter.from_rgb(
+            rgb, self._encoded_format, fine if codecs.is_deep(self.pixel_format) else None
+        )
         picture.pts = ticks.numerator
         picture.time_base = self.info.time_base
         picture.color_primaries = self.info.colour.primaries

@@ -17,17 +17,9 @@ import numpy as np
 
 import talkswap
 from talkswap.errors import OutputCheckError, OutputExistsError, OutputUnwritableError
+from talkswap.provenance import tags
 from talkswap.provenance.certificate import Signer, choose_signer
-from talkswap.provenance.tags import (
-    BOXED,
-    SOURCE_TYPE,
-    TargetMarks,
-    add_xmp,
-    comment,
-    container_tags,
-    read_plain,
-    read_target,
-)
+from talkswap.provenance.tags import BOXED, SOURCE_TYPE, TargetMarks
 from talkswap.provenance.watermark import Message, Watermark
 from talkswap.types import AlignedFace, FloatArray, RenderPlan, UInt8Image
 
@@ -110,7 +102,7 @@ class Stamp:
     def _prepare(self, tell: Callable[[str], None]) -> None:
         from talkswap.provenance.manifest import check_signer, sidecar_of
 
-        self._target = read_target(self.plan.target)
+        self._target = tags.read_target(self.plan.target)
         self.signer = choose_signer(self.plan.sign_cert, self.plan.sign_key)
         check_signer(self.signer)
         if self.signer.local:
@@ -129,7 +121,7 @@ class Stamp:
         """Container tags to write; None keeps the target's."""
         if not self.enabled:
             return {"comment": None}
-        return dict(container_tags(self.plan.output.suffix.lower(), self._target))
+        return dict(tags.container_tags(self.plan.output.suffix.lower(), self._target))
 
     def mark(self, crop: UInt8Image, mask: FloatArray, face: AlignedFace) -> UInt8Image:
         """A system's result (S S 3) with the invisible mark, or unchanged without provenance."""
@@ -167,7 +159,7 @@ class Stamp:
         claim = Claim(plan.output.name, plan.target, tuple(dict.fromkeys(parts)), facts)
         try:
             if self._boxed:
-                add_xmp(finished, self._target)
+                tags.add_xmp(finished, self._target)
             self._sidecar = sign(finished, claim, self.signer, plan.timestamp_url)
             if self._sidecar is not None:
                 self._waiting.write_bytes(self._sidecar)
@@ -176,8 +168,8 @@ class Stamp:
                 f"the marks of {plan.output} cannot be written ({error.strerror})",
                 "free some space, or check the folder",
             ) from error
-        plain = read_plain(finished)
-        if (plain.comment, plain.source_type, plain.target) != (comment(), SOURCE_TYPE, self._target):
+        plain = tags.read_plain(finished)
+        if (plain.comment, plain.source_type, plain.target) != (tags.comment(), SOURCE_TYPE, self._target):
             raise OutputCheckError("the finished file's plain marks cannot be read back", "this is a fault of talkswap")
         manifest = read_manifest(finished, self._sidecar)
         if manifest is None or not manifest.intact or SOURCE_TYPE not in manifest.source_types:

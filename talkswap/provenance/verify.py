@@ -22,23 +22,10 @@ from talkswap.media.index import FrameIndex, index_frames
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.media.timeline import Timeline
+from talkswap.provenance import watermark
 from talkswap.provenance.manifest import ManifestFinding, read_manifest, sidecar_of
 from talkswap.provenance.tags import SOURCE_TYPES, PlainMarks, read_plain
-from talkswap.provenance.watermark import (
-    CHECK_BITS,
-    CODED_BITS,
-    GRID,
-    PLANES,
-    Message,
-    WatermarkConfig,
-    carriers,
-    cells_of,
-    decode,
-    encode,
-    read,
-    residual,
-    window_box,
-)
+from talkswap.provenance.watermark import GRID, PLANES, Message, WatermarkConfig
 from talkswap.types import FloatArray, UInt8Image
 
 MOST_SIDECAR = 2**26  # bytes
@@ -205,13 +192,13 @@ class Evidence:
 
     def __init__(self, config: WatermarkConfig | None = None) -> None:
         self.config = config or WatermarkConfig()
-        rows, columns = window_box()
+        rows, columns = watermark.window_box()
         self.total = np.zeros((PLANES, rows.stop - rows.start, columns.stop - columns.start), np.float32)
         self.frames = 0
 
     def add(self, crop: UInt8Image) -> None:
         """Count one aligned crop (S S 3)."""
-        self.total += np.stack([residual(plane, self.config) for plane in cells_of(crop)])
+        self.total += np.stack([watermark.residual(plane, self.config) for plane in watermark.cells_of(crop)])
         self.frames += 1
 
     def finding(self, search: SearchConfig | None = None) -> Finding:
@@ -220,12 +207,12 @@ class Evidence:
         if self.frames == 0:
             return Finding(None, 1.0, None, 0)
         soft = project_at_places(self.total, self.config, search)
-        bits, agreement_of_path = decode(soft)
+        bits, agreement_of_path = watermark.decode(soft)
         for place in np.argsort(-agreement_of_path, kind="stable")[: search.tries]:
-            message = read(bits[place])
+            message = watermark.read(bits[place])
             if message is not None:
-                agreement = float(((soft[place] > 0) == (encode(message) > 0)).mean())
-                return Finding(message, search.tries * 0.5**CHECK_BITS, agreement, self.frames)
+                agreement = float(((soft[place] > 0) == (watermark.encode(message) > 0)).mean())
+                return Finding(message, search.tries * 0.5**watermark.CHECK_BITS, agreement, self.frames)
         return Finding(None, 1.0, None, self.frames)
 
 
@@ -237,7 +224,7 @@ def project_at_places(total: FloatArray, config: WatermarkConfig, search: Search
         config: the mark's.
         search: the places.
     """
-    patterns, box = carriers(config), window_box()
+    patterns, box = watermark.carriers(config), watermark.window_box()
     field = np.zeros((PLANES, GRID, GRID), np.float32)
     field[:, *box] = total
     middle = (GRID - 1) / 2
@@ -249,7 +236,7 @@ def project_at_places(total: FloatArray, config: WatermarkConfig, search: Search
             moved = np.stack([[_move(plane, matrix, x, y)[box] for plane in field] for x, y in shifts])
             bits = patterns.project(moved)  # shifts 2 bits
             bits /= np.sqrt(np.maximum((bits**2).mean(-1, keepdims=True), 1e-12))
-            places.append(bits.transpose(0, 2, 1).reshape(len(shifts), CODED_BITS))
+            places.append(bits.transpose(0, 2, 1).reshape(len(shifts), watermark.CODED_BITS))
     return np.concatenate(places)
 
 
