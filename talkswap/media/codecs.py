@@ -76,6 +76,7 @@ def x265_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]
 
 def vp9_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
     """VP9 by constant quality; its speeds run from 8 (fast) to 0."""
+    # Speeds above 5 are for live encoding: libvpx ignores them with a good deadline.
     speed = max(0, min(8, 8 - PRESETS.index(settings.preset)))
     return {"crf": str(settings.crf), "b": "0", "deadline": "good", "cpu-used": str(min(speed, 5)), "row-mt": "1"}
 
@@ -88,6 +89,7 @@ def svt_av1_options(settings: EncoderSettings, pixel_format: str) -> dict[str, s
 
 def nvenc_options(settings: EncoderSettings, pixel_format: str) -> dict[str, str]:
     """NVIDIA's H.264 and HEVC by constant quality."""
+    # Nine words of effort fall on seven presets; the three slowest share the last one.
     step = PRESETS.index(settings.preset)  # p1 (fastest) to p7
     return {"rc": "vbr", "cq": str(settings.crf), "b": "0", "preset": f"p{min(7, 1 + step)}"}
 
@@ -152,9 +154,9 @@ def container_of(output: Path) -> str:
     """
     ending = output.suffix.lower()
     if ending not in CONTAINERS:
-        given = f"the ending {output.suffix}, which is not written here" if output.suffix else "no ending"
+        description = f"the ending {output.suffix}, which is not written here" if output.suffix else "no ending"
         *endings, last = CONTAINERS
-        raise OutputUnwritableError(f"{output} has {given}", f"end its name in {', '.join(endings)} or {last}")
+        raise OutputUnwritableError(f"{output} has {description}", f"end its name in {', '.join(endings)} or {last}")
     return CONTAINERS[ending]
 
 
@@ -189,6 +191,7 @@ def check_encoder(
         EncoderError: unknown, unfit for the container, wrong settings, or failing.
         OutputUnwritableError: the output's ending is unknown.
     """
+    # Cheap questions first: only an encoder that fits is tried.
     codec = codec_named(name)
     if output is not None:
         container_of(output)
@@ -202,6 +205,7 @@ def check_encoder(
     options = encoder_options(settings)
     pixel_format = codec.formats[pixel_format_for(settings, 256, 256, bits)]
     try:
+        # Hardware encoders refuse very small pictures.
         context = cast(VideoCodecContext, CodecContext.create(name, "w"))
         context.width, context.height = 256, 256
         context.pix_fmt = pixel_format
@@ -211,6 +215,7 @@ def check_encoder(
         picture = VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), format="rgb24")
         packets = []
         with ordinary_priority():
+            # The first picture is a key frame and the second refers to it: both kinds must work.
             for pts in range(2):
                 picture = picture.reformat(format=pixel_format)
                 picture.pts, picture.time_base = pts, Fraction(1, 25)
@@ -262,6 +267,7 @@ def encoder_options(settings: EncoderSettings) -> dict[str, str]:
             f"the ProRes profile {preset} cannot hold {pixel_format}",
             "use --pixel-format yuv444p10le with 4444 and 4444xq, yuv422p10le with the others",
         )
+    # From here on the settings are complete, so an encoder's function needn't know any default.
     crf = codec.crf if settings.crf is None else settings.crf
     return codec.options(replace(settings, preset=preset, crf=crf), pixel_format)
 
@@ -283,21 +289,22 @@ def pixel_format_for(settings: EncoderSettings, width: int, height: int, bits: i
                 f"{settings.encoder} cannot write the pixel format '{settings.pixel_format}' here",
                 f"choose one of {', '.join(formats)}",
             )
-        chosen = settings.pixel_format
+        choice = settings.pixel_format
     else:
-        chosen = next((name for name in formats if (name in TEN_BITS) == (bits > 8)), formats[0])
+        choice = next((name for name in formats if (name in TEN_BITS) == (bits > 8)), formats[0])
         if settings.preset.startswith("4444"):
-            chosen = "yuv444p10le"
+            choice = "yuv444p10le"
+    # 4:2:0 halves both sides and 4:2:2 the width: an odd side has no half.
     odd = bool(width % 2 or height % 2)
-    if odd and "444" not in chosen and not codec.odd_sizes:
-        whole = chosen.replace("420", "444").replace("422", "444")
+    if odd and "444" not in choice and not codec.odd_sizes:
+        whole = choice.replace("420", "444").replace("422", "444")
         if whole not in formats:
             raise EncoderError(
                 f"{settings.encoder} cannot write pictures of {width}x{height}, an odd size",
                 "use --encoder libx264 or libvpx-vp9",
             )
         return whole
-    return chosen
+    return choice
 
 
 def compiled_formats(encoder: str) -> set[str]:
@@ -337,6 +344,7 @@ def ordinary_priority() -> Iterator[None]:
         yield
     finally:
         if own is not None:
+            # Threads that the encoder made meanwhile have no policy of before; they get the calling thread's.
             for number, now in thread_policies().items():
                 policy, priority = before.get(number, own)
                 if now != (policy, priority):

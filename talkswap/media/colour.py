@@ -64,6 +64,7 @@ def check_convertible(name: str, tags: ColourTags) -> None:
     Raises:
         UnreadableMediaError: HDR transfer (PQ, HLG), or a matrix that swscale does not know.
     """
+    # Networks see 8 bits of SDR: a PQ picture taken for one would come out grey.
     if tags.transfer in HDR_TRANSFERS:
         raise UnreadableMediaError(
             f"{name} is an HDR clip ({HDR_TRANSFERS[tags.transfer]}), which is not supported",
@@ -149,6 +150,7 @@ class PixelConverter:
 
         The two together hold 16 bits; who draws on the first leaves the second as it is.
         """
+        # swscale would round to 8 bits and forget the rest; here both parts are kept.
         deep = np.asarray(self._to_rgb(picture, _DEEP_RGB).to_ndarray(), np.uint16)
         if self.range == FULL_RANGE and not picture.format.is_rgb:
             # swscale shifts a full-range white of n bits up to 16 bits, and scales a limited-range one to 255 x 256.
@@ -184,6 +186,7 @@ class PixelConverter:
         )
 
     def _upright(self, values: NDArray[Any]) -> NDArray[Any]:
+        # The display matrix mirrors first and turns then.
         if self.info.mirrored:
             values = values[:, ::-1]
         if self.info.rotation:

@@ -52,6 +52,7 @@ class FrameIndex:
             first, last: positions, ``first < last``.
             last_duration: seconds that the part's last frame is shown.
         """
+        # Decoding must start at a keyframe, which may lie before the part.
         opening = self.opening
         if self.stamps is not None:
             place = bisect_right(self.keyframes, first) - 1
@@ -84,6 +85,7 @@ class Clock:
         if self._first is None or self._last is None:
             self.repaired += pts is None
             self._first = self._last = 0 if pts is None else pts
+        # Containers repeat or lose time stamps; a player shows such a frame one step later, and so do we.
         elif pts is None or pts <= self._last:
             self.repaired += 1
             self._last += self._step
@@ -145,6 +147,7 @@ def index_of_packets(info: ClipInfo) -> FrameIndex | None:
     """The index by demuxing alone; None if the packets don't tell all: see the docstring of the module."""
     if info.codec not in _ONE_PICTURE_A_PACKET:
         return None
+    # Demuxing reads a two-hour film's times in seconds, decoding it would take minutes.
     packets: list[tuple[int, bool, int]] = []  # pts, decoding can start here, duration in ticks
     with open_clip(info.path) as container:
         stream = video_stream(container, info.path)
@@ -154,6 +157,7 @@ def index_of_packets(info: ClipInfo) -> FrameIndex | None:
             if packet.pts is None:
                 return None
             packets.append((packet.pts, packet.is_keyframe, packet.duration or 0))
+    # Packets lie in decoding order; sorted by time stamp they are in the order of presentation.
     packets.sort()
     stamps = tuple(pts for pts, _, _ in packets)
     if not stamps or len(set(stamps)) != len(stamps) or not first_pictures_agree(info, stamps):
@@ -165,17 +169,18 @@ def index_of_packets(info: ClipInfo) -> FrameIndex | None:
 
 def first_pictures_agree(info: ClipInfo, stamps: tuple[int, ...]) -> bool:
     """Whether decoding starts with the pictures that the packets announce."""
-    seen: list[int | None] = []
+    actual: list[int | None] = []
     with open_clip(info.path) as container:
         stream = video_stream(container, info.path)
+        # A few pictures need no threads, and starting them costs more than decoding.
         stream.thread_count = 1
         for picture in decoded(container, stream):
             if isinstance(picture, FFmpegError):
                 return False
-            seen.append(picture.pts)
-            if len(seen) == _PROBED_PICTURES:
+            actual.append(picture.pts)
+            if len(actual) == _PROBED_PICTURES:
                 break
-    return tuple(seen) == stamps[: len(seen)] and len(seen) == min(len(stamps), _PROBED_PICTURES)
+    return tuple(actual) == stamps[: len(actual)] and len(actual) == min(len(stamps), _PROBED_PICTURES)
 
 
 def index_of_pictures(info: ClipInfo) -> FrameIndex:
@@ -199,6 +204,7 @@ def index_of_pictures(info: ClipInfo) -> FrameIndex:
     if not times:
         raise NoVideoError(f"{info.path} has no frame that decodes", "the file may be damaged or empty")
     last_duration = last_duration_of(info, tuple(times), ticks)
+    # Repaired times are not in the file, so no frame can be found by them.
     if clock.repaired:
         return FrameIndex(tuple(times), last_duration, None, ())
     return FrameIndex(tuple(times), last_duration, tuple(stamps), tuple(keyframes))
@@ -208,6 +214,7 @@ def last_duration_of(info: ClipInfo, times: tuple[Fraction, ...], ticks: int) ->
     """The last frame's duration in seconds: what the container says, else that of the clip's typical frame."""
     if ticks > 0:
         return ticks * info.time_base
+    # Not every container states a packet's duration.
     if len(times) > 1:
         return typical_step(times[:-1], times[-1] - times[-2])
     return nominal_ticks(info) * info.time_base
@@ -231,6 +238,7 @@ def parse_time(text: str, option: str) -> Fraction:
     if match is None:
         raise UsageError(f"{option} {text!r} is no time", _HINT)
     hours, minutes, seconds = match.groups()
+    # A fraction of the text itself: 0.1 s as a float is no whole number of any clock's ticks.
     rest = Fraction(seconds if not seconds.endswith(".") else seconds[:-1])
     if (minutes is not None and rest >= 60) or (hours is not None and int(minutes) >= 60):
         raise UsageError(f"{option} {text!r} has more than 59 minutes or seconds", _HINT)
@@ -260,6 +268,7 @@ def cut(index: FrameIndex, start: Fraction, end: Fraction | None) -> tuple[Frame
         raise UsageError(f"--start {_seconds(start)} lies behind the end of the clip ({_seconds(whole)})", _HINT)
     if end is not None and end <= start:
         raise UsageError(f"--end {_seconds(end)} does not come after --start {_seconds(start)}", _HINT)
+    # The whole clip stays the whole: copied sounds keep every packet then.
     if start == 0 and (end is None or end >= whole):
         return index, beyond_the_end(index, end)
     first = bisect_left(index.times, start)
@@ -269,13 +278,14 @@ def cut(index: FrameIndex, start: Fraction, end: Fraction | None) -> tuple[Frame
         raise UsageError(
             f"no frame of the clip begins between {_seconds(start)} and {_seconds(stop)}", "choose a longer part"
         )
+    # A frame that stays on the screen longer than usual is cut like a sound.
     step = typical_step(index.times, index.last_duration)
     natural = index.times[last] if last < len(index.times) else whole
     begins = index.times[last - 1]
-    shown = natural - begins
+    length = natural - begins
     if end is not None and natural - end > step:
-        shown = max(min(step, shown), end - begins)
-    return index.part(first, last, shown), beyond_the_end(index, end)
+        length = max(min(step, length), end - begins)
+    return index.part(first, last, length), beyond_the_end(index, end)
 
 
 def beyond_the_end(index: FrameIndex, end: Fraction | None) -> str:

@@ -60,6 +60,7 @@ class SoundInput:
             samples = np.ascontiguousarray(voice.samples, "<f4")
             if not samples.size:
                 raise NoAudioError("the voice has no samples", "give a sound with speech in it")
+            # Raw samples on the disk: a pipe would tie two programs together, and a wav ends at 4 GB.
             raw = folder / "voice.f32"
             samples.tofile(raw)
             format = {"format": "f32le", "ar": voice.hz, "ac": 1}
@@ -95,14 +96,15 @@ class SoundInput:
         begins = f"PTS+{float(self.late):.6f}/TB"
         first = f"if(gt(({begins})*TB,{LONGEST_HOLE}),0,{begins})"
         clock = f"if(isnan(PREV_INPTS),{first},PREV_OUTPTS+if({jump},S/SR/TB,{step}))"
-        filled = {"async": 1, "first_pts": 0, "min_hard_comp": float(SMALLEST_HOLE)}
-        sound = source[str(self.stream)].filter("asetpts", clock).filter("aresample", hz, **filled)
+        resampling = {"async": 1, "first_pts": 0, "min_hard_comp": float(SMALLEST_HOLE)}
+        sound = source[str(self.stream)].filter("asetpts", clock).filter("aresample", hz, **resampling)
+        # Both inputs of a mix need one layout.
         sound = sound.filter("aformat", channel_layouts=layout)
-        moved = round(self.offset * hz)
-        if moved > 0:
-            sound = sound.filter("adelay", delays=f"{moved}S", all=1)
-        elif moved < 0:
-            sound = sound.filter("atrim", start_sample=-moved).filter("asetpts", "N/SR/TB")
+        delay = round(self.offset * hz)
+        if delay > 0:
+            sound = sound.filter("adelay", delays=f"{delay}S", all=1)
+        elif delay < 0:
+            sound = sound.filter("atrim", start_sample=-delay).filter("asetpts", "N/SR/TB")
         return exactly(sound, round(duration * hz))
 
 
@@ -170,6 +172,7 @@ def mux(
         mix = audio_mix if voice is not None else ""
         streams = plan_streams(target, ending, duration, index, mix, subtitles)
         warnings = list(streams.warnings)
+        # The first attempt keeps everything.
         while True:
             try:
                 run_ffmpeg(final_pass(video, sound, target, finished, duration, streams, mix, metadata or {}), output)
@@ -181,6 +184,7 @@ def mux(
                     raise
                 warnings.append(f"the target's {what} were left out: {error.message}")
                 streams = fewer
+        # Marks go in before the check, so that it sees the file which the user gets.
         if finishing is not None:
             finishing(finished)
         clip = verify(finished, times, duration, "voice" if sound else "own" if streams.sounds else "none")
@@ -199,6 +203,7 @@ def mux(
 
 def fewer_streams(streams: OtherStreams, ending: str) -> tuple[OtherStreams | None, str]:
     """A second and a third attempt: without subtitles, then with the sounds encoded again and nothing else."""
+    # Subtitles go first: without them a clip is still whole in picture and sound.
     if streams.subtitles:
         outcomes = tuple(outcome for outcome in streams.outcomes if not outcome.startswith("subtitle "))
         return replace(streams, subtitles=(), outcomes=(*outcomes, "subtitles: left out")), "subtitles"
@@ -224,6 +229,7 @@ def final_pass(
 ) -> list[str]:
     """ffmpeg's argument list: ffmpeg-python builds inputs, filters and maps, and each stream's options follow."""
     ending = finished.suffix
+    # The muxer must count in the picture's own clock, or times would be rounded.
     with open_clip(video) as container:
         picture = video_stream(container, video)
         codec = picture.codec_context.codec.canonical_name
@@ -239,8 +245,8 @@ def final_pass(
     if sound is not None:
         under = streams.own if mix == "duck" else None
         own = SoundInput.of_stream(target, under.index, streams.offset) if under else None
-        mixed, encoder = encoded_sound(sound, own, ending, duration)
-        maps.append(mixed)
+        stream, encoder = encoded_sound(sound, own, ending, duration)
+        maps.append(stream)
         options += [*stream_options("a:0", encoder), "-disposition:a:0", "default"]
         options += ["-metadata:s:a:0", "title=dubbed"] if mix == "keep" and streams.own else []
     for number, track in enumerate(streams.sounds, 0 if sound is None else 1):
@@ -249,13 +255,14 @@ def final_pass(
             options += [f"-c:a:{number}", "copy", *cut_sound(f"a:{number}", streams, ending, duration)]
         else:
             own = SoundInput.of_stream(target, track.index, streams.offset)
-            mixed, encoder = encoded_sound(own, None, ending, duration)
-            maps.append(mixed)
+            stream, encoder = encoded_sound(own, None, ending, duration)
+            maps.append(stream)
             options += [*stream_options(f"a:{number}", encoder), *stream_tags(f"a:{number}", track.tags)]
         options += title_options(f"a:{number}", track, ending)
         if sound is not None:
             options += [f"-disposition:a:{number}", track.dispositions or "0"]
 
+    # Copied subtitles keep their own times, which a cut has to move.
     for number, track in enumerate(streams.subtitles):
         maps.append(source[str(track.index)])
         options += [f"-c:s:{number}", track.codec, f"-bsf:s:{number}", cut_subtitle(streams, duration)]
@@ -275,6 +282,7 @@ def final_pass(
         maps.append(source[str(track.index)])
         options += [f"-c:t:{number}", "copy"]
 
+    # A caller's tags go before ours; an empty one deletes what ffmpeg would copy from the target.
     tags = {"comment": DEFAULT_COMMENT, **metadata}
     if ending in (".mkv", ".webm"):
         # Words of the mp4 container that would be wrong elsewhere.
@@ -297,6 +305,7 @@ def final_pass(
     # A map that matches nothing keeps the target among the inputs even if only its tags are used.
     maps.append(source["v:99?"])
 
+    # No shell reads this command, and standard input is closed: a prompt would wait for ever.
     run = ffmpeg.output(*maps, ffmpeg_url(finished), format=CONTAINERS[ending])
     run = run.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
     # Left alone, ffmpeg closes every hole over ten seconds in MPEG-TS.
@@ -315,18 +324,20 @@ def encoded_sound(
 ) -> tuple[Any, dict[str, str]]:
     """A sound to be encoded, alone or over another, and its encoder's options."""
     encoder = "libopus" if ending == ".webm" else "aac"
+    # Resampling a voice costs quality, so AAC keeps its rate wherever the encoder takes it; Opus has one rate.
     hz = sound.hz if encoder == "aac" and sound.hz in _AAC_RATES else _OPUS_RATE
     if under is not None and encoder == "aac" and under.hz in _AAC_RATES:
         hz = max(hz, under.hz)
     channels = min(max(sound.channels, under.channels if under else 0), 2)
     layout = "mono" if channels == 1 else "stereo"
-    mixed = sound.on_clock(hz, layout, duration)
+    stream = sound.on_clock(hz, layout, duration)
     if under is not None:
-        split = mixed.filter_multi_output("asplit")
-        lowered = ffmpeg.filter([under.on_clock(hz, layout, duration), split[0]], "sidechaincompress", **_DUCK)
-        mixed = ffmpeg.filter([lowered, split[1]], "amix", inputs=2, duration="longest", normalize=0)
-        mixed = exactly(mixed.filter("alimiter", **_LIMIT), round(duration * hz))
-    return mixed, {"c": encoder, "b": str(_BITS_A_CHANNEL[encoder] * channels)}
+        # The voice is needed twice: it turns the other sound down, and it's heard.
+        split = stream.filter_multi_output("asplit")
+        ducked = ffmpeg.filter([under.on_clock(hz, layout, duration), split[0]], "sidechaincompress", **_DUCK)
+        stream = ffmpeg.filter([ducked, split[1]], "amix", inputs=2, duration="longest", normalize=0)
+        stream = exactly(stream.filter("alimiter", **_LIMIT), round(duration * hz))
+    return stream, {"c": encoder, "b": str(_BITS_A_CHANNEL[encoder] * channels)}
 
 
 def exactly(sound: Any, samples: int) -> Any:

@@ -38,6 +38,7 @@ def check_output(output: Path, overwrite: bool = False) -> None:
         OutputUnwritableError: unknown ending, a directory, its folder is missing or read-only.
         OutputExistsError: it is there and ``overwrite`` is false.
     """
+    # Every refusal here costs nothing; after the render it would cost the render.
     container_of(output)
     folder = output.parent
     if not folder.is_dir():
@@ -66,6 +67,7 @@ def staging_folder(output: Path, overwrite: bool = False, within: Path | None = 
     """
     check_output(output, overwrite)
     try:
+        # On the output's own disk, since a rename moves nothing there and can't end half-way.
         folder = Path(tempfile.mkdtemp(prefix=".talkswap-", dir=within or output.parent))
     except OSError as error:
         raise OutputUnwritableError(f"nothing can be written in {output.parent} ({error.strerror})") from error
@@ -108,6 +110,7 @@ def read_back(path: Path, silent: bool = False) -> FinishedClip:
                 raise OutputCheckError(f"the finished file has no {missing}", _HINT)
             video, sounds = container.streams.video[0], container.streams.audio[:1]
             for packet in container.demux(video, *sounds):
+                # Packets are enough for times; one decoded picture shows that the codec's header is right.
                 if packet.pts is None or not packet.size:
                     continue
                 if packet.stream_index != video.index:
@@ -125,6 +128,7 @@ def read_back(path: Path, silent: bool = False) -> FinishedClip:
         raise OutputCheckError("the finished file has no picture that decodes", _HINT)
     if sound_start is None and not silent:
         raise OutputCheckError("the finished file has an empty sound", _HINT)
+    # Packets come in decoding order, which B-frames change.
     stamps.sort()
     first = stamps[0] * time_base
     times = tuple(pts * time_base - first for pts in stamps)
@@ -168,6 +172,7 @@ def verify(path: Path, times: Sequence[Fraction], duration: Fraction, sound: str
             )
     if sound != "voice":
         return clip
+    # Sound is made of packets of about 20 ms, so it can't begin and end on exactly the planned ticks.
     frame = typical_step(times, max(duration - times[-1], clip.time_base))
     if abs(clip.sound_start) > frame:
         raise OutputCheckError(f"the sound begins {float(clip.sound_start):.4f} s after the picture", _HINT)

@@ -60,6 +60,7 @@ def probe(path: Path) -> ClipInfo:
     with open_clip(path) as container:
         stream = video_stream(container, path)
         codec = stream.codec_context
+        # Dolby Vision's own colours look purple and green without its metadata.
         if codec.codec_tag.lower() in _DOLBY_VISION_TAGS:
             raise UnreadableMediaError(f"{path} is a Dolby Vision clip, which is not supported", "convert it to SDR")
         colour_of_stream = ColourTags(
@@ -68,20 +69,22 @@ def probe(path: Path) -> ClipInfo:
             transfer=int(codec.color_trc),
             range=int(codec.color_range),
         )
+        # Colour and orientation stand in the picture's own data where the container says nothing.
         picture = first_picture(container, stream, path)
         colour = merged_tags(colour_of_stream, picture)
         check_convertible(str(path), colour)
         rotation, mirrored = display_orientation(picture)
-        turned = rotation in (90, 270)
+        sideways = rotation in (90, 270)
         aspect = Fraction(stream.sample_aspect_ratio or 1) or Fraction(1)
+        # All times are whole ticks of this clock; without one there are no times.
         time_base = Fraction(stream.time_base or 0)
         if time_base <= 0:
             raise UnreadableMediaError(f"{path} has a video stream without a clock", "remux it, for example to .mkv")
         has_audio, audio_duration = stated_sound(container)
         return ClipInfo(
             path=path,
-            width=picture.height if turned else picture.width,
-            height=picture.width if turned else picture.height,
+            width=picture.height if sideways else picture.width,
+            height=picture.width if sideways else picture.height,
             rate=nominal_rate(stream),
             time_base=time_base,
             duration=stated_duration(container, stream, time_base),
@@ -93,7 +96,7 @@ def probe(path: Path) -> ClipInfo:
             colour=colour,
             has_audio=has_audio,
             audio_duration=audio_duration,
-            sample_aspect_ratio=1 / aspect if turned else aspect,
+            sample_aspect_ratio=1 / aspect if sideways else aspect,
             mirrored=mirrored,
             audio_offset=sound_offset(container, stream, picture) if has_audio else Fraction(0),
         )
@@ -110,6 +113,7 @@ def display_orientation(picture: VideoFrame) -> tuple[int, bool]:
         return 0, False
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
     mirrored = a * d - b * c < 0
+    # Undo the mirror first; what is left is a rotation.
     if mirrored:
         a, b = -a, -b
     if a == 0 and b == 0:
@@ -120,9 +124,9 @@ def display_orientation(picture: VideoFrame) -> tuple[int, bool]:
 def first_picture(container: InputContainer, stream: VideoStream, path: Path) -> VideoFrame:
     """The first picture that decodes; damaged packets before it are passed over."""
     stream.thread_count = 1  # one picture needs no pipeline
-    damaged = 0
+    failures = 0
     packets = container.demux(stream)
-    while damaged < _MOST_DAMAGED_PACKETS:
+    while failures < _MOST_DAMAGED_PACKETS:
         try:
             packet = next(packets)
             for picture in packet.decode():
@@ -130,7 +134,7 @@ def first_picture(container: InputContainer, stream: VideoStream, path: Path) ->
         except StopIteration:
             break
         except FFmpegError:
-            damaged += 1
+            failures += 1
             packets = container.demux(stream)
     raise NoVideoError(f"{path} has a video stream but no frame that decodes", "the file may be damaged or empty")
 
@@ -147,6 +151,7 @@ def merged_tags(tags: ColourTags, picture: VideoFrame) -> ColourTags:
 
 def nominal_rate(stream: VideoStream) -> Fraction:
     """Frames per second as the container states them, where it states something possible."""
+    # Variable rates and broken headers give 0, or 90000 as a rate; the first possible one counts.
     for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate):
         if rate and 0 < rate < 1000:
             return Fraction(rate)
@@ -220,6 +225,7 @@ def container_options() -> dict[str, str]:
     """Options of ``av.open`` for a file of unknown origin: this file, and formats that hold what they show."""
     from av.format import formats_available
 
+    # A white list of formats: a playlist named .mp4 could otherwise open any file or address.
     formats = sorted(set(formats_available) - NAMING_OTHERS - DEVICES)
     return {"protocol_whitelist": "file", "format_whitelist": ",".join(formats)}
 
@@ -235,6 +241,7 @@ def check_plain(path: Path, what: str = "") -> None:
         InputMissingError: nothing is there, or a directory, a pipe, a socket or a device.
     """
     try:
+        # Asked before opening, since opening a pipe waits until somebody writes into it.
         exists, directory, plain = path.exists(), path.is_dir(), path.is_file()
     except (OSError, ValueError) as error:  # a name that no file can have: too long, or impossible to encode
         reason = getattr(error, "strerror", None) or "no file can have this name"
@@ -283,6 +290,7 @@ def video_stream(container: InputContainer, path: Path) -> VideoStream:
     """
     if any(mark in container.format.name for mark in _STILL_FORMATS):
         raise NoVideoError(f"{path} is a still picture, not a video", "give a video clip as the target")
+    # Music files carry their cover as a video stream, and text art decodes as pictures.
     moving = [
         stream
         for stream in container.streams.video

@@ -47,6 +47,7 @@ def find_ffmpeg() -> Program:
     Raises:
         EncoderError: there is none, or the one that the variable names can't do the final pass.
     """
+    # The user's choice is never replaced by another program without a word.
     if name := os.environ.get(VARIABLE):
         path = shutil.which(name)
         if path is None or not can_cut_packets(path):
@@ -75,6 +76,7 @@ def find_ffmpeg() -> Program:
 
 def can_cut_packets(program: str) -> bool:
     """Whether an ffmpeg runs and can drop packets of copied streams, which its filter ``noise`` learned in FFmpeg 5."""
+    # Asked of the program itself: version strings of distributions and nightly builds differ.
     question = [program, "-hide_banner", "-h", "bsf=noise"]
     try:
         answer = subprocess.run(question, stdin=subprocess.DEVNULL, capture_output=True, timeout=30)
@@ -112,6 +114,7 @@ def run_ffmpeg(arguments: Sequence[str], output: Path) -> None:
         raise EncoderError(f"ffmpeg could not be started ({error.strerror})", "install ffmpeg again") from error
     if answer.returncode == 0:
         return
+    # ffmpeg's exit code tells no reason, so its words decide.
     if (full := "No space left on device") in answer.stderr:
         raise write_error(output, OSError(errno.ENOSPC, full))
     last = "; ".join(line.strip() for line in answer.stderr.strip().splitlines()[-_LAST_LINES:])
@@ -141,10 +144,11 @@ def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
         video_stream(container, clip)
         sound = bool(container.streams.audio)
     source = ffmpeg.input(ffmpeg_url(clip), protocol_whitelist="file")
+    # Sound and picture alone may differ between two copies: the rest would tell raters who made them.
     # Every browser plays H.264 in 4:2:0, which needs even sizes.
     picture = source["v:0"].filter("scale", "trunc(iw/2)*2", "trunc(ih/2)*2").filter("setsar", "1")
     streams = [picture, source["a:0"]] if sound else [picture]
-    written = ffmpeg.output(
+    copy = ffmpeg.output(
         *streams,
         ffmpeg_url(output),
         format="mp4",
@@ -159,8 +163,8 @@ def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
         },
         **({"c:a": "aac", "b:a": 160_000, "ar": 48000, "ac": 2} if sound else {}),
     )  # fmt: skip
-    written = written.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
-    command = [str(argument) for argument in ffmpeg.compile(written, cmd=str(find_ffmpeg().path))]
+    copy = copy.global_args("-hide_banner", "-nostdin", "-loglevel", "error").overwrite_output()
+    command = [str(argument) for argument in ffmpeg.compile(copy, cmd=str(find_ffmpeg().path))]
     try:
         run_ffmpeg(command, output)
     except EncoderError as error:
@@ -172,7 +176,7 @@ def even_sizes(clips: list[Path]) -> int:
     size = max((clip.stat().st_size for clip in clips), default=0) + _BOX_HEAD
     size += -size % _ROUND
     for clip in clips:
-        missing = size - clip.stat().st_size
+        rest = size - clip.stat().st_size
         with clip.open("ab") as file:
-            file.write(missing.to_bytes(4, "big") + b"free" + bytes(missing - _BOX_HEAD))
+            file.write(rest.to_bytes(4, "big") + b"free" + bytes(rest - _BOX_HEAD))
     return size

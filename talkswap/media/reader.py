@@ -82,6 +82,7 @@ class ClipReader:
             needs: positions whose pictures are used; None for all.  The others are decoded, but not converted to RGB,
                 which takes longer, and not given.
         """
+        # Frames around a part must not be shown, even if they decode.
         if self._index is not None and self._index.partial:
             index = self._index
             whole = Timeline(tuple(range(len(index.times))), index.times, index.duration)
@@ -122,6 +123,7 @@ class ClipReader:
         with open_clip(self.info.path) as container:
             stream = video_stream(container, self.info.path)
             stream.thread_type = "AUTO"
+            # Damage is counted and passed over: half a clip is worth more than none.
             for picture in decoded(container, stream):
                 if isinstance(picture, FFmpegError):
                     lost += 1
@@ -137,16 +139,17 @@ class ClipReader:
 
     def _along(self, timeline: Timeline, needs: Container[int] | None) -> Generator[Frame, None, None]:
         output = 0
-        held: tuple[int, VideoFrame] | None = None
+        latest: tuple[int, VideoFrame] | None = None
+        # A frozen picture is the same picture many times: it's decoded once and kept.
         for first, last in stretches(timeline.picture):
-            if held is not None and first == last == held[0]:
-                placed: Iterator[tuple[int, VideoFrame]] = iter([held])
+            if latest is not None and first == last == latest[0]:
+                pictures: Iterator[tuple[int, VideoFrame]] = iter([latest])
             elif first <= last:
-                placed = self._forward(first, last, held)
+                pictures = self._forward(first, last, latest)
             else:
-                placed = self._backward(first, last, held)
-            for position, picture in placed:
-                held = position, picture
+                pictures = self._backward(first, last, latest)
+            for position, picture in pictures:
+                latest = position, picture
                 if picture.is_corrupt:
                     self._damage.add(position)
                 # Converted anew even where it is shown again: a frame's pixels are its receiver's to draw on.
@@ -155,59 +158,62 @@ class ClipReader:
                     yield Frame(rgb, timeline.times[output], output, position, fine)
                 output += 1
 
-    def _forward(self, first: int, last: int, held: tuple[int, VideoFrame] | None) -> _Placed:
+    def _forward(self, first: int, last: int, latest: tuple[int, VideoFrame] | None) -> _Placed:
         """Pictures ``first`` to ``last``; what is missing is replaced by its predecessor."""
-        previous = None if held is None else held[1]
-        expected = first
+        # Plans promise a picture for every entry, so a damaged one shows its predecessor.
+        previous = None if latest is None else latest[1]
+        due = first
         for position, picture in self._from(first):
-            while expected < min(position, last + 1):
-                self._damage.add(expected)
-                yield expected, picture if previous is None else previous
-                expected += 1
-            if position == expected <= last:
+            while due < min(position, last + 1):
+                self._damage.add(due)
+                yield due, picture if previous is None else previous
+                due += 1
+            if position == due <= last:
                 yield position, picture
                 previous = picture
-                expected += 1
-            if expected > last:
+                due += 1
+            if due > last:
                 return
-        while expected <= last:
+        while due <= last:
             if previous is None:
                 raise UnreadableMediaError(
                     f"no frame of {self.info.path} decodes", "the file may be damaged; does it play elsewhere?"
                 )
-            self._damage.add(expected)
-            yield expected, previous
-            expected += 1
+            self._damage.add(due)
+            yield due, previous
+            due += 1
 
-    def _backward(self, first: int, last: int, held: tuple[int, VideoFrame] | None) -> _Placed:
+    def _backward(self, first: int, last: int, latest: tuple[int, VideoFrame] | None) -> _Placed:
         """Pictures ``first`` down to ``last``, decoded forward in pieces that fit into memory."""
+        # 4:2:0 takes one and a half bytes a pixel, twice that above 8 bits; 4:4:4 clips take twice the limit.
         bytes_a_picture = self.info.width * self.info.height * 3 // 2 * (2 if self.info.bits > 8 else 1)
         most = max(2, BACKWARD_BYTES // bytes_a_picture)
         high = first
         while high >= last:
             low = max(last, high - most + 1)
-            piece = list(self._forward(low, high, held))
+            piece = list(self._forward(low, high, latest))
             while piece:
-                held = piece.pop()
-                yield held
+                latest = piece.pop()
+                yield latest
             high = low - 1
 
     def _from(self, first: int) -> _Placed:
         """The clip's pictures from position ``first`` on, each with its position; damaged ones are missing."""
+        # Seeking goes to a keyframe at or before the frame; decoding on from there gives exact frames.
         if self.index.stamps is not None:
             keyframe = self._keyframe_before(first)
             pts = self.index.stamps[keyframe] if keyframe > 0 else self.index.opening
             if pts is not None:
-                placed = self._decode_at(pts, self.index.stamps)
-                start = next(placed, None)
+                pictures = self._decode_at(pts, self.index.stamps)
+                start = next(pictures, None)
                 if start is not None and start[0] <= first:
-                    yield from not_before(first, start, placed)
+                    yield from not_before(first, start, pictures)
                     return
-                placed.close()  # the container found a later keyframe; only the file's start is certain
-        placed = self._decode_at(None, self.index.stamps)
-        start = next(placed, None)
+                pictures.close()  # the container found a later keyframe; only the file's start is certain
+        pictures = self._decode_at(None, self.index.stamps)
+        start = next(pictures, None)
         if start is not None:
-            yield from not_before(first, start, placed)
+            yield from not_before(first, start, pictures)
 
     def _keyframe_before(self, position: int) -> int:
         place = bisect_right(self.index.keyframes, position) - 1
@@ -241,9 +247,9 @@ def not_before(first: int, start: tuple[int, VideoFrame], rest: _Placed) -> _Pla
     """Pictures from position ``first`` on, beginning with one that was already read."""
     if start[0] >= first:
         yield start
-    for placed in rest:
-        if placed[0] >= first:
-            yield placed
+    for pair in rest:
+        if pair[0] >= first:
+            yield pair
 
 
 def stretches(picture: Sequence[int]) -> Iterator[tuple[int, int]]:

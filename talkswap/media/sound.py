@@ -48,10 +48,11 @@ def load_voice(path: Path, hz: int = 16000) -> Voice:
     path = Path(path)
     with open_clip(path, "voice ") as container:
         stream = default_sound(container, path)
-        stated = stream.codec_context.sample_rate if stream.codec_context is not None else 0
-        if 0 < stated < LEAST_HZ:
+        source_hz = stream.codec_context.sample_rate if stream.codec_context is not None else 0
+        # Refused by the header, before hours of silence are made of it.
+        if 0 < source_hz < LEAST_HZ:
             raise UnreadableMediaError(
-                f"the sound of {path} has {stated} samples a second, too few for speech", "its header may be damaged"
+                f"the sound of {path} has {source_hz} samples a second, too few for speech", "its header may be damaged"
             )
         track = MonoTrack(hz, Fraction(container.start_time or 0, 1_000_000))  # in FFmpeg's AV_TIME_BASE
         failures = fill_track(container, stream, track)
@@ -60,6 +61,7 @@ def load_voice(path: Path, hz: int = 16000) -> Voice:
             f"the sound of {path} runs past {LONGEST_SECONDS // 3600} hours", "cut the voice into shorter files"
         )
     hint = "try to play the file, and export it again as wav"
+    # One damaged packet is a click; when most are damaged nobody would understand a word.
     if failures > track.frames:
         raise UnreadableMediaError(f"the sound of {path} is damaged: most of it does not decode", hint)
     if not track.frames or not len(track.samples):
@@ -88,6 +90,7 @@ def default_sound(container: InputContainer, path: Path) -> AudioStream:
         raise UnreadableMediaError(f"{path} is damaged: no stream is left in it", "give a complete file")
     if not container.streams.audio:
         raise NoAudioError(f"{path} has no audio stream", "give a sound file, or a video with sound")
+    # FFmpeg's own choice prefers the default track.
     best = container.streams.best("audio")
     return (
         next((s for s in container.streams.audio if best is not None and s.index == best.index), None)
@@ -161,6 +164,7 @@ class MonoTrack:
         if frame.samples <= 0 or frame.sample_rate < LEAST_HZ:
             return
         self.frames += 1
+        # The clock comes first: silence that is missing belongs in front of this frame.
         self._follow_clock(frame)
         rate = frame.sample_rate
         frame = self._mixable(frame)
@@ -182,6 +186,7 @@ class MonoTrack:
 
     def _append(self, resampled: AudioFrame) -> None:
         samples = np.array(resampled.to_ndarray().reshape(-1), np.float32)
+        # What was heard before is cut off at the front of the next samples.
         again = min(self._overlap, samples.size)
         self._overlap -= again
         self.samples.frombytes(samples[again:].tobytes())
@@ -191,34 +196,35 @@ class MonoTrack:
 
         Where it says that sound comes a second time, or lies before the container's start, that much is left out.
         """
+        # Fractions, since hours of rounded durations would move the lips.
         duration = Fraction(frame.samples, frame.sample_rate)
-        first, expected = self._end is None, self._end or Fraction(0)
+        first, due = self._end is None, self._end or Fraction(0)
         if frame.pts is None or frame.time_base is None:
-            self._end = expected + duration
+            self._end = due + duration
             return
         begins = frame.pts * Fraction(frame.time_base) - self._start
-        hole = begins - expected
+        hole = begins - due
         if hole > LONGEST_HOLE or hole < -LONGEST_OVERLAP:
             # A jump: play on without a break, and follow the new clock from here.
             self._start += hole
-            self._end = expected + duration
+            self._end = due + duration
         elif abs(hole) >= (Fraction(1, self.hz) if first else SMALLEST_HOLE):
             self.flush()
             # Counted from the start and not from the hole, so that rounding doesn't add up.
-            missing = round(begins * self.hz) - len(self.samples)
-            self._overlap = max(0, -missing)
-            self.samples.frombytes(bytes(4 * max(0, missing)))
+            gap = round(begins * self.hz) - len(self.samples)
+            self._overlap = max(0, -gap)
+            self.samples.frombytes(bytes(4 * max(0, gap)))
             self._end = begins + duration
         else:
-            self._end = expected + duration
+            self._end = due + duration
 
     def _mixable(self, frame: AudioFrame) -> AudioFrame:
         """The frame itself, or a cleaned copy if samples aren't finite or its channels have no names."""
         channels = frame.layout.channels
         floats = frame.format.name.startswith(("flt", "dbl"))
-        named = bool(channels) and all(channel.name not in ("NONE", "UNK", "") for channel in channels)
-        named = named and "channels" not in frame.layout.name
-        if not floats and named:
+        has_names = bool(channels) and all(channel.name not in ("NONE", "UNK", "") for channel in channels)
+        has_names = has_names and "channels" not in frame.layout.name
+        if not floats and has_names:
             self.read += frame.samples
             return frame
         planes = float_planes(frame)  # C N
@@ -226,14 +232,14 @@ class MonoTrack:
         if floats:
             good = np.isfinite(planes)
             self.bad += int(planes.size - np.count_nonzero(good))
-            if named and good.all():
+            if has_names and good.all():
                 return frame
             planes = np.where(good, planes, 0.0)
-        if not named:
+        if not has_names:
             planes = planes.mean(axis=0, keepdims=True)  # nobody knows which channel is the centre: all count alike
         largest = np.finfo(np.float32).max / 4  # doubles beyond float32 would become infinite; leaves room for the mix
         clipped = np.ascontiguousarray(np.clip(planes, -largest, largest), np.float32)
-        clean = AudioFrame.from_ndarray(clipped, format="fltp", layout=frame.layout.name if named else "mono")
+        clean = AudioFrame.from_ndarray(clipped, format="fltp", layout=frame.layout.name if has_names else "mono")
         clean.sample_rate = frame.sample_rate
         return clean
 
@@ -254,6 +260,7 @@ def within_full_scale(samples: FloatArray) -> FloatArray:
     """The samples (N) in [-1, 1]: a few peaks beyond full scale are clipped, a whole track is turned down."""
     samples[~np.isfinite(samples)] = 0
     if max(samples.max(), -samples.min()) > 1:
+        # One sample in a thousand may clip; if more lie beyond full scale, the whole track is too loud.
         typical_peak = float(np.quantile(np.abs(samples), 0.999))
         if typical_peak > 1:
             samples /= typical_peak

@@ -99,6 +99,7 @@ def plan_streams(
     """
     with open_clip(target) as container:
         picture = video_stream(container, target)
+        # Only the main sound gives way to a voice: a commentary is none of its business.
         best = container.streams.best("audio")
         own_index = None if best is None else best.index
         cut = index is not None and (index.partial or duration < index.duration)
@@ -114,14 +115,15 @@ def plan_streams(
                 planner.outcomes.append(f"{track.name}: {how}")
             else:
                 sounds.append(planner.keep(track))
+        # Pictures, texts and fonts by kind, in the target's own order.
         groups: dict[str, list[Track]] = {"subtitle": [], "cover": [], "attachment": []}
         from_start = index is None or index.before == 0
         for other in container.streams if tracks else ():
             planner.other(other, picture.index, groups, from_start)
         chapters = planner.chapters(container, zero, duration, cut) if tracks else ()
-        used = [track.index for track in (*sounds, *(track for group in groups.values() for track in group))]
+        indices = [track.index for track in (*sounds, *(track for group in groups.values() for track in group))]
         # ffmpeg counts from the start of the whole file, the plan from the first frame.
-        shift = file_start(container, used) - zero
+        shift = file_start(container, indices) - zero
         return OtherStreams(
             own,
             tuple(sounds),
@@ -198,6 +200,7 @@ class StreamPlanner:
         elif kind == "cover":
             # Matroska has covers as attachments; FFmpeg leaves them out of mov.
             how = COPY if self.ending in (".mp4", ".mkv") and codec in COVERS else ""
+        # What can't be kept is said: a subtitle must not be lost without a word.
         if not how:
             self.outcomes.append(f"{name}: left out")
             where = "a dubbed clip has one picture" if kind == "picture" else f"{self.ending} files cannot hold it"
@@ -215,15 +218,16 @@ class StreamPlanner:
             chapters.append(Chapter(chapter["start"] * unit - zero, chapter["end"] * unit - zero, tags))
         if not chapters:
             return ()
+        # A second of tolerance: the last chapter may end a little after the picture.
         if not cut and max(chapter.end for chapter in chapters) > duration + 1:
             # Chapters beyond the end of a clip that was cut would point nowhere.
             self.outcomes.append("chapters: left out")
             self.warnings.append("the target's chapters were left out: the clip's length changed")
             return ()
         inside = [Chapter(max(c.start, Fraction(0)), min(c.end, duration) if cut else c.end, c.tags) for c in chapters]
-        shown = tuple(chapter for chapter in inside if chapter.end > chapter.start)
-        self.outcomes.append(f"chapters: {len(shown)} of {len(chapters)} copied")
-        return shown
+        chapters_shown = tuple(chapter for chapter in inside if chapter.end > chapter.start)
+        self.outcomes.append(f"chapters: {len(chapters_shown)} of {len(chapters)} copied")
+        return chapters_shown
 
 
 @functools.cache
@@ -231,6 +235,7 @@ def holdable(ending: str) -> frozenset[str]:
     """Names of the codecs that a container can hold."""
     with av.open(io.BytesIO(), "w", format=CONTAINERS[ending]) as container:
         names = set(container.supported_codecs)
+    # The container's list and the streams call some codecs by different names.
     aliases = {"dvdsub": "dvd_subtitle", "pgssub": "hdmv_pgs_subtitle", "dvbsub": "dvb_subtitle", "srt": "subrip"}
     names |= {alias for name, alias in aliases.items() if name in names}
     if ending != ".mkv":
@@ -243,8 +248,9 @@ def holdable(ending: str) -> frozenset[str]:
 def lost_tags(streams: OtherStreams, finished: Path, ending: str) -> list[str]:
     """Which tags of the target, and which languages and titles of its tracks, the finished file does not have."""
     with open_clip(finished) as container:
-        written = {name.lower() for name in container.metadata}
+        written_tags = {name.lower() for name in container.metadata}
         sounds, subtitles = container.streams.audio, container.streams.subtitles
+        # The voice comes first among the output's sounds, so the kept ones are its last.
         pairs = [
             *zip(streams.sounds, sounds[len(sounds) - len(streams.sounds) :], strict=False),
             *zip(streams.subtitles, subtitles, strict=False),
@@ -257,7 +263,7 @@ def lost_tags(streams: OtherStreams, finished: Path, ending: str) -> list[str]:
                 lost.append(f"{ending} files have no place for the language {language} of {track.name}")
             if title and title not in stream.metadata.values():
                 lost.append(f"{ending} files have no place for the title of {track.name}")
-    gone = sorted(name for name in streams.tags if name.lower() not in written | _BRAND_TAGS)
+    gone = sorted(name for name in streams.tags if name.lower() not in written_tags | _BRAND_TAGS)
     return [*lost, f"{ending} files have no place for the target's tags {', '.join(gone)}"] if gone else lost
 
 
@@ -281,6 +287,7 @@ def cover_file(target: Path, cover: Track, folder: Path, number: int) -> tuple[P
         stream = container.streams[cover.index]
         name, media_type = COVERS[codec_name(stream)]
         try:
+            # A cover is a video of one packet.
             packet = next((packet for packet in container.demux(stream) if packet.size), None)
         except FFmpegError as error:
             raise EncoderError(f"{cover.name} of {target} cannot be read ({error})", "leave it out") from error
@@ -310,8 +317,8 @@ def dispositions(stream: Stream) -> str:
 
 def lasting_tags(tags: Mapping[str, str], whole: bool) -> dict[str, str]:
     """The picture's tags that stay true of another encode; a time code only where the first frame is the same."""
-    stale = _STALE_TAGS if whole else (*_STALE_TAGS, "timecode")
-    return {name: value for name, value in tags.items() if not name.lower().startswith(stale)}
+    prefixes = _STALE_TAGS if whole else (*_STALE_TAGS, "timecode")
+    return {name: value for name, value in tags.items() if not name.lower().startswith(prefixes)}
 
 
 def first_frame_time(picture: VideoStream, index: FrameIndex | None) -> Fraction:
@@ -322,13 +329,13 @@ def first_frame_time(picture: VideoStream, index: FrameIndex | None) -> Fraction
     return (picture.start_time or 0) * unit + (Fraction(0) if index is None else index.start)
 
 
-def file_start(container: InputContainer, used: list[int]) -> Fraction:
+def file_start(container: InputContainer, indices: list[int]) -> Fraction:
     """What ffmpeg takes for the file's start, in seconds: in MPEG-TS and its like, that of the streams it uses."""
     if Flags.ts_discont in Flags(container.format.flags):
         starts = [
             stream.start_time * Fraction(stream.time_base or 0)
             for stream in container.streams
-            if stream.index in used and stream.start_time is not None
+            if stream.index in indices and stream.start_time is not None
         ]
         if starts:
             return min(starts)

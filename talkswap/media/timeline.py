@@ -85,6 +85,7 @@ def plan_timeline(
         raise ValueError("a timeline needs frame times that start at 0")
     if last_duration <= 0 or any(after <= before for before, after in zip(times, times[1:], strict=False)):
         raise ValueError("frame times have to increase and the last frame has to last")
+    # Recorders end sound and picture apart by a frame; nobody means to loop a clip for that.
     step = typical_step(times, last_duration)
     clip_seconds = times[-1] + last_duration
     excess = Fraction(voice_seconds) - clip_seconds  # positive where the voice is the longer
@@ -95,6 +96,7 @@ def plan_timeline(
             return ends_with_voice(times, clip_seconds, Fraction(voice_seconds), step)
         note = f"the voice ends {_seconds(-excess)} before the clip, silence follows it"
         return whole_clip(times, clip_seconds, note=note)
+    # Copied sound can't be cut between its packets.
     if fit in ("clip", "voice") and own_sound:
         note = f"the target's own sound goes on {_seconds(excess)} after its last picture, as it did"
         return whole_clip(times, clip_seconds, note=note)
@@ -141,9 +143,11 @@ def stretched_clip(
     times: Sequence[Fraction], last_duration: Fraction, voice_seconds: Fraction, step: Fraction, fit: str
 ) -> Timeline:
     """The target's frames, repeated as ``fit`` says until the voice ends."""
+    # The last frame may begin just before the voice ends, and is cut like any long one.
     picture: list[int] = []
     starts: list[Fraction] = []
     now = Fraction(0)
+    # Frames keep their own durations when they are shown again: a variable rate stays variable.
     for index, seconds in endless_frames(frame_durations(times, last_duration), step, fit):
         if now >= voice_seconds:
             break

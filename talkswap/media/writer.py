@@ -120,6 +120,7 @@ class VideoWriter:
             return
         try:
             if self._waiting is not None:
+                # The last frame has no successor that would give its duration.
                 ticks = nominal_ticks(self.info)
                 if self._duration is not None:
                     ticks = max(1, round(self._duration / self.info.time_base) - (self._waiting.pts or 0))
@@ -146,6 +147,7 @@ class VideoWriter:
         context.colorspace = tagged_matrix(colour)
         context.color_primaries = colour.primaries
         context.color_trc = colour.transfer
+        # A stream that said nothing of its range keeps saying nothing.
         context.color_range = self._converter.range if colour.range else 0
         return stream
 
@@ -217,6 +219,7 @@ def join(
         with open_output(output, time_base) as container:
             stream: VideoStream | None = None
             kind = None
+            # One file is open at a time, however many segments a long clip has.
             for piece, order in zip(pieces, ranks, strict=True):
                 with open_clip(piece.path) as source:
                     segment = video_stream(source, piece.path)
@@ -229,6 +232,7 @@ def join(
                         raise EncoderError(f"the segment {piece.path.name} is of another kind than the first", _BROKEN)
                     for place, packet in enumerate(frame_packets(source, segment)):
                         frame = piece.first + order[place]
+                        # Packets are stored in decoding order, and a player needs each before the frame is due.
                         before = piece.first + place - delay
                         packet.stream = stream
                         packet.time_base = unit
