@@ -122,6 +122,8 @@ def follow_face(piece: Piece, config: ClipConfig) -> FaceTrack:
     tracker = FaceTracker(networks, embed=networks.embed)
     seen: list[list[TrackedFace]] = []
     size = (0, 0)
+    # The face is followed through the whole piece first: how large it is and whether it is alone shows only at the
+    # end.
     for number, rgb in enumerate(read_piece(piece)):
         size = (rgb.shape[0], rgb.shape[1])
         seen.append(tracker.update(Frame(rgb, Fraction(number, config.rate), number, number)))
@@ -133,6 +135,7 @@ def follow_face(piece: Piece, config: ClipConfig) -> FaceTrack:
             sides[face.track_id] = sides.get(face.track_id, 0.0) + 2 * float(np.hypot(*face.x))
     if not sides:
         raise Refused("no face", f"none in {len(seen)} frames")
+    # The face that is largest over time is the speaker; passers-by are small or short.
     main = max(sides, key=lambda number: sides[number])
     landmarks = np.full((len(seen), POINTS, 3), np.nan, np.float32)
     yaw = np.full(len(seen), np.nan, np.float32)
@@ -171,6 +174,7 @@ def label_by_teacher(piece: Piece, track: FaceTrack, config: ClipConfig) -> Face
 
 def face_region(track: FaceTrack, config: ClipConfig) -> tuple[Box, float]:
     """What is kept of the picture: around all FFHQ squares, and by how much it is made smaller."""
+    # Smoothed squares, as stages cut them later; so no crop reaches out of the region.
     centres, sides = smoothed_quads(track.landmarks)
     visible = np.isfinite(centres[:, 0])
     centre, x = centres[visible], sides[visible]
@@ -179,6 +183,7 @@ def face_region(track: FaceTrack, config: ClipConfig) -> tuple[Box, float]:
     low, high = corners.min(0), corners.max(0)
     room = config.margin * float((high - low).max())
     height, width = track.picture
+    # Even corners: in 4:2:0 two pixels share their colour.
     x0, y0 = (max(0, int(v) & ~1) for v in np.floor(low - room))
     x1, y1 = (min(most, int(v)) for v, most in zip(np.ceil(high + room), (width, height), strict=True))
     side = 2 * float(np.median(np.hypot(x[:, 0], x[:, 1])))
@@ -194,6 +199,7 @@ def to_region(points: FloatArray, box: Box, size: tuple[int, int]) -> FloatArray
     """Points (... 3, px of the source) in px of the region's video; px are measured at their centres."""
     factors = np.array([size[0] / box[2], size[1] / box[3]], np.float32)
     moved = np.array(points, np.float32)
+    # Half a pixel each way, since both pictures measure from the centres of their pixels.
     moved[..., :2] = (moved[..., :2] + 0.5 - np.array(box[:2], np.float32)) * factors - 0.5
     moved[..., 2] *= factors.mean()
     return moved
@@ -214,6 +220,7 @@ def write_region(path: Path, piece: Piece, box: Box, size: tuple[int, int], conf
         path, *size, Fraction(config.rate), Fraction(1, 512 * config.rate), Fraction(piece.frames, config.rate),
         piece.frames, 0, "h264", "yuv420p", 8, BT601, False,
     )  # fmt: skip
+    # One thread: the same pictures must give the same bytes on every machine.
     settings = EncoderSettings(crf=config.crf, preset=config.effort, threads=1)
     with VideoWriter(path, info, settings, info.duration) as writer:
         for number, rgb in enumerate(_regions(piece, box, size)):
@@ -227,6 +234,7 @@ def source_voice(path: Path, cache: Path) -> FloatArray:
     Raises:
         NoAudioError, UnreadableMediaError.
     """
+    # An hour of sound is decoded once and mapped into every process.
     if not cache.is_file():
         voice = shift_voice(load_voice(path, HZ), open_source(path)[0].audio_offset)
         write_atomically(cache, lambda part: np.save(part, voice.samples), parents=True)
@@ -256,6 +264,7 @@ def _make(job: ClipJob) -> dict[str, Any]:
         whole = source_voice(piece.path, job.out / "work" / f"{job.source}.npy")
     except NoAudioError as error:
         raise Refused("no sound", error.message) from error
+    # The cheapest checks come first; following the face takes most of the time.
     voice = cut_voice(whole, piece.start, piece.frames, config.rate)
     loudness = float(np.sqrt(np.square(voice, dtype=np.float64).mean()))
     if loudness < config.least_loudness:
@@ -280,6 +289,7 @@ def _make(job: ClipJob) -> dict[str, Any]:
     for path in files.values():
         path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(files["video"], lambda part: write_region(part, piece, box, size, config))
+    # Where the region lies in the source, so that labels can be traced back to it.
     region = np.array([*box, size[0] / box[2], size[1] / box[3]], np.float64)
     labels = {"times": times, "landmarks": landmarks, "voice": voice, "affines": affines, "yaw": track.yaw}
     write_arrays(files["labels"], {**labels, "region": region})
@@ -306,6 +316,7 @@ def prepare_clip(job: ClipJob) -> dict[str, Any]:
         "name": job.name, "split": job.split, "speaker": job.speaker, "source": job.source,
         "start": float(job.piece.start), "frames": job.piece.frames,
     }  # fmt: skip
+    # What is wrong with one piece must not end the preparation of a thousand.
     try:
         record |= {**_make(job), "refused": None}
     except Refused as refusal:

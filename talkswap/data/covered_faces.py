@@ -59,6 +59,7 @@ class CoveredFaces:
     def bare(self, index: int, generator: np.random.Generator) -> tuple[UInt8Image, FloatArray]:
         """One stored face as a render's crop shows it, nothing in front, and its points (478 3, px)."""
         config = self.config
+        # One warp from the stored crop to the view: two would blur it twice.
         ratio = config.size / STORED
         scale = ratio * (1 + generator.uniform(-config.scale, config.scale))
         turn: np.ndarray = cv2.getRotationMatrix2D((0, 0), generator.uniform(-config.roll, config.roll), scale)
@@ -89,6 +90,7 @@ class CoveredFaces:
         counted = np.asarray(inside.astype(np.float32) / 255, np.float32)
         above = int(np.clip(points[list(BROWS), 1].min(), 0, size))
         if above > 0:
+            # Cheeks are skin in every picture, whatever the light.
             cheeks = points[list(CHEEK_POINTS), :2].round().astype(int).clip(0, size - 1)
             tone = np.median(picture[cheeks[:, 1], cheeks[:, 0]].astype(np.float32), 0)
             away = np.abs(picture[:above].astype(np.float32) - tone).max(2)
@@ -97,6 +99,7 @@ class CoveredFaces:
 
     def place(self, points: FloatArray, generator: np.random.Generator) -> np.ndarray:
         """Where something is held: around a random point of the face, the mouth and chin more often."""
+        # Hands, cups and microphones are held before the mouth; the mouth is also what matters.
         if generator.random() < 0.35:
             at = points[[13, 152, 61, 291, 200][int(generator.integers(5))], :2]
         else:
@@ -123,9 +126,10 @@ class CoveredFaces:
     def cast(self, picture: np.ndarray, shape: FloatArray, generator: np.random.Generator) -> np.ndarray:
         """A shadow of a shape (S S in [0, 1]) that falls beside it; it hides nothing and is not marked."""
         size = self.config.size
+        # Light falls from anywhere, so the shadow does too; now and then it's a stain of light.
         shift = generator.normal(0, 0.05 * size, 2)
-        moved = cv2.warpAffine(shape, np.array([[1, 0, shift[0]], [0, 1, shift[1]]]), (size, size))
-        soft = cv2.GaussianBlur(moved, (0, 0), generator.uniform(1, 8))
+        shadow = cv2.warpAffine(shape, np.array([[1, 0, shift[0]], [0, 1, shift[1]]]), (size, size))
+        soft = cv2.GaussianBlur(shadow, (0, 0), generator.uniform(1, 8))
         strength = generator.uniform(0.2, 0.6) if generator.random() < 0.85 else -generator.uniform(0.1, 0.4)
         return np.asarray(np.clip(picture * (1 - strength * soft[..., None]), 0, 255), np.float32)
 
@@ -142,20 +146,23 @@ class CoveredFaces:
         bare, points = self.bare(index, generator)
         picture: np.ndarray = bare.astype(np.float32)
         covered = np.zeros(bare.shape[:2], np.float32)
+        # A shadow alone must not count as covered: without such views the network takes any dark edge for a hand.
         if generator.random() < self.config.shadows:
             kind = self._kinds[int(generator.integers(len(self._kinds)))]
             shape = kind(self.materials, index, self.place(points, generator), generator).coverage
             picture = self.cast(picture, shape, generator)
         if kinds is None:
             count = 0 if generator.random() < self.config.empty else 1 + int(generator.random() < self.config.second)
-            drawn = [int(np.searchsorted(self._cumulative, generator.random())) for _ in range(count)]
-            kinds = [self._kinds[min(i, len(self._kinds) - 1)] for i in drawn]
+            indices = [int(np.searchsorted(self._cumulative, generator.random())) for _ in range(count)]
+            kinds = [self._kinds[min(i, len(self._kinds) - 1)] for i in indices]
         for kind in kinds:
             thing = self.finish(kind(self.materials, index, self.place(points, generator), generator), generator)
             if generator.random() < 0.5:
                 picture = self.cast(picture, thing.coverage, generator)
             picture = picture + (thing.rgb - picture) * thing.coverage[..., None]
+            # Several things in front of each other cover as much as all of them together.
             covered = covered + (1 - covered) * thing.coverage
+        # A thing on a fringe is certain, though the bare fringe isn't.
         counted = np.maximum(self.face(bare, points), (covered > 0.5) * self.inside(points))
         view = np.clip(picture, 0, 255).astype(np.uint8)
         if degraded:

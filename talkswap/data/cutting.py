@@ -97,6 +97,7 @@ def open_source(path: Path) -> tuple[ClipInfo, FrameIndex]:
     Raises:
         UnreadableMediaError, NoVideoError: it is no video, or damaged.
     """
+    # Size and time are part of the key: a file that was replaced is opened anew.
     stat = path.stat() if path.is_file() else None
     return _open_version(path, None if stat is None else (stat.st_mtime_ns, stat.st_size))
 
@@ -115,6 +116,7 @@ def cut(source: Source, seconds: Fraction, shortest: Fraction, rate: int) -> lis
     """
     info, index = open_source(source.path)
     times = np.array([float(time) for time in index.times])
+    # A frame shows the picture nearest in time; between two of them the border is their middle.
     middles = (times[1:] + times[:-1]) / 2
     longest, least = int(seconds * rate), int(shortest * rate)
     pieces = []
@@ -139,6 +141,7 @@ def _scaled(stretch: Range, info: ClipInfo, path: Path) -> Box | None:
     factor = info.height / stretch.lines if stretch.lines else 1.0
     x, y, width, height = (round(value * factor) for value in stretch.box)
     whole = _square_width(info)
+    # Lists round, so a box may reach over the edge by a few pixels.
     right, bottom = min(x + width, whole), min(y + height, info.height)
     if x < 0 or y < 0 or right - x < 16 or bottom - y < 16:
         raise UnreadableMediaError(
@@ -175,6 +178,7 @@ def read_piece(piece: Piece) -> Iterator[UInt8Image]:
             if piece.box is not None:
                 x, y, w, h = piece.box
                 rgb = np.ascontiguousarray(rgb[y : y + h, x : x + w])
+            # A source below 25 pictures a second shows one for several frames.
             while number == frame.source_index:
                 yield rgb
                 number = next(pictures, None)

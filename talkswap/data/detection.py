@@ -86,6 +86,7 @@ def label_scene(rgb: UInt8Image, rows: list[dict[str, Any]], teacher: DetectorTe
     Without a teacher the listed faces are the labels.
     """
     listed = [np.array(row["box"], np.float32) for row in rows]
+    # A listed face with too few points is somewhere, but can't be learned.
     if teacher is None:
         listed_points = [row["points"][:4] for row in rows if len(row["points"]) >= 4]
         unclear = [row["box"] for row in rows if len(row["points"]) < 4]
@@ -100,6 +101,7 @@ def label_scene(rgb: UInt8Image, rows: list[dict[str, Any]], teacher: DetectorTe
             sure_boxes.append(box)
         else:
             ignored.append(box)
+    # A face that only the list knows may be a poster or a back of a head: neither face nor background.
     for box in listed:
         middle = (box[:2] + box[2:]) / 2
         if not any((sure[:2] < middle).all() and (middle < sure[2:]).all() for sure in sure_boxes):
@@ -141,6 +143,7 @@ def targets(faces: FloatArray, ignored: FloatArray, size: int) -> tuple[FloatArr
     cells = size // STRIDE
     answer = np.zeros((13, cells, cells), np.float32)
     counted = np.ones((cells, cells), np.float32)
+    # Centres of the cells in px.
     y, x = np.mgrid[0:cells, 0:cells].astype(np.float32) * STRIDE + (STRIDE - 1) / 2
     for box in ignored:
         inside = (x > box[0]) & (x < box[2]) & (y > box[1]) & (y < box[3])
@@ -152,6 +155,7 @@ def targets(faces: FloatArray, ignored: FloatArray, size: int) -> tuple[FloatArr
             continue
         distance = np.hypot(x - centre[0], y - centre[1])
         closeness = np.exp(-((distance / (0.14 * side)) ** 2))
+        # Rounding leaves no cell exactly at the centre, and the loss needs one that is certain.
         closeness[row, column] = 1
         answer[0] = np.maximum(answer[0], closeness)
         near = (distance < max(0.1 * side, 0.75 * STRIDE)) | (closeness == 1)
@@ -160,6 +164,7 @@ def targets(faces: FloatArray, ignored: FloatArray, size: int) -> tuple[FloatArr
         answer[2, near] = ((centre[1] - y) / STRIDE)[near]
         answer[3, near] = np.log(side / 64)
         answer[4:12, near] = ((points - centre) / side).reshape(8, 1)
+        # Small faces reach few cells and large ones many: each face counts the same.
         answer[12, near] = 1 / near.sum()
     return answer, counted
 
@@ -179,12 +184,14 @@ class ScenePainter:
         self.config, self.faces, self.scenes, self.backgrounds = config, faces, scenes, backgrounds
 
     def _side(self, generator: np.random.Generator) -> float:
+        # Even in the logarithm, so that small faces are as frequent as large ones.
         low, high = np.log(self.config.smallest), np.log(self.config.largest)
         return float(np.exp(generator.uniform(low, high)))
 
     def canvas(self, generator: np.random.Generator) -> UInt8Image:
         """A part of a background, sometimes flat or with a border as letterboxing leaves it."""
         size = self.config.size
+        # Studio walls and blue screens are flat.
         if generator.random() < 0.08:
             return np.broadcast_to(generator.integers(0, 255, 3).astype(np.uint8), (size, size, 3)).copy()
         return random_square(self.backgrounds, 0.4, size, generator)
@@ -197,8 +204,8 @@ class ScenePainter:
         scale = size / max(height, width) * float(np.exp(generator.uniform(-0.8, 0.5)))
         focus = np.array([width, height]) / 2
         if len(scene.faces):
-            chosen = scene.faces[int(generator.integers(len(scene.faces)))]
-            centre, side = face_square(chosen)
+            face = scene.faces[int(generator.integers(len(scene.faces)))]
+            centre, side = face_square(face)
             if generator.random() < 0.7:
                 scale, focus = self._side(generator) / side, centre.astype(np.float64)
         scale = min(scale, 2.0)
@@ -209,13 +216,13 @@ class ScenePainter:
         if scale < 0.6:  # average first: the warp alone would alias
             small = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
             ratio = np.array([width / small.shape[1], height / small.shape[0]])
-            moved = affine.copy()
-            moved[:, 2] += moved[:, :2] @ (0.5 * ratio - 0.5)
-            moved[:, :2] *= ratio
+            matrix = affine.copy()
+            matrix[:, 2] += matrix[:, :2] @ (0.5 * ratio - 0.5)
+            matrix[:, :2] *= ratio
         else:
-            small, moved = rgb, affine
+            small, matrix = rgb, affine
         colour = [int(v) for v in generator.integers(0, 255, 3)]
-        picture: np.ndarray = cv2.warpAffine(small, moved, (size, size), flags=cv2.INTER_LINEAR, borderValue=colour)
+        picture: np.ndarray = cv2.warpAffine(small, matrix, (size, size), flags=cv2.INTER_LINEAR, borderValue=colour)
         faces = transformed(scene.faces.reshape(-1, 2), affine).reshape(-1, 4, 2)
         ignored = []
         for x0, y0, x1, y1 in scene.ignored:
@@ -246,6 +253,7 @@ class ScenePainter:
         target_side = self._side(generator)
         margin = min(0.2 * target_side, 0.4 * size)
         place = generator.uniform(margin, size - margin, 2)
+        # Faces may stand close together, but must not hide each other: hidden ones would be wrong labels.
         for other, extent in occupied:
             if float(np.hypot(*(place - other))) < 0.55 * (target_side + extent):
                 return None
@@ -253,13 +261,14 @@ class ScenePainter:
         affine: np.ndarray = cv2.getRotationMatrix2D((0, 0), generator.normal(0, 14), scale)
         affine[:, 2] = place - affine[:, :2] @ centre
         if scale < 0.6:
+            # The warp takes one of many pixels; averaged first, the face has no jagged edges.
             factor = stored / max(8, round(stored * scale))
             small = cv2.resize(crop, (round(stored / factor),) * 2, interpolation=cv2.INTER_AREA)
-            moved = affine.copy()
-            moved[:, 2] += moved[:, :2] @ np.full(2, 0.5 * factor - 0.5)
-            moved[:, :2] *= factor
+            matrix = affine.copy()
+            matrix[:, 2] += matrix[:, :2] @ np.full(2, 0.5 * factor - 0.5)
+            matrix[:, :2] *= factor
         else:
-            small, moved = crop, affine
+            small, matrix = crop, affine
         n = small.shape[0]
         kind = generator.random()
         if kind < 0.4:  # the square as it is: clips cropped around a head look so
@@ -270,8 +279,8 @@ class ScenePainter:
             cv2.ellipse(mask, (n // 2, round(n * 0.53)), (round(axes[0]), round(axes[1])), 0, 0, 360, 255, -1)
             if kind < 0.8:
                 mask = cv2.GaussianBlur(mask, (0, 0), max(0.3, 0.03 * n))
-        layer = cv2.warpAffine(small, moved, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        weight = cv2.warpAffine(mask, moved, (size, size), flags=cv2.INTER_LINEAR)[..., None].astype(np.uint16)
+        layer = cv2.warpAffine(small, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        weight = cv2.warpAffine(mask, matrix, (size, size), flags=cv2.INTER_LINEAR)[..., None].astype(np.uint16)
         picture[:] = ((layer * weight + picture * (255 - weight)) // 255).astype(np.uint8)
         occupied.append((place.astype(np.float32), target_side))
         return transformed(points, affine)
@@ -303,6 +312,7 @@ class ScenePainter:
             faces = np.array(painted, np.float32).reshape(-1, 4, 2)
         if generator.random() < 0.5:
             picture = np.ascontiguousarray(picture[:, ::-1])
+            # In a mirror the left eye is on the right.
             faces = faces[:, [1, 0, 2, 3]]
             faces[..., 0] = config.size - 1 - faces[..., 0]
             ignored = ignored[:, [2, 1, 0, 3]]

@@ -107,15 +107,17 @@ class StoredFaces:
             self._pictures.append(small_crops(folder))
             landmarks.append(points * (ratio := STORED / CROP))
             landmarks[-1][..., :2] += 0.5 * ratio - 0.5  # px centres
+            # Which folder a face is in, and its place there.
             self._owner += [(position, index) for index in range(len(points))]
         self.landmarks: FloatArray = np.concatenate(landmarks)  # N 478 3, px of the picture
         if missing := set(shares or {}) - set(names):
             raise ValueError(f"shares of folders that are not read: {', '.join(sorted(missing))}")
         weight, owner = self._balance(), np.array([position for position, _ in self._owner])
-        fixed = {names.index(name): share for name, share in (shares or {}).items()}
-        rest = ~np.isin(owner, list(fixed))
-        weight[rest] *= (1 - sum(fixed.values())) / max(float(weight[rest].sum()), 1e-12)
-        for position, share in fixed.items():
+        shares_by_position = {names.index(name): share for name, share in (shares or {}).items()}
+        # Folders with a share get exactly that; the others keep their balance in what is left.
+        rest = ~np.isin(owner, list(shares_by_position))
+        weight[rest] *= (1 - sum(shares_by_position.values())) / max(float(weight[rest].sum()), 1e-12)
+        for position, share in shares_by_position.items():
             weight[owner == position] *= share / float(weight[owner == position].sum())
         self._cumulative = np.cumsum(weight / weight.sum())
 
@@ -131,6 +133,7 @@ class StoredFaces:
         nod = (p[:, 1, 1] - (p[:, 33, 1] + p[:, 263, 1]) / 2) / eyes
         mouth = np.linalg.norm(p[:, 13, :2] - p[:, 14, :2], axis=1) / eyes
         blink = np.linalg.norm(p[:, 159, :2] - p[:, 145, :2], axis=1) / eyes
+        # Coarse cells of turn, nod, mouth and eyes: most portraits are frontal with a shut mouth.
         cells = np.stack(
             [
                 np.digitize(turn, [-0.6, -0.3, -0.1, 0.1, 0.3, 0.6]),
@@ -141,6 +144,7 @@ class StoredFaces:
             1,
         )
         _, inverse, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+        # The root, since full balance would show a few rare faces over and over.
         weight = 1 / np.sqrt(counts[inverse.reshape(-1)] + 10.0)
         return (weight / weight.sum()).astype(np.float64)
 
@@ -156,11 +160,13 @@ class StoredFaces:
 
 def relight(picture: np.ndarray, generator: np.random.Generator) -> UInt8Image:
     """Exposure, gamma, white balance, saturation and a light from one side, for an S S 3 picture."""
+    # One table a channel: gamma, exposure and white balance in one look-up.
     level = np.linspace(0, 1, 256)[:, None] ** generator.uniform(0.55, 1.7)
     gain = generator.uniform(0.6, 1.3) * generator.uniform(0.85, 1.15, 3)
     table = np.clip(level * gain * 255, 0, 255).astype(np.uint8).reshape(256, 1, 3)
     picture = cv2.LUT(picture, table)
     colour = 0.0 if generator.random() < 0.08 else generator.uniform(0.5, 1.35)
+    # Saturation mixes the channels, which no table can do.
     picture = cv2.transform(picture, np.eye(3) * colour + (1 - colour) / 3)
     if generator.random() < 0.25:
         size = picture.shape[0]
@@ -188,6 +194,7 @@ def degrade(picture: np.ndarray, generator: np.random.Generator) -> UInt8Image:
     size = picture.shape[0]
     if generator.random() < 0.25:
         small = int(generator.uniform(20, 90) * size / 128)
+        # Down and up again, as in a clip that was made smaller by somebody.
         shrunk = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
         picture = cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR)
     if generator.random() < 0.2:
@@ -226,6 +233,7 @@ class FaceViews:
         """The affine (2 x 3) to a square that misses the face's own by a little."""
         config = self.config
         ease = 1 / 3 if generator.random() < config.careful else 1.0
+        # The exact square first, then a miss as a detector or the frame before would make it.
         own = affine_from_landmarks(points, config.size).astype(np.float64)
         scale = 1 + ease * generator.uniform(-config.scale, config.scale * 1.1)
         turn = cv2.getRotationMatrix2D((0, 0), ease * generator.uniform(-config.roll, config.roll), scale)[:, :2]
@@ -266,6 +274,7 @@ class FaceViews:
         picture, points = self.faces.picture(index), self.faces.landmarks[index]
         affine = self._place(points, generator)
         view: np.ndarray
+        # What lies around a crop is mirrored, photographed or black: the border must tell nothing.
         if generator.random() < 0.5:
             view = cv2.warpAffine(
                 picture, affine, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
@@ -279,6 +288,7 @@ class FaceViews:
         points = transform_points(affine, points)
         if generator.random() < 0.5:
             view = np.ascontiguousarray(view[:, ::-1])
+            # In a mirror the left corner of the mouth is point 291 and no longer 61.
             points = points[self.mirror]
             points[:, 0] = size - 1 - points[:, 0]
         if generator.random() < 0.2:
@@ -302,6 +312,7 @@ class FaceViews:
         own = affine_from_landmarks(self.faces.landmarks[index], size).astype(np.float64)
         view = np.ascontiguousarray(self._background(generator))
         angle, middle = generator.uniform(0, 2 * np.pi), (size - 1) / 2
+        # Half a face beside the square, or one far too small or large: what a lost track looks at.
         if generator.random() < 0.7:
             own[:, 2] += np.array([np.cos(angle), np.sin(angle)]) * generator.uniform(0.6, 0.9) * size
         else:
@@ -332,6 +343,7 @@ def shape_space(faces: StoredFaces, count: int) -> tuple[FloatArray, FloatArray,
         (mean 478 3, basis 478 3 ``count`` scaled by the standard deviations, both in sides of the square with the
         origin at its centre; what the basis leaves out: mean distance in parts of the eye distance).
     """
+    # In the network's own square all faces have one place, size and roll.
     shapes = np.stack([transform_points(affine_from_landmarks(p, 1), p) for p in faces.landmarks])  # N 478 3
     flat = shapes.reshape(len(shapes), -1).astype(np.float64)
     mean = flat.mean(0)
@@ -346,5 +358,6 @@ def shape_space(faces: StoredFaces, count: int) -> tuple[FloatArray, FloatArray,
     rest = (centred - (centred @ basis) @ basis.T).reshape(shapes.shape)
     eyes = np.linalg.norm(shapes[:, 468] - shapes[:, 473], axis=1).mean()
     missing = float(np.linalg.norm(rest[:, :, :2], axis=2).mean() / eyes)
+    # Scaled by the deviations, so that a coefficient of 1 is usual for every direction.
     scaled = basis * np.sqrt(np.maximum(values[order], 0))
     return mean.reshape(POINTS, 3).astype(np.float32), scaled.reshape(POINTS, 3, -1).astype(np.float32), missing

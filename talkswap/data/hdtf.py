@@ -67,6 +67,7 @@ class _Reader:
         if path is None:
             self.problems.append(f"{names[0]}: there is no such list in {self.folder}")
             return
+        # The lists come from several editors: with and without a byte order mark, with spaces, commas and bars.
         text = path.read_text(encoding="utf-8-sig", errors="replace")
         for number, line in enumerate(text.splitlines(), 1):
             fields = re.split(r"[\s,|]+", line.strip())
@@ -169,6 +170,7 @@ def read_lists(folder: Path) -> Listing:
         boxes = reader.table(_box, f"{subset}_crop_wh.txt")
         lines = reader.table(_lines, f"{subset}_resolution.txt")
         addresses = reader.table(_address, f"{subset}_video_url.txt")
+        # Crops count all of a video's ranges, also those that can't be read.
         for name, stretches in times.items():
             ranges = []
             for number, one in enumerate(stretches):
@@ -179,6 +181,7 @@ def read_lists(folder: Path) -> Listing:
                     reader.problems.append(f"{subset}, {name}: range {number} has no crop and is left out")
                 else:
                     ranges.append(Range(*one, box, lines.get(name, 0)))
+            # Names end in a number: of the video in RD, of one person's video in the others.
             if ranges:
                 speaker = name if subset == ONE_SPEAKER_A_VIDEO else re.sub(r"\d+$", "", name)
                 videos.append(ListedVideo(subset, name, addresses.get(name, ""), speaker, tuple(ranges)))
@@ -194,6 +197,7 @@ def _one_speaker_an_address(videos: list[ListedVideo]) -> list[ListedVideo]:
     uploads: dict[str, str] = {}
     same: dict[str, str] = {}  # speaker -> the one it stands for
     for video in videos:
+        # The same upload under two names would put one person on both sides of the split.
         upload = re.search(r"(?:[?&]v=|youtu\.be/)([\w-]{6,})", video.address)
         if upload is not None:
             first = uploads.setdefault(upload.group(1), video.speaker)
@@ -207,14 +211,14 @@ def find_listed(listing: Listing, videos: Path) -> tuple[list[Source], list[List
 
     A file belongs to an entry if its name without ending is NAME or SUBSET_NAME, whatever the case of its letters.
     """
-    there: dict[str, Path] = {}
+    files_by_stem: dict[str, Path] = {}
     for path in sorted(videos.rglob("*")):
         if path.suffix.lower() in VIDEO_ENDINGS and path.is_file():
-            there.setdefault(path.stem.lower(), path)
+            files_by_stem.setdefault(path.stem.lower(), path)
     sources, missing = [], []
     for video in listing.videos:
         names = (video.name, f"{video.subset}_{video.name}")
-        file = next((there[name.lower()] for name in names if name.lower() in there), None)
+        file = next((files_by_stem[name.lower()] for name in names if name.lower() in files_by_stem), None)
         if file is None:
             missing.append(video)
         else:
@@ -252,6 +256,7 @@ def draw_pairs(clips: Sequence[tuple[str, str]], count: int, seed: int) -> list[
         count: pairs wanted; fewer are returned where there are not as many.
     """
     clips = sorted(clips)
+    # A face swap needs two people, so a clip is never paired with one of its own speaker.
     possible = [(a, b) for a, first in clips for b, second in clips if first != second]
     order = np.random.default_rng(seed).permutation(len(possible))
     return [possible[int(k)] for k in order[:count]]

@@ -43,6 +43,7 @@ class Materials:
     def _spread(self, patch: np.ndarray, side: int) -> UInt8Image:
         """A patch at ``side`` px, mirrored at its borders until it fills the square."""
         patch = cv2.resize(patch, (side, side), interpolation=cv2.INTER_LINEAR)
+        # Mirrored and not repeated: a repeated patch shows a grid of edges.
         lines = np.abs((np.arange(self.size) + side) % (2 * side) - side).clip(0, side - 1)
         return np.asarray(patch[lines][:, lines], np.uint8)
 
@@ -129,6 +130,7 @@ def rounded(mask: UInt8Image, depth: float, light: float) -> FloatArray:
     """Brightness (S S) of a part that is round: darker toward its border by ``depth``, more so away from ``light``
     (radians)."""
     inside = cv2.distanceTransform((mask > 127).astype(np.uint8), cv2.DIST_L2, 3)
+    # A round part is highest far from its border; light falls on its slope.
     height = np.sqrt(np.clip(inside / max(float(inside.max()), 1.0), 0, 1))
     smooth = cv2.GaussianBlur(height, (0, 0), 1.5)
     lean = np.cos(light) * cv2.Sobel(smooth, cv2.CV_32F, 1, 0) + np.sin(light) * cv2.Sobel(smooth, cv2.CV_32F, 0, 1)
@@ -138,11 +140,11 @@ def rounded(mask: UInt8Image, depth: float, light: float) -> FloatArray:
 def _over(below: Occluder | None, rgb: np.ndarray, mask: UInt8Image, bright: FloatArray | float) -> Occluder:
     """One more part laid over what there is."""
     cover = mask.astype(np.float32) / 255
-    lit = rgb.astype(np.float32) * (bright[..., None] if isinstance(bright, np.ndarray) else bright)
+    shaded = rgb.astype(np.float32) * (bright[..., None] if isinstance(bright, np.ndarray) else bright)
     if below is None:
-        return Occluder(np.asarray(lit, np.float32), np.asarray(cover, np.float32))
-    mixed = below.rgb + (lit - below.rgb) * cover[..., None]
-    return Occluder(mixed.astype(np.float32), (below.coverage + (1 - below.coverage) * cover).astype(np.float32))
+        return Occluder(np.asarray(shaded, np.float32), np.asarray(cover, np.float32))
+    blend = below.rgb + (shaded - below.rgb) * cover[..., None]
+    return Occluder(blend.astype(np.float32), (below.coverage + (1 - below.coverage) * cover).astype(np.float32))
 
 
 def _solid(materials: Materials, mask: UInt8Image, generator: Generator) -> Occluder:
@@ -153,23 +155,25 @@ def _solid(materials: Materials, mask: UInt8Image, generator: Generator) -> Occl
 
 def _inward(place: np.ndarray, size: int, generator: Generator) -> tuple[np.ndarray, float]:
     """A direction from outside into the view at ``place``: mostly from below and from the sides."""
+    # Hands come from below, since arms hang there.
     angle = generator.uniform(-0.15, 1.15) * np.pi if generator.random() < 0.8 else generator.uniform(0, 2 * np.pi)
-    from_there = np.array([np.cos(angle), np.sin(angle)])  # toward where it comes from; y points down
-    return from_there, float(angle)
+    direction = np.array([np.cos(angle), np.sin(angle)])  # toward where it comes from; y points down
+    return direction, float(angle)
 
 
 def hand(materials: Materials, index: int, place: np.ndarray, generator: Generator) -> Occluder:
     """Some fingers, a palm and a wrist; often the person's own skin."""
     size = materials.size
     scale = size * generator.uniform(0.7, 1.25) / 128
-    whose = index if generator.random() < 0.6 else materials.faces.draw(generator)
-    skin = materials.skin(whose, generator)
+    person = index if generator.random() < 0.6 else materials.faces.draw(generator)
+    skin = materials.skin(person, generator)
     gain = generator.uniform(0.75, 1.15) * (1 + generator.uniform(-0.04, 0.04, 3))
     skin = np.clip(skin * gain, 0, 255)
     comes, angle = _inward(place, size, generator)
     light, depth = generator.uniform(0, 2 * np.pi), generator.uniform(0.15, 0.5)
     palm_at = place + comes * scale * generator.uniform(18, 34)
     width = scale * generator.uniform(13, 19)
+    # From the wrist to the nails: each part lies over the one before.
     wrist = _limb(size, palm_at + comes * 2 * size, palm_at + comes * width, width * 0.75, width * 0.75)
     occluder = _over(None, skin, wrist, rounded(wrist, depth, light))
     palm = _ellipse(size, palm_at, np.array([width * generator.uniform(1, 1.3), width]), np.degrees(angle))
@@ -186,6 +190,7 @@ def hand(materials: Materials, index: int, place: np.ndarray, generator: Generat
         lean = spread * (finger - (count - 1) / 2) + generator.uniform(-0.08, 0.08)
         tip = base - (comes * np.cos(lean) - across * np.sin(lean)) * reach
         part = _limb(size, base, tip, thick, thick * generator.uniform(0.7, 0.95))
+        # A dark line around each finger, as the gaps between fingers are.
         gap = cv2.dilate(part, np.ones((3, 3), np.uint8))
         darker = occluder.rgb * (1 - 0.35 * (gap.astype(np.float32) / 255)[..., None])
         occluder = Occluder(np.asarray(darker, np.float32), occluder.coverage)
@@ -208,8 +213,8 @@ def arm(materials: Materials, index: int, place: np.ndarray, generator: Generato
     angle = generator.uniform(0, np.pi)
     along = np.array([np.cos(angle), np.sin(angle)]) * size * 2
     bare = generator.random() < 0.6
-    whose = index if generator.random() < 0.6 else materials.faces.draw(generator)
-    stuff = materials.skin(whose, generator) if bare else materials.any(generator)
+    person = index if generator.random() < 0.6 else materials.faces.draw(generator)
+    stuff = materials.skin(person, generator) if bare else materials.any(generator)
     begins = place if generator.random() < 0.4 else place - along
     thick = size * generator.uniform(0.07, 0.16)
     mask = _limb(size, begins, place + along, thick, thick * generator.uniform(0.9, 1.3))
@@ -315,6 +320,7 @@ def cloth(materials: Materials, index: int, place: np.ndarray, generator: Genera
     edge = sum(generator.normal(0, 0.05) * np.sin(wave * np.pi * x + generator.uniform(0, 6)) for wave in range(1, 5))
     bend = generator.uniform(-0.5, 0.5) * x * x
     ring = np.stack([x * 1.5, edge + bend], 1)
+    # The edge is wavy; the other three sides lie outside the view.
     ring = np.concatenate([ring, [[1.5, 3], [-1.5, 3]]]) * size * 0.7
     _, angle = _inward(place, size, generator)
     turn = angle - np.pi / 2
@@ -328,8 +334,8 @@ def cloth(materials: Materials, index: int, place: np.ndarray, generator: Genera
 def hair(materials: Materials, index: int, place: np.ndarray, generator: Generator) -> Occluder:
     """A lock or some strands that hang into the face, in the person's own hair or somebody else's."""
     size = materials.size
-    whose = index if generator.random() < 0.5 else materials.faces.draw(generator)
-    stuff = materials.hair(whose, generator).astype(np.float32)
+    person = index if generator.random() < 0.5 else materials.faces.draw(generator)
+    stuff = materials.hair(person, generator).astype(np.float32)
     if generator.random() < 0.5:  # one hair colour, light and dark by strand
         tone = np.median(stuff.reshape(-1, 3), 0)
         stuff = np.broadcast_to(tone, stuff.shape) + generator.standard_normal((size, size, 1), np.float32) * 8
@@ -341,6 +347,7 @@ def hair(materials: Materials, index: int, place: np.ndarray, generator: Generat
     count = int(generator.integers(12, 40)) if lock else int(generator.integers(2, 12))
     width = size * (generator.uniform(0.02, 0.07) if lock else generator.uniform(0.05, 0.25))
     mask, bright = _canvas(size), np.ones((size, size), np.float32)
+    # Strand by strand along one curve, each a little beside it.
     for _ in range(count):
         aside = generator.normal(0, width, (3, 2))
         a, b, c = begins + aside[0] * 2, bend + aside[1], ends + aside[2] * (0.5 if lock else 1)

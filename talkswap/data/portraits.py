@@ -102,6 +102,7 @@ def prepare_clip(job: tuple[PortraitsConfig, Path, str]) -> tuple[str, int, int]
     if out.is_file() and stills.is_file():
         with np.load(out) as stored:
             return path.name, len(stored["times"]), int(np.isfinite(stored["landmarks"][:, 0, 0]).sum())
+    # The whole clip is short: cut by hand, some seconds.
     voice = load_voice(path).samples
 
     def frames() -> Iterator[tuple[Fraction, UInt8Image]]:
@@ -160,6 +161,7 @@ def prepare(config: PortraitsConfig, echo: Callable[[str], None] = print) -> dic
         portraits = [pool.apply_async(prepare_portraits, (config, split)) for split in ("val", "train")]
         for name, frames, faces in pool.imap_unordered(prepare_clip, jobs):
             echo(f"{name}: {faces} of {frames} frames with a face")
+        # The same processes label the portraits meanwhile.
         counts |= {f"portraits-{s}": p.get() for s, p in zip(("val", "train"), portraits, strict=True)}
     for split in ("val", "train"):
         counts[f"frames-{split}"] = collect_stills(config, split)
@@ -225,4 +227,5 @@ def label_clip(
     """Each frame of a clip with its landmarks, in order."""
     with LandmarkTeacher(folder, video=True) as teacher:
         for index, (time, rgb) in enumerate(frames):
+            # The teacher wants times that grow; two frames of one millisecond would stop it.
             yield time, rgb, teacher(rgb, int(time * 1000) + index)

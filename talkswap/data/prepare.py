@@ -73,10 +73,12 @@ def split_speakers(
         share: of the speakers that is held out.
         already: splits of an earlier run, kept.
     """
+    # A speaker never changes sides, or a network would have trained on what it's tested with.
     splits = dict(already or {})
     everybody = sorted(set(speakers) | set(splits))
     least = 2 if len(everybody) >= 4 else len(everybody) // 2
     held_out = max(least, round(share * len(everybody)))
+    # Ordered by a hash of the name, so speakers who come later move nobody.
     missing = held_out - sum(split == "val" for split in splits.values())
     fresh = sorted(
         (s for s in everybody if s not in splits), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest()
@@ -133,6 +135,7 @@ def look(job: tuple[Source, float]) -> SourceFacts:
         return SourceFacts(reason="unreadable", detail=error.message)
     except OSError as error:
         return SourceFacts(reason="unreadable", detail=str(error.strerror))
+    # By the pictures that are there; headers of variable rates state anything.
     rate = len(index.times) / max(float(index.duration), 1e-3)
     facts = (digest, round(float(index.duration), 3), round(rate, 3), info.width, info.height)
     if not info.has_audio:
@@ -203,6 +206,7 @@ def _same_settings(config: PrepareConfig) -> dict[str, Any]:
     path = config.out / "settings.json"
     if path.is_file():
         earlier = json.loads(path.read_text())
+        # Clips of two settings in one folder would be two data sets under one name.
         different = [k for k in settings if earlier.get(k) != settings[k]]
         if different:
             raise TrainingDataError(
@@ -249,6 +253,7 @@ def prepare(sources: Sequence[Source], config: PrepareConfig, report: Report | N
         splits = _splits(config, (speaker_name(source, facts) for source, facts in usable))
         records = _clips(_plan(usable, config, splits, refused), config, tell)
         accepted = [r for r in records if r["refused"] is None]
+        # Refusals are part of the result: whoever prepares their own videos needs to know why.
         for record in records:
             if record["refused"] is not None:
                 path = next(str(s.path) for s, facts in usable if facts.sha256 == record["source"])
@@ -276,6 +281,7 @@ def _look_all(
         source, result = job[0], facts[id(job)]
         if result.reason:
             refused.append(_refusal(source, result.reason, result.detail))
+        # A copy under another name would be one person twice, perhaps on both sides of the split.
         elif result.sha256 in paths:
             refused.append(_refusal(source, "copy", f"the same file as {paths[result.sha256]}"))
         else:
@@ -287,10 +293,10 @@ def _look_all(
 def _clips(jobs: Sequence[ClipJob], config: PrepareConfig, tell: Report) -> list[dict[str, Any]]:
     """Records of all pieces, made now or earlier, by name."""
     records = {job.name: record for job in jobs if (record := finished(job)) is not None}
-    waiting = [job for job in jobs if job.name not in records]
+    remaining = [job for job in jobs if job.name not in records]
     if records:
         tell(ProgressEvent("clips", len(records), len(jobs), f"{len(records)} clips were finished earlier"))
-    for job, record in spread(prepare_clip, waiting, config.workers):
+    for job, record in spread(prepare_clip, remaining, config.workers):
         records[job.name] = record
         why = record["refused"]
         message = f"refused: {job.name}: {why['reason']} ({why['detail']})" if why else ""
@@ -320,6 +326,7 @@ def _features(accepted: Sequence[dict[str, Any]], config: PrepareConfig, tell: R
     """HuBERT features of every clip that lacks them; returns their folder's name, "" where none were asked for."""
     if config.hubert is None:
         return ""
+    # The folder bears the model's hash: features of two models must never mix.
     weights = config.hubert / "model.safetensors"
     if not weights.is_file():
         raise InputMissingError(f"no HuBERT at {config.hubert}", "`talkswap download` fetches it; name its folder")
@@ -354,6 +361,7 @@ def _manifest(
         }
         for source, facts in usable
     ]  # fmt: skip
+    # The table that stages of the first data set read, with the same columns.
     rows = io.StringIO()
     columns = ("name", "split", "kind", "speaker", "source", "start", "frames", "quad_px", "mouth_audio_corr", "lag")
     writer = csv.DictWriter(rows, columns, lineterminator="\n")

@@ -82,6 +82,7 @@ def draw_still(
     After a flip the landmarks keep their numbers, so left and right parts are exchanged; use them
     only for regions that are symmetric.
     """
+    # All numbers are drawn, whether they are used or not: so switching one change off leaves the others as they were.
     index = int(random.integers(len(stills)))
     crop, points = np.asarray(stills.crops[index]), np.asarray(stills.landmarks[index])
     size = crop.shape[0]
@@ -101,6 +102,7 @@ def draw_still(
         crop = crop[:, ::-1]
         points = points * np.array([-1, 1, 1], np.float32) + np.array([size - 1, 0, 0], np.float32)
     if augmentation.light or augmentation.colour:
+        # Light and colour in one look-up a channel.
         table = np.arange(256)[:, None] * gain[None] + offset
         crop = cv2.LUT(np.ascontiguousarray(crop), table.clip(0, 255).astype(np.uint8)[None])
     return np.ascontiguousarray(crop), points.astype(np.float32)
@@ -108,6 +110,7 @@ def draw_still(
 
 def importance(points: FloatArray, size: int, outside: float, face: float, parts: float) -> FloatArray:
     """Weight of each px (size/4 x size/4): little outside the face, more on it, most on eyes and mouth."""
+    # At a quarter of the size: losses weigh areas, not pixels.
     small = size // 4
     weight = np.full((small, small), outside, np.float32)
     plane = points[:, :2] / 4
@@ -164,6 +167,7 @@ def write_stills(job: StillsJob) -> int:
 
     piece = Piece(job.out / paths["video"], Fraction(0), tuple(range(job.frames[-1] + 1)))
     rows = {frame: job.first + k for k, frame in enumerate(job.frames)}
+    # Once through the clip: seeking in a region's video costs more than decoding it.
     for number, rgb in enumerate(read_piece(piece)):
         if number in rows:
             affine = quad_affine(centres[number], sides[number], job.size)
@@ -192,6 +196,7 @@ def plan_stills(
     folder = out / f"{kind}-{split}"
     signature = _signature(records, kind, step, size)
     done = folder / "made.json"
+    # Arrays of the same clips are left alone; their hashes decide, not their times.
     if done.is_file() and json.loads(done.read_text())["clips"] == signature:
         return []
     jobs, first = [], 0
@@ -229,6 +234,7 @@ def finish_stills(
             about = {"yaw": round(float(yaw[frame]), 1), "mouth_open": round(float(opening[frame]), 3)}
             name = f"{job.name}.mp4" if kind == "frames" else f"{job.name}-{frame}"
             rows.append({"name": name, "frame": frame, "kind": "real", "identity": record["speaker"], **about})
+    # Removed first and written last: a run killed in between finds no promise that doesn't hold.
     (folder / "made.json").unlink(missing_ok=True)
     for name in ARRAYS:
         os.replace(out / "work" / f"{kind}-{split}" / name, folder / name)

@@ -128,12 +128,14 @@ def open_spoken(
 
 def smoothed_quads(landmarks: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Centre (T 2) and half-side vector (T 2) of each frame's FFHQ square, averaged over neighbours 1:2:1."""
+    # A square for each frame trembles with its landmarks; over three frames it doesn't.
     quads = [ffhq_quad(points) if np.isfinite(points[0, 0]) else None for points in landmarks]
     centres = np.array([q[0] if q else (np.nan, np.nan) for q in quads], np.float32)
     sides = np.array([q[1] if q else (np.nan, np.nan) for q in quads], np.float32)
     result = []
     for track in (centres, sides):
         around = np.stack([np.roll(track, 1, 0), track, np.roll(track, -1, 0)])  # 3 T 2
+        # np.roll goes round; the first frame is no neighbour of the last.
         around[0, 0], around[2, -1] = np.nan, np.nan
         weight = np.array([1, 2, 1], np.float32)[:, None, None] * np.isfinite(around)
         mean = (np.nan_to_num(around) * weight).sum(0) / np.maximum(weight.sum(0), 1e-6)
@@ -213,6 +215,7 @@ def check_lips(
     config = config or LipCheckConfig()
     opening = mouth_opening(landmarks)
     seen = np.isfinite(opening)
+    # A correlation of a few frames says nothing.
     if seen.sum() < 10:
         return LipCheck(0.0, 0.0, 0.0)
     encoder = listener()
@@ -228,6 +231,7 @@ def check_lips(
 
     scores = np.array([agreement(float(lag)) for lag in lags])
     best = int(scores.argmax())
+    # A lag is believed where it's clearly better than none: most clips are in time.
     clear = scores[best] >= config.clear and scores[best] >= scores[count] + config.gain
     lag = float(round(lags[best], 3)) if clear else 0.0
     return LipCheck(float(scores[best]), lag, float(true.std()))

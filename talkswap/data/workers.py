@@ -27,6 +27,7 @@ def _start_worker(parent: int) -> None:
     import cv2
     import torch
 
+    # A process per core already: threads of their own would only wait for each other.
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
@@ -45,6 +46,7 @@ def spread(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> 
     Raises:
         TrainingError: a process was killed, for example for want of memory.
     """
+    # Starting a process takes seconds, and a debugger sees nothing inside one.
     if workers == 1 or len(jobs) < 2:
         import torch
 
@@ -59,6 +61,7 @@ def spread(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> 
     with ProcessPoolExecutor(
         min(workers, len(jobs)), get_context("spawn"), initializer=_start_worker, initargs=(os.getpid(),)
     ) as pool:
+        # Two jobs a process in the queue are enough; all of them would hold their arguments in memory.
         ahead = iter(jobs)
         running: dict[Future[Result], Job] = {}
         try:
@@ -69,14 +72,15 @@ def spread(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> 
                         break
                 if not running:
                     return
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
+                futures, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in futures:
                     yield running.pop(future), future.result()
         except BrokenProcessPool as error:
             raise TrainingError(
                 "a process of the preparation was killed", "run again with fewer --workers; finished clips are kept"
             ) from error
         except BaseException:
+            # Whoever stops the run doesn't want to wait for clips that are half done.
             for child in active_children():
                 child.terminate()
             raise
