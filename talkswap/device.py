@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 MOST_WORKERS = 4  # batches side by side: each holds its own activations, about 100 MB
+# Packages whose versions decide a result.
 PACKAGES = ("torch", "numpy", "av", "opencv-python", "opencv-python-headless", "transformers")
-"""Packages whose versions decide a result."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def choose_device(name: str = "auto") -> Device:
 
     if name not in ("auto", "cpu", "cuda", "mps"):
         raise DeviceError(f"unknown device {name}", "choose auto, cpu, cuda or mps")
+    # A device that was named and can't be had is an error; only auto may choose another.
     if name == "cuda" and not torch.cuda.is_available():
         cuda = torch.version.cuda
         reason = "this torch is a CPU build" if cuda is None else f"torch for CUDA {cuda} finds no usable GPU"
@@ -108,6 +109,7 @@ def network_threads(device: Device) -> Iterator[int]:
     if device.name != "cpu" or cores == 1:
         yield 1
         return
+    # Matrix products of one crop don't fill many cores; several crops do.
     workers = min(MOST_WORKERS, cores)
     torch.set_num_threads(cores // workers)
     try:

@@ -150,6 +150,7 @@ def _with_setting(record: Any, path: list[str], value: Any, name: str) -> Any:
             raise RecordError(name, f"{path[0]} has no settings of its own", value)
         return dataclasses.replace(record, **{path[0]: _with_setting(inner, path[1:], value, name)})
     kind = typing.get_type_hints(type(record))[path[0]]
+    # A command line has only text, and None must be sayable.
     if value in ("none", "") and type(None) in typing.get_args(kind):
         value = None
     try:

@@ -17,8 +17,8 @@ from talkswap.errors import InputMissingError, UsageError, WeightsCorruptError, 
 
 EXPORT = "export"
 FULL = "-float32"  # ending of a network's name where a stage exports full precision beside half
+# What a run leaves for readers; further JSON lists of its export folder (clips, pairs, lags) belong to it.
 RECORDS = ("config.json", "curve.jsonl", "curve.png", "scores.json", "scores.jsonl", "README.md")
-"""What a run leaves for readers; further JSON lists of its export folder (clips, pairs, lags) belong to it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ def without_places(value: Any) -> Any:
     if isinstance(value, list):
         return [without_places(item) for item in value]
     if isinstance(value, str) and "\n" not in value:
+        # The run may come from a machine with the other kind of paths.
         if PurePosixPath(value).is_absolute() or value.startswith("~"):
             return PurePosixPath(value).name
         if PureWindowsPath(value).is_absolute():
@@ -128,6 +129,7 @@ def read_run(folder: Path, networks: Iterable[NetworkDescription]) -> Run:
             f"there is no run folder {folder}", "give the folder that was --run of `talkswap train`"
         )
     export = folder / EXPORT
+    # A stage may train one of several networks; the weights say which.
     names = {name.removesuffix(FULL) for p in sorted(export.glob("*.safetensors")) if (name := network_of(p.name))}
     if not names or not (folder / "config.json").is_file():
         lacking = "config.json" if names else "weights in export/"
@@ -146,9 +148,11 @@ def read_run(folder: Path, networks: Iterable[NetworkDescription]) -> Run:
     about = read_json(folder / "config.json")
     about = about if isinstance(about, dict) else {}
     loop: dict[str, Any] = about["loop"] if isinstance(about.get("loop"), dict) else {}
+    # The curve knows the steps that were really taken, the configuration those that were planned.
     last = _last_row(folder / "curve.jsonl")
     scores = _numbers(read_json(folder / "scores.json")) if (folder / "scores.json").is_file() else {}
     records = {name: folder / name for name in RECORDS if (folder / name).is_file()}
+    # Lists of clips, pairs and lags belong to the records, configurations of networks don't.
     for path in [*sorted(folder.glob("*.json")), *sorted(export.glob("*.json"))]:
         if path.stem not in names and path.name not in records:
             records[path.name] = path
@@ -169,11 +173,11 @@ def read_run(folder: Path, networks: Iterable[NetworkDescription]) -> Run:
 
 
 CARD = "README.md"
+# Licences that the hub knows by these names; any other is `other` with a name of its own.
 HUB_LICENCES = {
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "gpl-3.0", "lgpl-3.0", "mpl-2.0", "unlicense", "cc0-1.0",
     "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "openrail", "openrail++",
 }  # fmt: skip
-"""Licences that the hub knows by these names; any other is ``other`` with a name of its own."""
 DATA_LISTS = ("data.json", "clips.json", "pairs.json", "people.json")
 
 
@@ -222,6 +226,7 @@ def front_matter(name: str, licence: str | None, preset: str) -> list[str]:
 
 def card_licence(text: str) -> str | None:
     """The licence that a card's front matter names; None when it names none."""
+    # The hub reads only this block, so nothing else may name the licence.
     matter = re.match(r"---\r?\n(.*?)\r?\n---\s*(?:\r?\n|$)", text, re.DOTALL)
     if matter is None:
         return None

@@ -89,6 +89,7 @@ def is_safe(url: str) -> bool:
 
 def _through_mirror(url: str) -> str:
     mirror = os.environ.get("TALKSWAP_MIRROR")
+    # Whoever names a mirror trusts it; its files are checked like any other's.
     if mirror:
         return mirror.rstrip("/") + urlsplit(url).path
     if not is_safe(url):
@@ -207,6 +208,7 @@ def fetch(
         target.parent.mkdir(parents=True, exist_ok=True)
         if sha256 is None:
             part.unlink(missing_ok=True)
+        # Known before the first byte, not after an hour.
         present = part.stat().st_size if part.is_file() else 0
         free = shutil.disk_usage(target.parent).free
         if size is not None and free < size - present:
@@ -214,6 +216,7 @@ def fetch(
                 f"{label} needs {size - present} bytes, {target.parent} has {free} free",
                 "free some space, or set TALKSWAP_WEIGHTS",
             )
+        # Each attempt goes on where the one before stopped, after twice its pause.
         for attempt in range(config.attempts):
             try:
                 _transfer(url, part, size, config, report, token, most)
@@ -282,6 +285,7 @@ def _convert(download: Path, target: Path, preset: str) -> None:
         raise WeightsCorruptError(
             f"{download} holds more or less than tensors: {error}", repair_hint(preset)
         ) from error
+    # Tied tensors share memory, which safetensors refuses.
     tensors = {name: value.contiguous().clone() for name, value in state.items() if isinstance(value, torch.Tensor)}
     write_atomically(target, lambda part: save_file(tensors, part, metadata={"format": "pt"}))
 
@@ -289,6 +293,7 @@ def _convert(download: Path, target: Path, preset: str) -> None:
 def entry_problem(entry: CatalogueEntry, folder: Path) -> str | None:
     """Why an entry's files in ``folder`` cannot be used; None when they are whole."""
     records = manifest.read_records(folder)
+    # Members have pins of their own; converted files are listed when they are made.
     members = {member.record.file: member.record for member in entry.members}
     for file in entry.results:
         path = manifest.file_path(folder, file)

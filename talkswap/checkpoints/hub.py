@@ -108,6 +108,7 @@ def _with_mixin(kind: type[HubNetwork]) -> Any:
             "huggingface_hub is not installed, which saves and reads networks for the model hub",
             "pip install 'talkswap[hub]'",
         ) from error
+    # An object that was saved has the mixin already.
     if issubclass(kind, PyTorchModelHubMixin):
         return kind
 
@@ -150,6 +151,7 @@ def _with_mixin(kind: type[HubNetwork]) -> Any:
                 raise WeightsCorruptError(f"{folder} describes no {cls.hub_name} network: {error}", REPAIR) from error
             return networks.fill(network, tensors, cls.hub_name).eval()
 
+    # Under the network's own name, so that pickles and messages don't show the wrapper.
     Mixed.__name__, Mixed.__qualname__, Mixed.__module__ = kind.__name__, kind.__qualname__, kind.__module__
     Mixed.__doc__ = kind.__doc__
     _classes[kind] = Mixed

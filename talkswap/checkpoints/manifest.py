@@ -22,10 +22,11 @@ from talkswap.files import file_sha256, write_atomically
 from talkswap.types import DEFAULT_SYSTEM
 
 MANIFEST = "manifest.toml"
+# Endings of what a manifest lists: weights and configurations.
 LISTED = (".safetensors", ".json", ".onnx")
-"""Endings of what a manifest lists: weights and configurations."""
+# Folder in a room, or at the top of an old preset, with the records of training; nobody loads them, and no list has
+# them.
 RUNS = "runs"
-"""Folder in a room, or at the top of an old preset, with the records of training; nobody loads them and no list has them."""
 
 # Before systems had folders, all networks of a preset lay side by side; besides these five they were one system's.
 _FLAT_ROOMS = {
@@ -52,9 +53,11 @@ def inside(folder: Path, relative: str) -> Path:
     Raises:
         WeightsCorruptError: the name is empty, absolute, climbs with ``..`` or leads out through a link.
     """
+    # A name may come from anybody: both kinds of slashes and drives are looked at, wherever this runs.
     parts = PurePosixPath(relative.replace("\\", "/")).parts
     escapes = not parts or ".." in parts or relative.startswith(("/", "\\")) or bool(PureWindowsPath(relative).drive)
     path = folder.joinpath(*parts) if not escapes else folder
+    # A link inside the folder may point out of it.
     if escapes or not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
         raise WeightsCorruptError(f"the name {relative!r} leads out of {folder}", "do not use weights from this source")
     return path
@@ -154,6 +157,7 @@ def write_records(folder: Path, records: Iterable[FileRecord], about: Mapping[st
 
     lines = ["# written by talkswap; what lies here, and its size and sha256", "version = 1"]
     lines += [f"{key} = {quoted(value)}" for key, value in facts.items()]
+    # Sorted, so that the same files give the same manifest.
     for record in sorted(records, key=lambda r: r.file):
         place = file_path(folder, record.file)
         file = place.relative_to(folder).as_posix() if place.is_file() else record.file
@@ -188,6 +192,7 @@ def check_file(path: Path, record: FileRecord, repair: str) -> None:
     if not path.is_file():
         raise WeightsMissingError(f"no weights file at {path}", repair)
     size = path.stat().st_size
+    # The size first: a half-copied file needs no hash.
     if size != record.size:
         raise WeightsCorruptError(f"{path} is damaged: expected {record.size} bytes, got {size}", repair)
     digest = file_sha256(path)
@@ -262,6 +267,7 @@ class CatalogueEntry:
 def _entry(row: Mapping[str, Any], where: str) -> CatalogueEntry:
     try:
         name = str(row["name"])
+        # Unknown fields are refused by the dataclass.
         fields = dict(row)
         fields["needed_by"] = tuple(row["needed_by"])
         fields["beside"] = tuple(row.get("beside", ()))
@@ -274,6 +280,7 @@ def _entry(row: Mapping[str, Any], where: str) -> CatalogueEntry:
         raise WeightsCorruptError(f"an entry of {where} is not well formed: {error}", "reinstall talkswap") from error
     if entry.sha256 is not None:
         checked_hash(entry.sha256, f"{where}: {name}")
+    # A branch or tag may change under a pin that looks like one.
     if entry.repository is not None and not re.fullmatch(r"[0-9a-f]{40}", entry.commit or ""):
         raise WeightsCorruptError(f"{where}: {name} names no 40-digit commit", "a branch can change; pin a commit")
     if (entry.source is None) == (entry.made_by is None):

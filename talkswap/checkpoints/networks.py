@@ -23,8 +23,8 @@ from talkswap.records import RecordError, from_plain
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+# Sets of weights, best first: the order in which `auto` tries them.
 PRESETS = ("paper", "compact")
-"""Sets of weights, best first: the order in which ``auto`` tries them."""
 
 
 def resolve(reference: str) -> Any:
@@ -68,8 +68,8 @@ class Requirements:
     packages: tuple[str, ...] = ()  # importable names beyond talkswap's own requirements
 
 
+# Of somebody who loads single networks, and is told what's missing when one of them isn't there.
 ANYTHING = Requirements()
-"""Of somebody who loads single networks, and is told what's missing when one of them isn't there."""
 
 
 # --- The files of a network.
@@ -103,6 +103,7 @@ def tensor_files(folder: Path, name: str) -> tuple[str, ...]:
             shard = SHARD.fullmatch(path.name)
             if shard is not None and shard["name"] == Path(name).name:
                 counts.setdefault(int(shard["count"]), set()).add(int(shard["index"]))
+    # Two packings may lie side by side; the first whole one counts.
     for count, present in sorted(counts.items()):
         if present == set(range(1, count + 1)):
             return tuple(f"{name}-{index:05d}-of-{count:05d}{ENDING}" for index in range(1, count + 1))
@@ -151,6 +152,7 @@ def shards(tensors: Mapping[str, Tensor], largest: int) -> list[dict[str, Tensor
     groups: list[dict[str, Tensor]] = [{}]
     used = HEADER
     for name, tensor in tensors.items():
+        # Counted with its entry in the header, since the limit is the file's.
         size = _entry_size(name, tensor)
         if HEADER + size > largest:
             raise UsageError(
@@ -260,6 +262,7 @@ def stored_form(weights: dict[str, Tensor], precision: str, name: str, exact: bo
     else:
         dtype = torch.float32 if precision == "float32" else torch.half
         stored = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+    # Half precision ends at 65504, and an infinite weight shows only in pictures.
     for key, value in stored.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise WeightsCorruptError(
@@ -315,6 +318,7 @@ def config_from(kind: type[Config], values: dict[str, Any]) -> Config:
         if error.reason == "there is no such field":
             what = f"has no field {error.field}"
         raise WeightsCorruptError(f"{kind.__name__} {what}", repair) from error
+    # A damaged configuration could ask for more memory than there is before anything fails.
     for name, value in asdict(config).items():  # type: ignore[call-overload]
         for number in value if isinstance(value, tuple) else (value,):
             # no width, count, size or factor of a network is as large, and no count is negative
@@ -344,6 +348,7 @@ def fill(network: Network, weights: dict[str, Tensor], name: str) -> Network:
     Raises:
         WeightsCorruptError: names or shapes differ, or a number is infinite or none.
     """
+    # One nan would turn every frame black without a word.
     for key, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise WeightsCorruptError(

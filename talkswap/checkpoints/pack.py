@@ -81,6 +81,7 @@ def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig) -> P
     runs = [read_run(folder, config.networks) for folder in run_folders]
     runs_by_network = _runs_by_network(runs)
     earlier = _earlier([read_run(folder, config.networks) for folder in config.earlier], {run.place for run in runs})
+    # All questions come before the first file: nothing half-made is left behind by a refusal.
     base = None if config.base is None else folder_state(config.base)
     preset = _preset_kind(runs_by_network, base)
     candidates = () if base is None else _networks_in(base.folders[0], config)
@@ -97,6 +98,7 @@ def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig) -> P
     contents = Contents([*earlier, *runs], runs_by_network, None if base is None else base.folders[0], from_base)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, so that the last step is a rename on one disk.
         with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as place:
             folder = Path(place) / out.name
             folder.mkdir()
@@ -142,6 +144,7 @@ def _earlier(runs: Sequence[Run], places: set[str]) -> list[Run]:
     """Runs of which only the records are kept, each with a place of its own."""
     tagged_runs: list[Run] = []
     for run in runs:
+        # A stage that was run twice would overwrite its own records.
         tagged = replace(run, tag=run.folder.resolve().name) if run.place in places else run
         if tagged.place in places:
             raise UsageError(f"two runs would leave their records in {tagged.place}", "rename one run folder")
@@ -157,6 +160,7 @@ def _preset_kind(runs_by_network: Mapping[NetworkDescription, Run], base: Preset
         if network.paper_settings:
             settings = read_config(run.folder / EXPORT / f"{network.name}.json", REPAIR)
             kinds.add("paper" if network.paper_settings.items() <= settings.items() else "compact")
+    # One network of the paper's size is enough to make a paper preset.
     if kinds:
         return "paper" if "paper" in kinds else "compact"
     return "compact" if base is None else base.name
@@ -193,6 +197,7 @@ def _fill(
             origin = str(base_name)
         size = sum((folder / file).stat().st_size for file in tensor_files(folder, network.path))
         rows.append(CardNetwork(network.path, network.purpose, count, stored, origin, size))
+    # Whoever downloads weights can see how they were trained.
     for run in contents.runs:
         _write_records(folder / run.place, run)
     base_card = base_licence = None
@@ -251,6 +256,7 @@ def _write_copy(folder: Path, base: Path, network: NetworkDescription, largest: 
 
     files = {file: file_path(base, file) for file in tensor_files(base, network.path)}
     tensors = {name: tensor for path in files.values() for name, tensor in load_file(path).items()}
+    # Copied as they are where possible, so that their hashes stay.
     if all(path.stat().st_size <= largest for path in files.values()):
         for file, path in files.items():
             shutil.copyfile(path, folder / file)
@@ -299,6 +305,7 @@ def _copy_records(base: Path, folder: Path, contents: Contents, everything: bool
 def _put(folder: Path, out: Path) -> None:
     """Put the finished folder in its place; what was there before goes last."""
     old = folder.with_name(folder.name + ".old")
+    # A rename can't replace a folder that isn't empty, so the old one steps aside.
     if out.exists():
         out.rename(old)
     try:

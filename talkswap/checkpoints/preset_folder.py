@@ -78,6 +78,7 @@ class PresetFolder:
         Raises:
             WeightsMissingError: no folder has them.
         """
+        # Shards of one folder never complete those of another.
         for folder in self.folders:
             if files := tensor_files(folder, network):
                 return tuple(file_path(folder, file) for file in files)
@@ -114,6 +115,7 @@ def weight_hashes(preset: PresetFolder) -> dict[str, str]:
     entries = manifest.read_catalogue() if needs.downloads else ()
     downloads = {file for entry in entries if entry.name in needs.downloads for file in entry.results}
     hashes: dict[str, str] = {}
+    # The report must name what is loaded, not what lies somewhere too.
     for folder in preset.folders:
         for file, record in read_records(folder).items():
             if needs.rooms and manifest.room_of(file) not in needs.rooms and file not in downloads:

@@ -95,6 +95,7 @@ def folder_state(
             f"the weights folder {folder} is no preset: {problem}",
             "name a folder made by `talkswap weights pack` or `talkswap download --repo`; `talkswap weights list` shows them",
         )
+    # Folders of before there was a field were all compact.
     kind = read_about(folder).get("preset", "compact")
     if kind not in PRESETS:
         raise WeightsCorruptError(
@@ -177,6 +178,7 @@ def resolve_auto(requirements: Mapping[str, Requirements] | None = None) -> Reso
     for name in (preset for preset in PRESETS if preset in choices):
         preset = preset_state(name, choices[name])
         absent = absent_packages(choices[name])
+        # Never a worse preset without a word: a damaged one is an error, an absent one a reason.
         if preset.complete and not absent:
             verify_all(preset)
             reason = f"complete in {' and '.join(preset.sources or preset.origins[:1])}"
@@ -228,6 +230,7 @@ def check_preset(folder: Path) -> list[FileState]:
         except (WeightsMissingError, WeightsCorruptError) as error:
             problem = error
         states.append(FileState(file, record.size, problem))
+    # A stray file isn't loaded, but whoever laid it there thinks it is.
     for path in sorted(folder.rglob("*")):
         file = path.relative_to(folder).as_posix()
         if path.is_file() and manifest.is_listed(file) and manifest.with_room(file) not in records:

@@ -71,6 +71,7 @@ def read_token(path: Path | None) -> str | None:
         if not token or len(token.split()) != 1:
             raise errors.UsageError(f"{path} holds no token", "write the token alone into the file")
         return token
+    # A file goes before the environment, and that before a login of long ago.
     if token := os.environ.get("HF_TOKEN", "").strip():
         return token
     try:
@@ -147,8 +148,10 @@ def push(
     if not progress:
         disable_progress_bars()
     api = HfApi(endpoint=endpoint, token=token, library_name="talkswap")
+    # Which HTTP library huggingface_hub uses changes with its version.
     transport: Any = HfHubHTTPError.__bases__[0]  # the error of whichever HTTP library this huggingface_hub uses
     try:
+        # Asked first: a wrong token fails here and not after an upload.
         api.whoami()
         api.create_repo(plan.repository, private=private or None, exist_ok=True, repo_type="model")
         if revision is not None:
@@ -191,6 +194,7 @@ def _refusal(repository: str, endpoint: str, error: Any) -> errors.TalkswapError
     status = getattr(getattr(error, "response", None), "status_code", 0)
     said = str(getattr(error, "server_message", "") or "").strip().rstrip(".")
     why = f"answered {status}" + (f": {said}" if said else "")
+    # A hub answers 404 for what a token may not see, so 403 and 404 mean the same here.
     if status == 401:
         return errors.PublishError(
             f"{endpoint} does not take the access token ({why})", "make a new token and try again"
@@ -313,6 +317,7 @@ def fetch_preset(
 
 def _check_list(records: dict[str, FileRecord], about: dict[str, str], repository: str) -> None:
     """A stranger's manifest may list weights and configurations, nothing that could be mistaken for something else."""
+    # Weights and configurations can't be run, and nothing hidden can be slipped in.
     strange = [file for file in records if not manifest.is_listed(file) or "/." in f"/{file}"]
     if strange or not records or len(records) > MOST_FILES:
         what = f"lists {strange[0]!r}" if strange else f"lists {len(records)} files"

@@ -25,8 +25,8 @@ from talkswap.media.timeline import Timeline
 from talkswap.types import ClipInfo, UInt8Image
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv")
+# x, y, width, height in px.
 Box = tuple[int, int, int, int]
-"""x, y, width, height in px."""
 
 
 @dataclass(frozen=True)

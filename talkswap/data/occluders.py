@@ -393,5 +393,5 @@ TRAINED: dict[str, tuple[Draw, float]] = {
     "cloth": (cloth, 0.06),
     "hair": (hair, 0.12),
 }
+# Shapes for scores alone.
 HELD: dict[str, Draw] = {"letter": letter, "star": star}
-"""Shapes for scores alone."""

@@ -27,8 +27,8 @@ from talkswap.voice.features import FeatureExtractor, MelFeatures, cut_windows
 from talkswap.voice.mel import SILENCE, MelConfig, log_mel
 from talkswap.voice.speech_encoder import SpeechEncoder, SpeechEncoderConfig
 
+# Points of the mesh that turn with the head and do not follow the mouth.
 POSE_POINTS = (33, 133, 362, 263, 168, 6, 1, 2, 234, 454, 10)
-"""Points of the mesh that turn with the head and do not follow the mouth."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ import numpy as np
 from talkswap.errors import DependencyError, WeightsCorruptError, WeightsMissingError
 from talkswap.types import FloatArray
 
+# Sides of a tensor; None where any length will do.
 Shape = Sequence[int | None]
-"""Sides of a tensor; None where any length will do."""
 
 
 def onnx_errors() -> tuple[type[BaseException], ...]:
@@ -59,13 +59,14 @@ class OnnxNetwork:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except onnx_errors() as error:
             raise WeightsCorruptError(f"{path} cannot be read as an onnx network", hint) from error
-        stated = {entry.name: entry.shape for entry in self._session.get_inputs()}
-        if set(inputs) == {""} and len(stated) == 1:
-            inputs = {next(iter(stated)): inputs[""]}
-        if set(stated) != set(inputs) or not all(_fits(stated[name], inputs[name]) for name in inputs):
-            raise WeightsCorruptError(f"{path} is another network: it takes {stated}", hint)
+        graph_shapes = {entry.name: entry.shape for entry in self._session.get_inputs()}
+        # Published graphs name their one input as they like.
+        if set(inputs) == {""} and len(graph_shapes) == 1:
+            inputs = {next(iter(graph_shapes)): inputs[""]}
+        if set(graph_shapes) != set(inputs) or not all(_fits(graph_shapes[name], inputs[name]) for name in inputs):
+            raise WeightsCorruptError(f"{path} is another network: it takes {graph_shapes}", hint)
         self.names = tuple(inputs)
-        self.shapes = tuple(stated[name] for name in inputs)  # as the graph states them
+        self.shapes = tuple(graph_shapes[name] for name in inputs)  # as the graph states them
 
     def __call__(self, *tensors: np.ndarray) -> np.ndarray:
         """The graph's first output for float32 tensors, in the order of ``inputs``."""
@@ -73,11 +74,11 @@ class OnnxNetwork:
         return np.asarray(self._session.run(None, feed)[0])
 
 
-def _fits(stated: Sequence[Any], shape: Shape) -> bool:
+def _fits(graph_shape: Sequence[Any], shape: Shape) -> bool:
     """Whether a graph's input takes tensors of this shape; a side that it leaves open (a name, None) takes any."""
-    return len(stated) == len(shape) and all(
+    return len(graph_shape) == len(shape) and all(
         not isinstance(side, int) or length is None or side == length
-        for side, length in zip(stated, shape, strict=True)
+        for side, length in zip(graph_shape, shape, strict=True)
     )
 
 
@@ -97,10 +98,10 @@ def last_initialiser(path: Path) -> FloatArray:
         ) from error
     hint = "fetch the file again"
     try:
-        stored = onnx.load(path, load_external_data=False).graph.initializer
+        initialisers = onnx.load(path, load_external_data=False).graph.initializer
     except DecodeError as error:
         raise WeightsCorruptError(f"{path} cannot be read as an onnx network", hint) from error
     # A tensor in another file could name any file on this machine: only what the graph itself holds is read.
-    if not stored or stored[-1].data_type != onnx.TensorProto.FLOAT or stored[-1].data_location:
+    if not initialisers or initialisers[-1].data_type != onnx.TensorProto.FLOAT or initialisers[-1].data_location:
         raise WeightsCorruptError(f"{path} does not end in a stored float32 tensor", hint)
-    return np.asarray(onnx.numpy_helper.to_array(stored[-1]), np.float32)
+    return np.asarray(onnx.numpy_helper.to_array(initialisers[-1]), np.float32)

@@ -21,14 +21,14 @@ from av.error import FFmpegError
 from talkswap.errors import EncoderError, OutputUnwritableError
 from talkswap.media.probe import local_url
 
+# Endings of an output, and FFmpeg's name for the container.
 CONTAINERS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm"}
-"""Endings of an output, and FFmpeg's name for the container."""
 
+# x264's words for effort, fastest first; other encoders' own scales are mapped onto them.
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow")
-"""x264's words for effort, fastest first; other encoders' own scales are mapped onto them."""
 
+# What ProRes calls its qualities, smallest files first; the last two are for 4:4:4.
 PRORES_PROFILES = ("proxy", "lt", "standard", "hq", "4444", "4444xq")
-"""What ProRes calls its qualities, smallest files first; the last two are for 4:4:4."""
 
 EIGHT_BITS = ("yuv420p", "yuv422p", "yuv444p")
 TEN_BITS = ("yuv420p10le", "yuv422p10le", "yuv444p10le")

@@ -199,13 +199,13 @@ _REFUSALS = (
 )  # fmt: skip
 
 
+# Formats whose files name others, or that read what no file holds.
 NAMING_OTHERS = frozenset(
     (
         "hls", "applehttp", "dash", "imf", "webm_dash_manifest", "concat", "concatf", "image2", "image2pipe", "vobsub",
         "avisynth", "vapoursynth", "sdp", "sap", "rtp", "rtsp", "lavfi",
     )
 )  # fmt: skip
-"""Formats whose files name others, or that read what no file holds."""
 
 DEVICES = frozenset(
     (

@@ -17,8 +17,8 @@ from talkswap.errors import EncoderError
 from talkswap.files import write_error
 from talkswap.media.probe import local_url, open_clip, video_stream
 
+# Environment variable that names another ffmpeg than the one in the package imageio-ffmpeg.
 VARIABLE = "TALKSWAP_FFMPEG"
-"""Environment variable that names another ffmpeg than the one in the package imageio-ffmpeg."""
 
 _LAST_LINES = 6
 _BOX_HEAD = 8  # bytes of an MP4 box before its content: length and name

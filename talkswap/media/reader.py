@@ -16,8 +16,8 @@ from talkswap.media.probe import open_clip, video_stream
 from talkswap.media.timeline import Timeline
 from talkswap.types import ClipInfo, Frame, Int8Image, UInt8Image
 
+# Most memory that decoded pictures may take while a clip plays backwards.
 BACKWARD_BYTES = 192 * 2**20
-"""Most memory that decoded pictures may take while a clip plays backwards."""
 
 _Placed = Generator[tuple[int, VideoFrame], None, None]  # (position in the clip, its picture)
 

@@ -28,14 +28,14 @@ from talkswap.media.probe import open_clip, video_stream
 
 MIXES = ("replace", "keep", "duck")
 COPY = "copy"
+# Codecs of cover pictures: the file name that players look for, and the media type.
 COVERS = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-"""Codecs of cover pictures: the file name that players look for, and the media type."""
 _TEXT_SUBTITLES = {"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"}
 _TEXT_OF = {".mp4": "mov_text", ".mov": "mov_text", ".mkv": "subrip", ".webm": "webvtt"}
+# Beginnings of what was true of the target's encode only.
 _STALE_TAGS = ("encoder", "duration", "bps", "number_of_", "_statistics", "rotate", "vendor_id")
-"""Beginnings of what was true of the target's encode only."""
+# Tags of the container itself, and the time code, which the picture has.
 _BRAND_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder", "timecode"}
-"""Tags of the container itself, and the time code, which the picture has."""
 _NO_SHIFT = Fraction(1, 1000)  # seconds that rounding may make of nothing
 
 

@@ -43,8 +43,8 @@ class Signer:
 
 def config_folder() -> Path:
     """The user's own settings: ``$XDG_CONFIG_HOME/talkswap``, or below ``~/.config``."""
-    chosen = os.environ.get("XDG_CONFIG_HOME")
-    return (Path(chosen) if chosen else Path.home() / ".config") / "talkswap"
+    folder = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(folder) if folder else Path.home() / ".config") / "talkswap"
 
 
 def choose_signer(cert: Path | None, key: Path | None) -> Signer:
@@ -55,12 +55,13 @@ def choose_signer(cert: Path | None, key: Path | None) -> Signer:
         InputMissingError: a file is not there.
         OutputUnwritableError: a local certificate cannot be kept.
     """
-    named = [cert, key]
+    paths = [cert, key]
+    # Options go before the environment, and both halves come from one of them.
     if cert is None and key is None:
-        named = [Path(v) if (v := os.environ.get(name)) else None for name in (CERT_VARIABLE, KEY_VARIABLE)]
-    if named[0] is not None and named[1] is not None:
-        return load_signer(named[0], named[1])
-    if named[0] is not None or named[1] is not None:
+        paths = [Path(v) if (v := os.environ.get(name)) else None for name in (CERT_VARIABLE, KEY_VARIABLE)]
+    if paths[0] is not None and paths[1] is not None:
+        return load_signer(paths[0], paths[1])
+    if paths[0] is not None or paths[1] is not None:
         raise UsageError(
             "a certificate signs only together with its key",
             f"give both --sign-cert and --sign-key, or set {CERT_VARIABLE} and {KEY_VARIABLE}",
@@ -89,6 +90,7 @@ def local_signer() -> Signer:
     if not place.exists():
         _keep(place, _create(), replace=False)
     signer = _read_local(place)
+    # A render may take days; the certificate has to be valid at its end too.
     ends = x509.load_pem_x509_certificate(signer.chain.encode()).not_valid_after_utc
     if ends < _now() + datetime.timedelta(days=_FRESH_DAYS):
         _keep(place, _create(), replace=True)
@@ -112,19 +114,19 @@ def _read(path: Path) -> bytes:
 
 
 def _signer(chain: bytes, key: bytes, chain_name: str, key_name: str, local: bool) -> Signer:
-    damaged = "remove it, and the next render makes a new one" if local else "give the authority's PEM file"
+    repair = "remove it, and the next render makes a new one" if local else "give the authority's PEM file"
     try:
         certificates = x509.load_pem_x509_certificates(chain)
     except ValueError as error:
-        raise UsageError(f"{chain_name} holds no PEM certificate", damaged) from error
+        raise UsageError(f"{chain_name} holds no PEM certificate", repair) from error
     try:
         private = serialization.load_pem_private_key(_key_part(key), None)
     except TypeError as error:
         raise UsageError(f"{key_name} is locked with a password", "give the key without one") from error
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise UsageError(f"{key_name} holds no PEM key", damaged if local else "give the certificate's key") from error
+        raise UsageError(f"{key_name} holds no PEM key", repair if local else "give the certificate's key") from error
     if private.public_key() != certificates[0].public_key():
-        raise UsageError(f"{key_name} is not the key of the first certificate in {chain_name}", damaged)
+        raise UsageError(f"{key_name} is not the key of the first certificate in {chain_name}", repair)
     common = certificates[0].subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return Signer(
         "".join(c.public_bytes(serialization.Encoding.PEM).decode() for c in certificates),
@@ -181,6 +183,7 @@ def _create() -> bytes:
 
     The authority's key is forgotten at once.  The signer below it has the purpose that every validator accepts.
     """
+    # C2PA refuses a certificate that signs itself, so a local authority signs it.
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer, subject = _name(f"{LOCAL_NAME}: authority"), _name(LOCAL_NAME)
     begin, end = _now() - datetime.timedelta(days=1), _now() + datetime.timedelta(days=365 * _YEARS)
@@ -217,6 +220,7 @@ def _keep(place: Path, content: bytes, replace: bool) -> None:
     """Write a file that only the user can read, in one move; without ``replace`` an existing file stays."""
     try:
         place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Several renders may start at once and each make a certificate; one of them stays.
         handle, name = tempfile.mkstemp(prefix=".local-", dir=place.parent)  # mode 0600
         try:
             with os.fdopen(handle, "wb") as file:

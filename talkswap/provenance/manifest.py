@@ -68,6 +68,7 @@ class ManifestFinding:
 
 def _context(hosts: tuple[str, ...] = (), anchors: str | None = None) -> Context:
     """Settings of a reader or builder that contacts only ``hosts`` and makes no thumbnails."""
+    # Nothing is fetched on its own: a manifest could name any address.
     settings: dict[str, Any] = {
         "version": 1,
         "builder": {
@@ -126,6 +127,7 @@ def sign(path: Path, claim: Claim, signer: Signer, timestamp_url: str | None = N
     part = path.with_name(f"signed-{path.name}")
     try:
         builder = Builder(_definition(path, claim), context=_context(hosts))
+        # The target is the parent of the new clip; photo and voice went into it.
         if not boxed:
             builder.set_no_embed()
         _add(builder, "target", claim.target, "parentOf")
@@ -235,6 +237,7 @@ def _finding(reader: Reader, sidecar: bool) -> ManifestFinding:
     results = store.get("validation_results", {}).get("activeManifest", {})
     assertions = {entry["label"]: entry["data"] for entry in active.get("assertions", [])}
     actions = [action for label, data in assertions.items() if "c2pa.actions" in label for action in data["actions"]]
+    # Files of strangers: every part may be missing.
     generators = active.get("claim_generator_info") or [{}]
     signature = active.get("signature_info") or {}
     return ManifestFinding(

@@ -104,6 +104,7 @@ class Stamp:
 
         self._target = tags.read_target(self.plan.target)
         self.signer = choose_signer(self.plan.sign_cert, self.plan.sign_key)
+        # A certificate that can't sign is found now, not after the last frame.
         check_signer(self.signer)
         if self.signer.local:
             tell("signed with a certificate made on this machine: validators will call it untrusted")
@@ -147,6 +148,7 @@ class Stamp:
         from talkswap.provenance.manifest import Claim, read_manifest, sign
 
         plan = self.plan
+        # Everything that went into the clip is an ingredient, each once.
         photos = [plan.source, *plan.more_sources, *(photo for _, photo in plan.map)] if plan.swap else []
         voices = [plan.audio, *(voice for _, voice in plan.voices)]
         parts = [("photo", p) for p in photos if p is not None] + [("voice", v) for v in voices if v is not None]
@@ -168,6 +170,7 @@ class Stamp:
                 f"the marks of {plan.output} cannot be written ({error.strerror})",
                 "free some space, or check the folder",
             ) from error
+        # Read back from the file itself: muxers drop tags without a word.
         plain = tags.read_plain(finished)
         if (plain.comment, plain.source_type, plain.target) != (tags.comment(), SOURCE_TYPE, self._target):
             raise OutputCheckError("the finished file's plain marks cannot be read back", "this is a fault of talkswap")
@@ -197,6 +200,7 @@ class Stamp:
 
         if self.watermark is None:
             return None
+        # At the known places one look is enough; a search would take many.
         finding = read_at(finished, self.places.affines)
         read_back = finding.message == self.watermark.message if finding else None
         if self.places.frames and read_back is False:
@@ -228,6 +232,7 @@ class Stamp:
             from talkswap.provenance.manifest import sidecar_of
 
             beside = sidecar_of(self.plan.output)
+            # The sidecar waited on the same disk, so this is a rename.
             try:
                 os.replace(self._waiting, beside)
             except OSError as error:
@@ -238,5 +243,5 @@ class Stamp:
                 f"{self.plan.output.suffix} files cannot hold a C2PA manifest: keep {beside.name} beside the clip"
             )
             self._layers["c2pa"]["sidecar"] = str(beside)
-        kept = {"target_said": dataclasses.asdict(self._target)} if self._target != TargetMarks() else {}
-        return {"written": list(self._layers), **self._layers, **kept}
+        target_marks = {"target_said": dataclasses.asdict(self._target)} if self._target != TargetMarks() else {}
+        return {"written": list(self._layers), **self._layers, **target_marks}

@@ -77,6 +77,7 @@ def comment() -> str:
 
 def container_tags(ending: str, target: TargetMarks = TargetMarks()) -> dict[str, str]:
     """Tags to write with the file; the target's marks get tags of their own, or go into the XMP packet."""
+    # In mp4 and mov the source type has its place in the XMP packet.
     if ending in BOXED:
         return {"comment": comment()}
     inherited = {tag: getattr(target, name) for name, tag in TARGETS.items() if getattr(target, name)}
@@ -90,6 +91,7 @@ def boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     while start + 8 <= end:
         file.seek(start)
         length, kind = struct.unpack(">I4s", file.read(8))
+        # ISO 14496-12: 1 means a 64-bit length behind the name, 0 to the end of the file.
         if length == 1:
             large = file.read(8)
             length = struct.unpack(">Q", large)[0] if len(large) == 8 else 0
@@ -117,6 +119,7 @@ def add_xmp(path: Path, target: TargetMarks = TargetMarks()) -> None:
         attributes = f'\n    xmlns:talkswap="urn:talkswap:marks"{attributes}'
     packet = _PACKET.format(tool=escape(tool()), source_type=SOURCE_TYPE, target=attributes).encode()
     with open(path, "r+b") as file:
+        # A box can be added only if the ones before it fill the file exactly.
         last = list(boxes(file))[-1:]
         end = file.seek(0, os.SEEK_END)
         if not last or last[0][1] + last[0][2] != end:

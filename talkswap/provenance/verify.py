@@ -49,9 +49,10 @@ class Verdict:
     @property
     def synthetic(self) -> bool:
         """Whether any layer says that a computer made or changed the picture."""
-        stated = self.plain.source_type is not None and "lgorithmic" in self.plain.source_type
+        # IPTC's types for what an algorithm made share this word.
+        tagged = self.plain.source_type is not None and "lgorithmic" in self.plain.source_type
         signed = self.manifest is not None and self.manifest.synthetic
-        return bool(self.plain.comment or stated or signed or self.watermark)
+        return bool(self.plain.comment or tagged or signed or self.watermark)
 
     def to_json(self) -> dict[str, Any]:
         """The verdict in JSON's own types."""
@@ -208,6 +209,7 @@ class Evidence:
             return Finding(None, 1.0, None, 0)
         soft = project_at_places(self.total, self.config, search)
         bits, agreement_of_path = watermark.decode(soft)
+        # The likeliest places first; each further try is another chance for a false mark.
         for place in np.argsort(-agreement_of_path, kind="stable")[: search.tries]:
             message = watermark.read(bits[place])
             if message is not None:
@@ -233,8 +235,9 @@ def project_at_places(total: FloatArray, config: WatermarkConfig, search: Search
     for zoom in search.zooms:
         for turn in search.turns:
             matrix = cv2.getRotationMatrix2D((middle, middle), turn, zoom)
-            moved = np.stack([[_move(plane, matrix, x, y)[box] for plane in field] for x, y in shifts])
-            bits = patterns.project(moved)  # shifts 2 bits
+            fields = np.stack([[_move(plane, matrix, x, y)[box] for plane in field] for x, y in shifts])
+            bits = patterns.project(fields)  # shifts 2 bits
+            # In standard deviations, so that places can be compared.
             bits /= np.sqrt(np.maximum((bits**2).mean(-1, keepdims=True), 1e-12))
             places.append(bits.transpose(0, 2, 1).reshape(len(shifts), watermark.CODED_BITS))
     return np.concatenate(places)
@@ -242,10 +245,10 @@ def project_at_places(total: FloatArray, config: WatermarkConfig, search: Search
 
 def _move(field: FloatArray, matrix: MatLike, across: float, down: float) -> FloatArray:
     """A field (GRID GRID) through a similarity (2 3) and a shift in cells."""
-    here = matrix.copy()
-    here[:, 2] += np.array([across, down])
+    shifted = matrix.copy()
+    shifted[:, 2] += np.array([across, down])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(field, here, (GRID, GRID), flags=flags), np.float32)
+    return np.asarray(cv2.warpAffine(field, shifted, (GRID, GRID), flags=flags), np.float32)
 
 
 @dataclass(frozen=True)
@@ -263,12 +266,13 @@ def bursts(index: FrameIndex, frames: int) -> tuple[int, ...]:
     if count <= frames:
         return tuple(range(count))
     length = max(1, frames // BURSTS)
-    chosen: dict[int, None] = {}
+    pictures: dict[int, None] = {}
     for place in range(BURSTS):
         aim = place * (count - length) // max(BURSTS - 1, 1)
+        # Frames between a keyframe and the aim would be decoded and thrown away.
         start = max((key for key in index.keyframes if key <= aim), default=0)  # decoding begins there anyway
-        chosen.update(dict.fromkeys(range(start, min(start + length, count))))
-    return tuple(sorted(chosen))
+        pictures.update(dict.fromkeys(range(start, min(start + length, count))))
+    return tuple(sorted(pictures))
 
 
 def look(path: Path, analyser: FaceAnalyser, frames: int) -> list[FaceFinding]:

@@ -74,6 +74,7 @@ def _outputs() -> Bits:
 def encode(message: Message) -> Bits:
     """Coded bits (CODED_BITS)."""
     bits = [int(bit) for bit in message_bits(message)]
+    # Tail-biting: the code starts in the state in which it will end.
     state = int("".join(str(bit) for bit in reversed(bits[-MEMORY:])), 2)
     coded = []
     for bit in bits:
@@ -89,6 +90,7 @@ def decode(soft: FloatArray) -> tuple[list[Bits], FloatArray]:
         N times MESSAGE_BITS, and how much more the values agree with their path than disagree (N).
     """
     circle = np.asarray(soft, np.float32).reshape(len(soft), -1, len(GENERATORS))
+    # Some steps before and after the circle, since nobody knows the first state.
     steps = circle[:, np.arange(-LEAD, MESSAGE_BITS + LEAD) % MESSAGE_BITS]
     signs = _outputs().astype(np.float32) * 2 - 1
     after = np.arange(1 << MEMORY)
@@ -214,9 +216,9 @@ def cosines(shape: tuple[int, ...], lowest: float) -> NDArray[np.float64]:
     orders = [(down, across) for down in range(rows) for across in range(columns)]
     pace = {order: float(np.hypot(order[0] / rows, order[1] / columns)) / 2 for order in orders}
     fast_enough = (order for order in orders if pace[order] >= lowest)
-    chosen = sorted(fast_enough, key=lambda order: (pace[order], order))[:PLANE_BITS]
+    slowest = sorted(fast_enough, key=lambda order: (pace[order], order))[:PLANE_BITS]
     y, x = (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns
-    return np.stack([np.outer(np.cos(np.pi * i * y), np.cos(np.pi * j * x)).ravel() for i, j in chosen])
+    return np.stack([np.outer(np.cos(np.pi * i * y), np.cos(np.pi * j * x)).ravel() for i, j in slowest])
 
 
 def orthonormal(rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -269,6 +271,7 @@ class Watermark:
     def pattern(self, crop: UInt8Image, mask: FloatArray, target_crop: UInt8Image) -> FloatArray:
         """The change of Cb and Cr of ``crop`` in the window's box (2 rows columns); arguments as of a call."""
         share = np.asarray(cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA), np.float32)
+        # What will be seen: the result where the mask is, the target elsewhere.
         planes = cells_of(crop) * share + cells_of(target_crop) * (1 - share)
         near = (share * window())[window_box()]
         if float(near.sum()) < 0.02 * float(window().sum()):
@@ -290,10 +293,11 @@ class Watermark:
         margin = affordable(agreement, budget * gain**2 / cost)
         units = np.maximum(0, margin - agreement) / gain
         change = self._limited(units * signs)
+        # A limited residual isn't linear: what was added changes the texture that it's measured by.
         for _ in range(config.rounds - 1):
-            shown = plane.copy()
-            shown[box] += change * share[box]
-            agreement = self.carriers.project(residual(shown, config, texture)) * signs
+            result = plane.copy()
+            result[box] += change * share[box]
+            agreement = self.carriers.project(residual(result, config, texture)) * signs
             units = np.maximum(0, units + 0.7 * (margin - agreement) / gain)
             units *= min(1.0, float(np.sqrt(budget / max(cost * float((units**2).sum()), 1e-9))))
             change = self._limited(units * signs)
@@ -317,6 +321,7 @@ class Watermark:
         size = crop.shape[0]
         change = np.zeros((GRID, GRID, PLANES), np.float32)
         change[window_box()] = self.pattern(crop, mask, target_crop).transpose(1, 2, 0)
+        # Smooth between cells, so that nothing of the grid can be seen.
         large = cv2.resize(change, (size, size), interpolation=cv2.INTER_CUBIC)
         return np.asarray(cv2.add(crop, cv2.transform(large, COLOUR), dtype=cv2.CV_8U), np.uint8)
 

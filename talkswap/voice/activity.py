@@ -20,8 +20,8 @@ from talkswap.voice.mel import MelConfig, log_mel
 
 BoolArray = NDArray[np.bool_]
 
+# Steps of 10 ms, windows of 32 ms, bands of speech from 150 Hz (hum lies below) to 5 kHz.
 BANDS = MelConfig(fft=512, hop=160, bins=24, low=150.0, high=5000.0, pre_emphasis=0.0, floor_db=-120.0, top_db=0.0)
-"""Steps of 10 ms, windows of 32 ms, bands of speech from 150 Hz (hum lies below) to 5 kHz."""
 
 
 @dataclass(frozen=True)
@@ -172,13 +172,16 @@ def ease(active: BoolArray, times: Sequence[Fraction], attack: float = 0.08, rel
     if attack < 0 or release < 0:
         raise ValueError(f"attack and release are durations, got {attack} and {release}")
     seconds = np.array([float(time) for time in times], np.float64)
-    spoken = seconds[np.asarray(active, bool)]
-    if spoken.size == 0:
+    active_times = seconds[np.asarray(active, bool)]
+    if active_times.size == 0:
         return np.zeros(count, np.float32)
-    after = np.searchsorted(spoken, seconds, side="left")  # index of the first active time not before this
-    until_next = np.where(after < len(spoken), spoken[np.minimum(after, len(spoken) - 1)] - seconds, np.inf)
-    before = np.searchsorted(spoken, seconds, side="right") - 1
-    since_last = np.where(before >= 0, seconds - spoken[np.maximum(before, 0)], np.inf)
+    # How far away the nearest speech is, on both sides.
+    after = np.searchsorted(active_times, seconds, side="left")  # index of the first active time not before this
+    until_next = np.where(
+        after < len(active_times), active_times[np.minimum(after, len(active_times) - 1)] - seconds, np.inf
+    )
+    before = np.searchsorted(active_times, seconds, side="right") - 1
+    since_last = np.where(before >= 0, seconds - active_times[np.maximum(before, 0)], np.inf)
     nearness = np.maximum(cosine_fall(until_next, attack), cosine_fall(since_last, release))
     return nearness.astype(np.float32)
 
@@ -201,6 +204,7 @@ class SpeechGate:
 
     def __init__(self, samples: FloatArray, attack: float = 0.08, release: float = 0.16, bridge: float = 0.5) -> None:
         active = active_steps(samples)
+        # Between words nobody shuts the mouth; the ends of the voice are no pauses.
         for first, last in runs_of(~active):
             if first > 0 and last < len(active) and last - first < bridge * BANDS.rate:
                 active[first:last] = True

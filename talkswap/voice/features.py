@@ -74,6 +74,7 @@ def listen(voice: Voice, features: FeatureExtractor, length: int, gate: bool = T
     silence = features.silence()  # D
     if gate and len(sequence):
         times = [features.start + k / features.rate for k in range(len(sequence))]
+        # Eased, since a hard edge between speech and silence would make the lips snap.
         openness = ease(voice_activity(voice.samples, times), times)[:, None]  # T 1
         sequence = openness * sequence + (1 - openness) * silence
     return SpeechTrack(sequence.astype(np.float32), features.rate, length, silence, features.start)
@@ -143,11 +144,13 @@ class SpeechTrack:
         half = Fraction(self.length - 1, 2)
         # Where each window's first element lies between the features. Exact, so that one feature later is one row on.
         positions = [(Fraction(time) - self.start) * self.rate - half for time in times]
+        # Times far outside the voice would overflow an integer; beyond this all rows are padding anyway.
         far = len(self.features) + self.length + 1
         first = np.array([min(max(p.numerator // p.denominator, -far), far) for p in positions], np.int64)  # N
         part = np.array([float(p - p.numerator // p.denominator) for p in positions], np.float32)  # N in [0, 1)
         places = first[:, None] + np.arange(self.length + 1)  # N L+1
         inside = (places >= 0) & (places < len(self.features))
+        # One row more than a window has: each element lies between two features.
         rows = np.broadcast_to(self.pad_value, (*places.shape, len(self.pad_value))).copy()  # N L+1 D
         rows[inside] = self.features[places[inside]]
         part = part[:, None, None]

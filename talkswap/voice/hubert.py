@@ -104,6 +104,7 @@ class HubertFeatures:
         with torch.inference_mode():
             voice = self._normalised(samples)
             count = (len(voice) - self.receptive) // self.stride + 1
+            # Measured over the whole voice once: each window's own would differ from seam to seam.
             moments = self._first_layer_moments(voice)
             features = np.zeros((count, self.dimension), np.float32)
             for first, last, weight in self._windows(count):
@@ -142,6 +143,7 @@ class HubertFeatures:
         convolution = self.model.feature_extractor.conv_layers[0].conv
         kernel, stride = convolution.kernel_size[0], convolution.stride[0]
         count = (len(voice) - kernel) // stride + 1
+        # In blocks as long as a window, so that memory stays the same for hours of voice.
         block = max(1, self._frames(self.config.window_seconds) * self.stride // stride)
         total = torch.zeros(convolution.out_channels, dtype=torch.float64)
         squares = torch.zeros_like(total)
@@ -181,6 +183,7 @@ class HubertFeatures:
         if count <= window:
             yield 0, count, np.ones(count, np.float32)
             return
+        # Each window keeps its middle; both ends only lend context.
         step = window - 2 * context
         seams = list(range(window - context, count - context, step))  # a window ends `context` behind its seam
         for first_seam, last_seam in zip([None, *seams], [*seams, None], strict=True):
@@ -210,6 +213,7 @@ def strides(config: Any) -> tuple[int, int]:
 
 def load_model(folder: Path) -> HubertModel:
     """A local ``HubertModel``; nothing is fetched."""
+    # Checked here, since transformers would speak of the network.
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
             raise WeightsMissingError(f"HuBERT's {name} is not in {folder}", "run: talkswap download")
@@ -224,9 +228,9 @@ def load_model(folder: Path) -> HubertModel:
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise WeightsCorruptError(f"HuBERT's files in {folder} cannot be loaded", "run: talkswap download") from error
     # The embedding of masked spans serves pre-training only, and some exports leave it out.
-    missing = sorted(name for name in report["missing_keys"] if name != "masked_spec_embed")
-    if missing:
+    absent = sorted(name for name in report["missing_keys"] if name != "masked_spec_embed")
+    if absent:
         raise WeightsCorruptError(
-            f"HuBERT's weights in {folder} lack {len(missing)} tensors, {missing[0]} first", "run: talkswap download"
+            f"HuBERT's weights in {folder} lack {len(absent)} tensors, {absent[0]} first", "run: talkswap download"
         )
     return model

@@ -60,6 +60,7 @@ def log_mel(samples: FloatArray, config: MelConfig | None = None) -> FloatArray:
     for first in range(0, count, BLOCK_FRAMES):
         last = min(first + BLOCK_FRAMES, count)
         power = power_spectra(samples, first, last, config) @ mel_filters(config).T  # T bins
+        # A floor instead of minus infinity for digital silence.
         decibels = 10 * np.log10(np.maximum(power, 1e-20))
         features[first:last] = 2 * (decibels - config.floor_db) / (config.top_db - config.floor_db) - 1
     return np.clip(features, SILENCE, 1, out=features)
@@ -71,6 +72,7 @@ def power_spectra(samples: FloatArray, first: int, last: int, config: MelConfig)
     begin = first * config.hop - half - 1  # one sample more for the pre-emphasis
     end = (last - 1) * config.hop + half
     piece = np.zeros(end - begin, np.float64)
+    # Beyond both ends lies silence, which the zeros already are.
     inside = slice(max(begin, 0), min(end, samples.size))
     if inside.start < inside.stop:
         piece[inside.start - begin : inside.stop - begin] = samples[inside]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from talkswap.checkpoints.hub import HubNetwork
 
+# What a mouth shape holds, in this order; see :func:`talkswap.faces.measures.mouth_shape`.
 MEASURES = ("opening", "width", "height", "jaw", "upper lip", "lower lip", "inner width")
-"""What a mouth shape holds, in this order; see :func:`talkswap.faces.measures.mouth_shape`."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,10 @@ class DilatedBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        # A gated unit, as in WaveNet: one half of the channels decides how much of the other passes.
         value, gate = self.taps(self.norm(x)).chunk(2, 1)
-        added = self.joined(self.dropout(value * torch.sigmoid(gate)))
-        return x[..., self.dilation : x.shape[-1] - self.dilation] + added
+        residual = self.joined(self.dropout(value * torch.sigmoid(gate)))
+        return x[..., self.dilation : x.shape[-1] - self.dilation] + residual
 
 
 class SpeechEncoder(nn.Module, HubNetwork):
@@ -85,6 +86,7 @@ class SpeechEncoder(nn.Module, HubNetwork):
     def __init__(self, config: SpeechEncoderConfig) -> None:
         super().__init__()
         self.config = config
+        # The token at the centre is the answer, so there must be one.
         if config.window < config.field or config.tokens % 2 == 0:
             raise ValueError(f"a window of {config.window} gives no token at its centre (field {config.field})")
         self.first = nn.Conv1d(config.bins, config.width, 5, stride=config.stride)
