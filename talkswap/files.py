@@ -31,7 +31,6 @@ def write_atomically(
     """Write a file in one move: whoever reads ``path`` sees the old content or the new one, never a part of it.
 
     Args:
-        path: the file; it may exist.
         content: bytes, text (stored as UTF-8), or a function that writes the path it's given. That path lies beside
             ``path`` and ends like it, for libraries that read the format from the ending.
         parents: create missing folders.
@@ -67,11 +66,7 @@ def write_atomically(
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write named arrays as one ``.npz`` in one move; missing folders are created.
-
-    Raises:
-        OutputUnwritableError: as :func:`write_atomically`.
-    """
+    """Write named arrays as one ``.npz`` in one move; missing folders are created."""
     import numpy as np
 
     write_atomically(path, lambda part: np.savez(part, **arrays), parents=True)
@@ -100,7 +95,6 @@ class Lock:
     Args:
         folder: created if it isn't there.
         say: takes a line for the user if the disk has no locks; the work then goes on without one.
-        name: of the lock file in the folder.
 
     Raises:
         BlockingIOError: another process holds it; ``strerror`` names the process.

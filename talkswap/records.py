@@ -41,11 +41,7 @@ class RecordError(ValueError):
 
 
 def to_plain(value: Any) -> Any:
-    """A value in JSON's own types: dataclasses become objects, tuples arrays, paths and fractions text.
-
-    Args:
-        value: dataclasses, mappings, sequences, paths, fractions, numbers, texts, in any nesting.
-    """
+    """A value in JSON's own types: dataclasses become objects, tuples arrays, paths and fractions text."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):

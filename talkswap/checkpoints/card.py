@@ -55,11 +55,7 @@ class Run:
 
 
 def read_json(path: Path) -> Any:
-    """A record's content.
-
-    Raises:
-        WeightsCorruptError: it is no JSON.
-    """
+    """A record's content."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -113,10 +109,6 @@ def exported_files(run: Run, network: str) -> list[Path]:
 
 def read_run(folder: Path, networks: Iterable[NetworkDescription]) -> Run:
     """What a finished run holds.
-
-    Args:
-        folder: that was ``--run`` of `talkswap train`.
-        networks: that a system may be made of.
 
     Raises:
         InputMissingError: there is no such folder.

@@ -178,13 +178,9 @@ def fetch(
     """Download one file; an earlier ``.part`` is continued.
 
     Args:
-        url: what to fetch.
         target: where the file goes once it is whole and right.
         size: expected bytes; None when unknown.
         sha256: expected hash; None takes whatever comes (and never continues an earlier part).
-        config: patience.
-        notify: called with bytes done and in all.
-        label: what to call the file in events.
         token: shown to the address's own host, for files that are not public.
         most: bytes beyond which a file of unknown size is refused.
 
@@ -322,12 +318,9 @@ def obtain(
     """Bring one catalogue entry to this machine.
 
     Args:
-        entry: what.
         folder: the preset's folder; None = below :func:`talkswap.checkpoints.manifest.download_root`.
         trust: take an entry without a pin as it comes and remember its hash.
         sha256: the pin for an entry without one.
-        config: patience.
-        notify: progress in bytes.
 
     Returns:
         False when it was there already, whole.

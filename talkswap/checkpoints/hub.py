@@ -35,7 +35,6 @@ class HubNetwork:
         """The network of a folder, or of a repository OWNER/NAME on the hub.
 
         Args:
-            place: folder, or repository.
             options: those of ``PyTorchModelHubMixin.from_pretrained``: revision, token, cache_dir, local_files_only,
                 force_download.
 
@@ -55,7 +54,6 @@ class HubNetwork:
 
         Args:
             folder: made when it is not there.
-            options: those of ``PyTorchModelHubMixin.save_pretrained``.
 
         Raises:
             OutputUnwritableError: the folder cannot be written.
@@ -66,11 +64,7 @@ class HubNetwork:
         return result
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
-        """Upload the network alone to OWNER/NAME; whole presets go with `talkswap weights push`.
-
-        Raises:
-            DependencyError: huggingface_hub is not installed.
-        """
+        """Upload the network alone to OWNER/NAME; whole presets go with `talkswap weights push`."""
         self.__class__ = _with_mixin(type(self))  # this very object gets the mixin's methods
         result: str = self.push_to_hub(repository, **options)
         return result

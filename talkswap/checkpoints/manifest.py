@@ -101,11 +101,7 @@ def is_listed(file: str) -> bool:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A manifest as it is written.
-
-    Raises:
-        WeightsCorruptError: it is not TOML.
-    """
+    """A manifest as it is written."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

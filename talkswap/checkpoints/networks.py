@@ -115,8 +115,6 @@ def read_tensors(paths: Iterable[Path], repair: str, device: str = "cpu") -> dic
 
     Args:
         paths: a whole file, or all shards of one.
-        repair: the hint of an error.
-        device: where the tensors go.
 
     Raises:
         WeightsCorruptError: a file is no safetensors file, two hold the same tensor, or one was replaced after it was
@@ -173,7 +171,6 @@ def write_tensors(tensors: Mapping[str, Tensor], folder: Path, name: str, larges
     Args:
         tensors: as they are to be stored; see :func:`pack`.
         folder: made when it is not there.
-        name: of the network.
         largest: bytes that a file may have; None = no limit.
 
     Returns:
@@ -246,9 +243,7 @@ def stored_form(weights: dict[str, Tensor], precision: str, name: str, exact: bo
     """Tensors as they go to disk.
 
     Args:
-        weights: float tensors by name.
         precision: ``fp16``; ``int8``, in which networks that tell positions or identities stay fp16; ``float32``.
-        name: of the network.
         exact: whether it tells positions or identities.
 
     Raises:
@@ -373,8 +368,6 @@ def read_network(build: Callable[[Any], Network], config: type[Any], folder: Pat
     """A network of a plain folder, in float32, frozen, in evaluation mode.
 
     Args:
-        build: the network's class.
-        config: its configuration's class.
         folder: where its files lie; they are read as they are.
         path: ``ROOM/NAME`` of the files; they may also lie in the folder itself.
         stage: of `talkswap train` that makes the network, for the hint.

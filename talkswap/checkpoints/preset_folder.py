@@ -73,11 +73,7 @@ class PresetFolder:
         raise WeightsMissingError(f"the {self.name} preset has no {file}", self.hint)
 
     def locate_tensors(self, network: str) -> tuple[Path, ...]:
-        """Paths of a network's tensors: one file, or all its shards, of the first folder that has them.
-
-        Raises:
-            WeightsMissingError: no folder has them.
-        """
+        """Paths of a network's tensors: one file, or all its shards, of the first folder that has them."""
         # Shards of one folder never complete those of another.
         for folder in self.folders:
             if files := tensor_files(folder, network):
@@ -213,12 +209,6 @@ def load_config(preset: PresetFolder, name: str) -> dict[str, Any]:
 
 def preset_network(preset: PresetFolder, network: str, build: Callable[[Any], Network], config: type[Any]) -> Network:
     """A network ``ROOM/NAME`` of a preset, verified, in float32, frozen and in evaluation mode.
-
-    Args:
-        preset: where its files are.
-        network: their name.
-        build: its class.
-        config: its configuration's class.
 
     Raises:
         WeightsMissingError, WeightsCorruptError: as :func:`verify`, or tensors and configuration do not fit.

@@ -46,11 +46,7 @@ class Pushed:
 
 
 def check_repository(name: str) -> str:
-    """``name``, which must be OWNER/NAME.
-
-    Raises:
-        UsageError: it is not.
-    """
+    """``name``, which must be OWNER/NAME."""
     if not REPOSITORY.fullmatch(name) or ".." in name or "--" in name:
         raise errors.UsageError(f"{name!r} is no repository", "write OWNER/NAME, as on the hub")
     return name
@@ -116,11 +112,9 @@ def push(
     replace under other names (shards) are removed in the same commit.
 
     Args:
-        plan: of :func:`plan_push`.
         token: with the right to write; see :func:`read_token`.
         private: make the repository private where it is new.
         revision: branch; made when it is not there; None = the main one.
-        message: of the commit.
         progress: let huggingface_hub draw its bars.
 
     Raises:
@@ -250,8 +244,6 @@ def fetch_preset(
         folder: where it goes; None = :func:`preset_place`.
         token: for a repository that is not public.
         rooms: folders of the preset to bring, for example those that one system needs; () = all.
-        config: patience.
-        notify: progress in bytes.
 
     Raises:
         UsageError: the repository or the commit is not well formed.

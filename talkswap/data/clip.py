@@ -229,11 +229,7 @@ def write_region(path: Path, piece: Piece, box: Box, size: tuple[int, int], conf
 
 @lru_cache(maxsize=2)
 def source_voice(path: Path, cache: Path) -> FloatArray:
-    """The whole sound of a source on its pictures' clock, decoded once for all processes.
-
-    Raises:
-        NoAudioError, UnreadableMediaError.
-    """
+    """The whole sound of a source on its pictures' clock, decoded once for all processes."""
     # An hour of sound is decoded once and mapped into every process.
     if not cache.is_file():
         voice = shift_voice(load_voice(path, HZ), open_source(path)[0].audio_offset)

@@ -44,9 +44,6 @@ class CoveredFaces:
     """Makes views of stored faces.
 
     Args:
-        config: how they are drawn.
-        faces: portraits with their points.
-        materials: what things are made of.
         mirror: 478 indices: the point on the other half of the face.
     """
 
@@ -139,7 +136,6 @@ class CoveredFaces:
         """A view of one stored face with something in front.
 
         Args:
-            index: which face.
             kinds: which things; None for the trained ones in their shares, empty for none.
             degraded: whether the camera is bad now and then.
         """

@@ -170,13 +170,7 @@ def targets(faces: FloatArray, ignored: FloatArray, size: int) -> tuple[FloatArr
 
 
 class ScenePainter:
-    """Draws the detector's training pictures.
-
-    Args:
-        faces: aligned crops with their points.
-        scenes: labelled photographs.
-        backgrounds: photographs without faces.
-    """
+    """Draws the detector's training pictures."""
 
     def __init__(
         self, config: SceneConfig, faces: StoredFaces, scenes: list[Scene], backgrounds: list[UInt8Image]
@@ -241,7 +235,7 @@ class ScenePainter:
 
         Args:
             picture: S S 3, changed in place.
-            taken: centre and side of the faces already there; the new one is added.
+            occupied: centre and side of the faces already there; the new one is added.
 
         Returns:
             Its four points, or None where it would hide another.

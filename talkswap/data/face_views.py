@@ -88,8 +88,6 @@ class StoredFaces:
     rare.
 
     Args:
-        cache: the prepared folders' parent.
-        names: which of them.
         shares: what part of all draws each named folder gets; the others keep their balance in what is left.
 
     Raises:
@@ -216,7 +214,6 @@ class FaceViews:
     """Makes views of stored faces.
 
     Args:
-        faces: where crops and points come from.
         backgrounds: photographs without a face, for what lies around a crop and for negatives.
         mirror: 478 indices: the point on the other half of the face.
     """

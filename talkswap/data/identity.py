@@ -35,10 +35,8 @@ class IdentityTeacher:
     """A face recognition network in ONNX form, run forward only.
 
     Args:
-        path: the ``.onnx`` file.
         points: 5 x 2, where eyes, nose tip and mouth corners must lie, px of the network's square.
         size: side of that square, px.
-        threads: CPU threads.
 
     Raises:
         WeightsMissingError, WeightsCorruptError, DependencyError: see :class:`~talkswap.engine.onnx.OnnxNetwork`.

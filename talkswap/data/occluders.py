@@ -29,13 +29,7 @@ class Occluder:
 
 
 class Materials:
-    """Squares to make occluders of.
-
-    Args:
-        faces: portraits that give skin and hair.
-        backgrounds: photographs without faces.
-        size: px of the squares.
-    """
+    """Squares to make occluders of."""
 
     def __init__(self, faces: StoredFaces, backgrounds: list[UInt8Image], size: int) -> None:
         self.faces, self.backgrounds, self.size = faces, backgrounds, size

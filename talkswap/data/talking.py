@@ -210,7 +210,6 @@ def check_lips(
     Args:
         landmarks: T 478 3, nan where no face.
         voice: samples at 16 kHz on the pictures' clock.
-        times: T seconds.
     """
     config = config or LipCheckConfig()
     opening = mouth_opening(landmarks)

@@ -30,9 +30,7 @@ class OnnxNetwork:
     """An ONNX graph on the CPU whose inputs are what its user expects.
 
     Args:
-        path: the ``.onnx`` file.
         inputs: name -> shape; the name ``""`` stands for the only input, whatever the graph calls it.
-        threads: CPU threads.
         hint: what to do about a file that is no such network.
 
     Raises:

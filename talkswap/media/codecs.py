@@ -161,12 +161,7 @@ def container_of(output: Path) -> str:
 
 
 def open_output(path: Path, time_base: Fraction) -> OutputContainer:
-    """A new file whose container is the one of its ending, with the target's clock.
-
-    Raises:
-        FFmpegError, OSError: it cannot be written.
-        OutputUnwritableError: the ending is unknown.
-    """
+    """A new file whose container is the one of its ending, with the target's clock."""
     name, options = container_of(path), {}
     if name in ("mp4", "mov"):
         # Left alone, the muxer would choose a time scale of its own and round the times to it.
@@ -182,14 +177,12 @@ def check_encoder(
     Two small pictures are encoded: an encoder that is compiled in may still lack its GPU or driver.
 
     Args:
-        name: the encoder.
         output: where the result is to go; its ending has to suit the encoder.
         settings: checked as well where given (preset, crf, pixel format).
         bits: of the clip, which an open pixel format follows.
 
     Raises:
         EncoderError: unknown, unfit for the container, wrong settings, or failing.
-        OutputUnwritableError: the output's ending is unknown.
     """
     # Cheap questions first: only an encoder that fits is tried.
     codec = codec_named(name)

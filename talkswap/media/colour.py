@@ -111,7 +111,6 @@ class PixelConverter:
     """RGB from a clip's decoded pictures and back, with one matrix and one range for the whole clip.
 
     Args:
-        info: the clip.
         written: the pixel format in which the pictures are written back; where its colour is as coarse as the clip's,
             pixels that nobody touches then come back as they were.  Without it pictures are made to be looked at.
     """
@@ -198,7 +197,6 @@ class PixelConverter:
 
         Args:
             rgb: H x W x 3.
-            pixel_format: as FFmpeg calls it.
             fine: H x W x 3, as of :meth:`to_deep_rgb`; without it the picture has the 8 bits of ``rgb``.
         """
         if fine is None:

@@ -227,10 +227,6 @@ _HINT = "give seconds, or HH:MM:SS.mmm, for example 12.5 or 00:01:02.500"
 def parse_time(text: str, option: str) -> Fraction:
     """Seconds of what a user typed: ``12.5``, ``1:02.5`` or ``00:01:02.500``, exactly.
 
-    Args:
-        text: what was typed.
-        option: its name, for the message.
-
     Raises:
         UsageError: it is no time.
     """
@@ -252,7 +248,6 @@ def cut(index: FrameIndex, start: Fraction, end: Fraction | None) -> tuple[Frame
     one that stays longer than the clip's typical frame is cut at ``end``.
 
     Args:
-        index: of the whole clip.
         start, end: seconds from the clip's first frame; None for its end.
 
     Returns:

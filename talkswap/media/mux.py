@@ -137,7 +137,6 @@ def mux(
         voice: a sound or video file (its default audio stream, on the clock of
             :func:`talkswap.media.sound.load_voice`: the start of the file is heard with the first frame, a hole is
             silence), or samples; None keeps the target's own sound, all its packets as they are.
-        target: the target clip.
         output: the finished file; its ending (.mp4, .mov, .mkv, .webm) chooses the container.
         times: planned start of each frame in seconds.
         duration: planned length in seconds.
@@ -149,7 +148,6 @@ def mux(
         metadata: container tags besides the target's; mp4 and mov keep only well-known names (title, comment, ...).
             A ``comment`` that names talkswap is written unless one is given; None leaves a tag as the target has it.
         subtitles: whether the target's subtitles, chapters, cover pictures and attachments are copied.
-        overwrite: whether an existing output may be replaced.
         within: a folder on the output's disk for the private one; the output's own without it.
         finishing: called with the finished file before it is verified and put in place, to mark it.
 

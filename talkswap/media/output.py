@@ -58,12 +58,7 @@ def staging_folder(output: Path, overwrite: bool = False, within: Path | None = 
     """A private folder on the output's disk for a render's intermediate files; it's removed at the end in any case.
 
     Args:
-        output: what is being made.
-        overwrite: whether it may exist.
         within: a folder on the same disk for the private one; by default the output's own.
-
-    Raises:
-        As :func:`check_output`.
     """
     check_output(output, overwrite)
     try:
@@ -93,7 +88,6 @@ def read_back(path: Path, silent: bool = False) -> FinishedClip:
     """Times of a file's first video and first audio stream, without the sound's encoder delay and padding.
 
     Args:
-        path: the finished file.
         silent: whether it may be without sound.
 
     Raises:
@@ -145,14 +139,10 @@ def verify(path: Path, times: Sequence[Fraction], duration: Fraction, sound: str
     picture and end at ``duration``, both within one frame.
 
     Args:
-        path: the finished file.
         times: planned start of each frame in seconds, the first 0.
         duration: planned length of picture and sound in seconds.
         sound: ``voice`` has these promises to keep; ``own``, the target's as it was, only has to be there, and
             ``none`` not even that.
-
-    Returns:
-        What was read, for a report.
 
     Raises:
         OutputCheckError: one of these promises is broken; the message says which and by how much.

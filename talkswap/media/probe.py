@@ -234,7 +234,6 @@ def check_plain(path: Path, what: str = "") -> None:
     """Refuse anything but a plain file before it's opened: reading a pipe or a device could wait for ever.
 
     Args:
-        path: an input.
         what: names it in messages, with a space behind.
 
     Raises:
@@ -260,7 +259,6 @@ def open_clip(path: Path, what: str = "") -> InputContainer:
     """Open a local media file; nothing in it can open another file, or reach the network.
 
     Args:
-        path: the file.
         what: names it in messages, with a space behind: ``"voice "``.
 
     Raises:

@@ -94,7 +94,6 @@ def run_ffmpeg(arguments: Sequence[str], output: Path) -> None:
     """Run ffmpeg with these arguments, the program first.
 
     Args:
-        arguments: no shell reads them.
         output: what is being made, for messages.
 
     Raises:
@@ -131,12 +130,10 @@ def write_plain_copy(clip: Path, output: Path, comment: str) -> None:
     no sound track.  Every browser plays the result.
 
     Args:
-        clip: a video.
         output: the .mp4 to write; an existing one is replaced.
         comment: the one tag that is written.
 
     Raises:
-        InputMissingError, UnreadableMediaError, NoVideoError: the clip.
         EncoderError: ffmpeg is missing or failed.
         OutputUnwritableError: the folder is missing or read-only, or the disk full.
     """

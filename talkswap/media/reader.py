@@ -31,7 +31,6 @@ class ClipReader:
 
     Args:
         info: what :func:`talkswap.media.probe.probe` says of the clip.
-        index: what :func:`index_frames` says, where it is already known.
         deep: whether frames of a clip of more than 8 bits bring along, as ``fine``, what rounding took.
         written: the pixel format in which a :class:`talkswap.media.writer.VideoWriter` will write them, so that what
             nobody touches comes back as it was.
@@ -97,7 +96,6 @@ class ClipReader:
         :data:`BACKWARD_BYTES` at a time; so memory depends on neither clip nor timeline.
 
         Args:
-            timeline: which pictures, and when.
             needs: see :meth:`frames`; of the clip's positions.
 
         Yields:

@@ -87,15 +87,10 @@ def plan_streams(
     """Decide for each of the target's streams what becomes of it.
 
     Args:
-        target: the target clip.
         ending: of the output: .mp4, .mov, .mkv, .webm.
-        duration: of the output in seconds.
         index: the target's frames that the output shows; None for all.
         mix: one of :data:`MIXES` for a voice; empty if the target keeps its own sound.
         tracks: whether subtitles, chapters, pictures and attachments are wanted.
-
-    Raises:
-        As :func:`talkswap.media.probe.open_clip`.
     """
     with open_clip(target) as container:
         picture = video_stream(container, target)

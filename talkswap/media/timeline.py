@@ -65,7 +65,6 @@ def plan_timeline(
     Args:
         times: start of each of the target's frames in seconds, strictly increasing, the first 0.
         last_duration: seconds that the last frame is shown.
-        voice_seconds: length of the voice.
         fit: ``clip`` keeps exactly the target's frames; ``voice`` also ends with a shorter voice; ``loop``,
             ``bounce`` and ``freeze`` stretch the clip to a longer voice by starting again, by playing
             back and forth, or by holding the last picture (at the clip's own rate, so that lips still move).

@@ -37,9 +37,6 @@ class VideoWriter:
     phones do not play.
 
     Args:
-        path: the file to write; an existing one is replaced.
-        info: the target clip.
-        settings: encoder, quality, effort.
         duration: seconds from the first frame's start to the last one's end; without it the last frame
             lasts as long as a nominal one.
 
@@ -198,9 +195,7 @@ def join(
 
     Args:
         pieces: in order, without a gap, all written by one encoder with the same settings.
-        output: the file to write.
         times: planned start of each frame in seconds, whole ticks of ``time_base``.
-        duration: planned length in seconds.
         time_base: seconds per tick of the target's clock.
 
     Raises:

@@ -112,8 +112,6 @@ def sign(path: Path, claim: Claim, signer: Signer, timestamp_url: str | None = N
 
     Args:
         path: a signed copy replaces an mp4 or mov file in one move; others stay as they are.
-        claim: what the manifest says.
-        signer: whose certificate signs it.
         timestamp_url: an RFC 3161 authority that states the time; without it, signing contacts no network.
 
     Returns:
@@ -207,8 +205,6 @@ def read_manifest(path: Path, sidecar: bytes | None = None, anchors: str | None 
     """The manifest in a file, or the one beside it; None without any.
 
     Args:
-        path: the file.
-        sidecar: a manifest from beside it.
         anchors: PEM certificates of authorities to trust besides the library's own.
     """
     try:

@@ -62,7 +62,6 @@ class Stamp:
     """The marks of one render.
 
     Args:
-        plan: the render's.
         ingredients: everything that decides the frames; its hash names the render.
         plan_hash: that hash, 64 hex digits.
         tell: takes a line for the user.

@@ -106,10 +106,6 @@ def boxes(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
 def add_xmp(path: Path, target: TargetMarks = TargetMarks()) -> None:
     """Put the XMP packet behind the last box of an mp4 or mov file.
 
-    Args:
-        path: the file.
-        target: its target's own marks.
-
     Raises:
         OutputCheckError: the boxes do not fill the file, or the last one is open-ended.
     """
@@ -144,21 +140,13 @@ def read_xmp(path: Path) -> bytes | None:
 
 
 def read_target(path: Path) -> TargetMarks:
-    """The marks of a target, before ours take their place.
-
-    Raises:
-        InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.probe.open_clip`.
-    """
+    """The marks of a target, before ours take their place."""
     text, source_type, _ = _read_marks(path)
     return TargetMarks(_printable(text), _printable(source_type))
 
 
 def read_plain(path: Path) -> PlainMarks:
-    """The container's marks.
-
-    Raises:
-        InputMissingError, UnreadableMediaError: as of :func:`talkswap.media.probe.open_clip`.
-    """
+    """The container's marks."""
     text, source_type, target = _read_marks(path)
     return PlainMarks(text if text and "talkswap" in text else None, source_type, target)
 

@@ -135,9 +135,6 @@ def verify_file(
         analyser: loads the face analyser; called only if frames are searched.
         frames: number of frames to search for the invisible mark; 0 leaves that out.
         anchors: PEM certificates of authorities to trust besides the library's own.
-
-    Raises:
-        InputMissingError, UnreadableMediaError, NoVideoError: the file.
     """
     if not path.is_file():
         raise InputMissingError(f"{path} does not exist", "check the path")
@@ -223,8 +220,6 @@ def project_at_places(total: FloatArray, config: WatermarkConfig, search: Search
 
     Args:
         total: summed residuals of Cb and Cr (2 rows columns).
-        config: the mark's.
-        search: the places.
     """
     patterns, box = watermark.carriers(config), watermark.window_box()
     field = np.zeros((PLANES, GRID, GRID), np.float32)
@@ -276,16 +271,7 @@ def bursts(index: FrameIndex, frames: int) -> tuple[int, ...]:
 
 
 def look(path: Path, analyser: FaceAnalyser, frames: int) -> list[FaceFinding]:
-    """Search the faces of a clip; those with a mark come first.
-
-    Args:
-        path: the clip.
-        analyser: finds the faces.
-        frames: number of frames to decode.
-
-    Raises:
-        As of :func:`talkswap.media.probe.probe` and :func:`talkswap.media.index.index_frames`.
-    """
+    """Search the faces of a clip; those with a mark come first."""
     info = probe(path)
     index = index_frames(info)
     pictures = bursts(index, frames)

@@ -254,12 +254,7 @@ def residual(plane: FloatArray, config: WatermarkConfig, texture: FloatArray | N
 
 
 class Watermark:
-    """Marks the crops of one render; calls do not depend on each other.
-
-    Args:
-        message: what the mark says.
-        config: see :class:`WatermarkConfig`.
-    """
+    """Marks the crops of one render; calls do not depend on each other."""
 
     def __init__(self, message: Message, config: WatermarkConfig | None = None) -> None:
         self.message = message
@@ -314,9 +309,6 @@ class Watermark:
             crop: S S 3, the system's result.
             mask: S S in [0, 1], its share in the picture.
             target_crop: S S 3, the target under it.
-
-        Returns:
-            S S 3.
         """
         size = crop.shape[0]
         change = np.zeros((GRID, GRID, PLANES), np.float32)

@@ -197,8 +197,6 @@ class SpeechGate:
     """How open a mouth's gate is at any time of a voice; centred, so that it is never late.
 
     Args:
-        samples: N, the voice at 16 kHz.
-        attack, release: as of :func:`ease`.
         bridge: seconds; in a shorter pause the speaker has not ended, and the gate stays open.
     """
 

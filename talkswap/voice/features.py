@@ -66,7 +66,6 @@ def listen(voice: Voice, features: FeatureExtractor, length: int, gate: bool = T
 
     Args:
         voice: at the features' own sampling rate.
-        features: the extractor.
         length: features in one window.
         gate: ease into the features of silence wherever there is no speech.
     """

@@ -45,8 +45,6 @@ class HubertFeatures:
 
     Args:
         model: a folder with ``config.json`` and ``model.safetensors``, or a model at hand.
-        device: a torch device.
-        config: windows.
 
     Raises:
         WeightsMissingError: the folder lacks one of its files (nothing is fetched here).
