@@ -10,16 +10,14 @@ pydantic is imported inside the functions, so that ``talkswap --help`` does not 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import tomllib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from typing import Any, TypeVar
 
 Record = TypeVar("Record")
 
@@ -71,7 +69,8 @@ def from_plain(kind: type[Record], values: Any) -> Record:
 
     try:
         # JSON mode is strict about numbers and texts, yet takes an array for a tuple and a text for a path.
-        return _adapter(kind).validate_json(json.dumps(values), strict=True, extra="forbid")
+        record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True, extra="forbid")
+        return record
     except ValidationError as error:
         raise _record_error(error) from error
     except (TypeError, RecursionError) as error:  # json.dumps: a key or a value that JSON cannot hold
@@ -156,15 +155,12 @@ def _with_setting(record: Any, path: list[str], value: Any, name: str) -> Any:
         raise RecordError(inner_name, error.reason, error.value if error.field else value) from error
 
 
-_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}  # building one takes milliseconds, and batches read thousands of plans
-
-
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+@functools.cache
+def _adapter(kind: Any) -> Any:
+    # Building one takes milliseconds, and batches read thousands of plans.
     from pydantic import TypeAdapter
 
-    if kind not in _ADAPTERS:
-        _ADAPTERS[kind] = TypeAdapter(kind)
-    return _ADAPTERS[kind]
+    return TypeAdapter(kind)
 
 
 def _record_error(error: Any) -> RecordError:

@@ -135,12 +135,6 @@ def read_tensors(paths: Iterable[Path], repair: str, device: str = "cpu") -> dic
     return unpack(stored)
 
 
-def _entry_size(name: str, tensor: Tensor) -> int:
-    """Bytes of a tensor in a safetensors file; at most 40 for two offsets of up to 20 digits."""
-    entry = {name: {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": []}}
-    return len(json.dumps(entry)) + 40 + tensor.numel() * tensor.element_size()
-
-
 def shards(tensors: Mapping[str, Tensor], largest: int) -> list[dict[str, Tensor]]:
     """The tensors in groups that each fit into a file of ``largest`` bytes, in their order.
 
@@ -150,8 +144,9 @@ def shards(tensors: Mapping[str, Tensor], largest: int) -> list[dict[str, Tensor
     groups: list[dict[str, Tensor]] = [{}]
     used = HEADER
     for name, tensor in tensors.items():
-        # Counted with its entry in the header, since the limit is the file's.
-        size = _entry_size(name, tensor)
+        # Its entry in the file's header counts too: at most 40 bytes for two offsets of up to 20 digits.
+        entry = {name: {"dtype": "BF16", "shape": list(tensor.shape), "data_offsets": []}}
+        size = len(json.dumps(entry)) + 40 + tensor.numel() * tensor.element_size()
         if HEADER + size > largest:
             raise UsageError(
                 f"the tensor {name} alone takes {size / 1e6:.1f} MB, more than the largest file of {largest / 1e6:g} MB",

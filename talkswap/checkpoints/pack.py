@@ -84,8 +84,11 @@ def pack_preset(run_folders: Sequence[Path], out: Path, config: PackConfig) -> P
     # All questions come before the first file: nothing half-made is left behind by a refusal.
     base = None if config.base is None else folder_state(config.base)
     preset = _preset_kind(runs_by_network, base)
-    candidates = () if base is None else _networks_in(base.folders[0], config)
-    from_base = tuple(network for network in candidates if network not in runs_by_network)
+    order = dict.fromkeys((*config.networks, *config.others))
+    listed = {} if base is None else manifest.read_records(base.folders[0])
+    tensors = {networks.network_of(file) for file in listed}
+    in_base = (network for network in order if network.path in tensors and f"{network.path}.json" in listed)
+    from_base = tuple(network for network in in_base if network not in runs_by_network)
     contents_of_preset = {network.path for network in (*runs_by_network, *from_base)}
     missing = [path for path in config.requirements[preset].networks if path not in contents_of_preset]
     if missing:
@@ -164,14 +167,6 @@ def _preset_kind(runs_by_network: Mapping[NetworkDescription, Run], base: Preset
     if kinds:
         return "paper" if "paper" in kinds else "compact"
     return "compact" if base is None else base.name
-
-
-def _networks_in(folder: Path, config: PackConfig) -> list[NetworkDescription]:
-    """The networks of ours that a preset folder lists, with their configurations."""
-    records = manifest.read_records(folder)
-    listed = {networks.network_of(file) for file in records}
-    candidates = dict.fromkeys((*config.networks, *config.others))
-    return [network for network in candidates if network.path in listed and f"{network.path}.json" in records]
 
 
 def _fill(

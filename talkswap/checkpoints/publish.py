@@ -141,6 +141,10 @@ def push(
         ) from error
     if not progress:
         disable_progress_bars()
+    # Older pushes of the same networks may have left other shards, or files at the top from before systems had folders.
+    paths = sorted({name for file in plan.files if (name := network_of(file)) is not None})
+    names = [*paths, *dict.fromkeys(path.rpartition("/")[2] for path in paths if "/" in path)]
+    older_files = [p for name in names for p in (f"{name}.safetensors", f"{name}-?????-of-?????.safetensors")]
     api = HfApi(endpoint=endpoint, token=token, library_name="talkswap")
     # Which HTTP library huggingface_hub uses changes with its version.
     transport: Any = HfHubHTTPError.__bases__[0]  # the error of whichever HTTP library this huggingface_hub uses
@@ -158,7 +162,7 @@ def push(
                 revision=revision,
                 commit_message=message or f"Weights packed by talkswap: {plan.folder.resolve().name}",
                 allow_patterns=list(plan.files),
-                delete_patterns=_replaced(plan),
+                delete_patterns=older_files,
             )
     except HfHubHTTPError as error:
         raise _refusal(plan.repository, endpoint, error) from error
@@ -173,14 +177,6 @@ def push(
             f"{endpoint} cannot be reached: {error}", "check the network and HF_ENDPOINT; nothing was committed"
         ) from error
     return Pushed(plan, done.oid, done.commit_url)
-
-
-def _replaced(plan: PushPlan) -> list[str]:
-    """Patterns of files that older pushes of the same networks may have left."""
-    paths = sorted({name for file in plan.files if (name := network_of(file)) is not None})
-    # a push from before systems had folders left its files at the top
-    names = [*paths, *dict.fromkeys(path.rpartition("/")[2] for path in paths if "/" in path)]
-    return [p for name in names for p in (f"{name}.safetensors", f"{name}-?????-of-?????.safetensors")]
 
 
 def _refusal(repository: str, endpoint: str, error: Any) -> errors.TalkswapError:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import io
 import json
 import wave
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -42,7 +41,7 @@ from talkswap.files import file_sha256, write_arrays, write_atomically
 from talkswap.media.codecs import EncoderSettings
 from talkswap.media.sound import load_voice, shift_voice
 from talkswap.media.writer import VideoWriter
-from talkswap.types import ClipInfo, ColourTags, FloatArray, Frame, UInt8Image
+from talkswap.types import ClipInfo, ColourTags, FloatArray, Frame
 from talkswap.voice.mel import log_mel
 
 HZ = 16000
@@ -205,15 +204,6 @@ def to_region(points: FloatArray, box: Box, size: tuple[int, int]) -> FloatArray
     return moved
 
 
-def _regions(piece: Piece, box: Box, size: tuple[int, int]) -> Iterator[UInt8Image]:
-    x, y, width, height = box
-    for rgb in read_piece(piece):
-        cut = np.ascontiguousarray(rgb[y : y + height, x : x + width])
-        if (width, height) != size:
-            cut = np.asarray(cv2.resize(cut, size, interpolation=cv2.INTER_AREA), np.uint8)
-        yield cut
-
-
 def write_region(path: Path, piece: Piece, box: Box, size: tuple[int, int], config: ClipConfig) -> None:
     """Encode the region once, in BT.601, so that tagged and untagged readers see the same colours."""
     info = ClipInfo(
@@ -223,8 +213,12 @@ def write_region(path: Path, piece: Piece, box: Box, size: tuple[int, int], conf
     # One thread: the same pictures must give the same bytes on every machine.
     settings = EncoderSettings(crf=config.crf, preset=config.effort, threads=1)
     with VideoWriter(path, info, settings, info.duration) as writer:
-        for number, rgb in enumerate(_regions(piece, box, size)):
-            writer.write(rgb, Fraction(number, config.rate))
+        x, y, width, height = box
+        for number, rgb in enumerate(read_piece(piece)):
+            region = np.ascontiguousarray(rgb[y : y + height, x : x + width])
+            if (width, height) != size:
+                region = np.asarray(cv2.resize(region, size, interpolation=cv2.INTER_AREA), np.uint8)
+            writer.write(region, Fraction(number, config.rate))
 
 
 @lru_cache(maxsize=2)

@@ -217,22 +217,6 @@ def _same_settings(config: PrepareConfig) -> dict[str, Any]:
     return settings
 
 
-def _splits(config: PrepareConfig, speakers: Iterable[str]) -> dict[str, str]:
-    path = config.out / "speakers.json"
-    earlier = json.loads(path.read_text()) if path.is_file() else {}
-    splits = split_speakers(speakers, config.seed, config.held_out, earlier)
-    if splits != earlier:
-        write_atomically(path, json.dumps(dict(sorted(splits.items())), indent=1, ensure_ascii=False) + "\n")
-    return splits
-
-
-def _clear(out: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for folder in ("", "videos", "clips-train", "clips-val", "voices", "records", "features/*", "work", "frames-*"):
-        for path in out.glob(f"{folder}/*.part*" if folder else "*.part"):
-            path.unlink(missing_ok=True)
-
-
 def prepare(sources: Sequence[Source], config: PrepareConfig, report: Report | None = None) -> dict[str, Any]:
     """Prepare videos; what is already finished is kept.
 
@@ -247,10 +231,18 @@ def prepare(sources: Sequence[Source], config: PrepareConfig, report: Report | N
     tell = report or (lambda event: None)
     with locked(config.out):
         settings = _same_settings(config)
-        _clear(config.out)
+        # A killed run may have left half-written files.
+        for folder in ("", "videos", "clips-train", "clips-val", "voices", "records", "features/*", "work", "frames-*"):
+            for path in config.out.glob(f"{folder}/*.part*" if folder else "*.part"):
+                path.unlink(missing_ok=True)
         refused: list[dict[str, Any]] = []
         usable = _look_all(sources, config, refused, tell)
-        splits = _splits(config, (speaker_name(source, facts) for source, facts in usable))
+        speakers = config.out / "speakers.json"
+        earlier = json.loads(speakers.read_text()) if speakers.is_file() else {}
+        names = (speaker_name(source, facts) for source, facts in usable)
+        splits = split_speakers(names, config.seed, config.held_out, earlier)
+        if splits != earlier:
+            write_atomically(speakers, json.dumps(dict(sorted(splits.items())), indent=1, ensure_ascii=False) + "\n")
         records = _clips(_plan(usable, config, splits, refused), config, tell)
         accepted = [r for r in records if r["refused"] is None]
         # Refusals are part of the result: whoever prepares their own videos needs to know why.

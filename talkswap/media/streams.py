@@ -115,6 +115,9 @@ def plan_streams(
         from_start = index is None or index.before == 0
         for other in container.streams if tracks else ():
             planner.other(other, picture.index, groups, from_start)
+        # Tags that stay true of another encode; a time code only where the first frame is the same.
+        untrue = _STALE_TAGS if from_start else (*_STALE_TAGS, "timecode")
+        picture_tags = {name: tag for name, tag in picture.metadata.items() if not name.lower().startswith(untrue)}
         chapters = planner.chapters(container, zero, duration, cut) if tracks else ()
         indices = [track.index for track in (*sounds, *(track for group in groups.values() for track in group))]
         # ffmpeg counts from the start of the whole file, the plan from the first frame.
@@ -126,7 +129,7 @@ def plan_streams(
             tuple(groups["cover"]),
             tuple(groups["attachment"]),
             chapters,
-            lasting_tags(picture.metadata, from_start),
+            picture_tags,
             dispositions(picture),
             dict(container.metadata),
             shift if abs(shift) >= _NO_SHIFT else Fraction(0),
@@ -308,12 +311,6 @@ def dispositions(stream: Stream) -> str:
     """A stream's dispositions without the default, as ffmpeg takes them: ``forced+comment``."""
     flags = Disposition(stream.disposition) & ~Disposition.default
     return "+".join(str(flag.name) for flag in Disposition if flag & flags)
-
-
-def lasting_tags(tags: Mapping[str, str], whole: bool) -> dict[str, str]:
-    """The picture's tags that stay true of another encode; a time code only where the first frame is the same."""
-    prefixes = _STALE_TAGS if whole else (*_STALE_TAGS, "timecode")
-    return {name: value for name, value in tags.items() if not name.lower().startswith(prefixes)}
 
 
 def first_frame_time(picture: VideoStream, index: FrameIndex | None) -> Fraction:
