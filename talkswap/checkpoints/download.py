@@ -124,8 +124,8 @@ def _open(url: str, part: Path, timeout: float, token: str | None) -> tuple[http
     except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
         raise _Interrupted(str(getattr(error, "reason", error)) or type(error).__name__) from error
     # A server without ranges sends the whole file again.
-    resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-    return response, start if resumed else 0
+    continues = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+    return response, start if continues else 0
 
 
 def _transfer(

@@ -70,7 +70,7 @@ class HubNetwork:
         return result
 
 
-def stored_network(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def folder_network(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Configuration and tensors of a folder that holds one network, or a preset with the network ``name``.
 
     Raises:
@@ -138,7 +138,7 @@ def _with_mixin(kind: type[HubNetwork]) -> Any:
                 patterns = [CONFIG, f"{MODEL}*.safetensors"]
                 patterns += [pattern for name in names for pattern in (f"{name}.json", f"{name}*.safetensors")]
                 folder = Path(snapshot_download(model_id, allow_patterns=patterns, **request))
-            config, tensors = stored_network(folder, cls.hub_name)
+            config, tensors = folder_network(folder, cls.hub_name)
             try:
                 network = cls(networks.config_from(cls.hub_config, config))
             except (TypeError, ValueError) as error:

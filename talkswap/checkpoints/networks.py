@@ -234,7 +234,7 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
 PRECISIONS = ("fp16", "int8", "float32")
 
 
-def stored_form(weights: dict[str, Tensor], precision: str, name: str, exact: bool) -> dict[str, Tensor]:
+def storage_form(weights: dict[str, Tensor], precision: str, name: str, exact: bool) -> dict[str, Tensor]:
     """Tensors as they go to disk.
 
     Args:
@@ -262,7 +262,7 @@ def stored_form(weights: dict[str, Tensor], precision: str, name: str, exact: bo
     return stored
 
 
-def stored_precision(stored: dict[str, Tensor]) -> str:
+def storage_precision(stored: dict[str, Tensor]) -> str:
     """Which of :data:`PRECISIONS` tensors are stored in."""
     import torch
 

@@ -239,7 +239,7 @@ def _write_trained(folder: Path, run: Run, network: NetworkDescription, precisio
     settings = run.folder / EXPORT / f"{network.name}.json"
     tensors = networks.read_tensors(card.exported_files(run, network.name), REPAIR)
     count = _count(network, settings, tensors)
-    stored = networks.stored_form(tensors, precision, network.name, network.exact)
+    stored = networks.storage_form(tensors, precision, network.name, network.exact)
     networks.write_tensors(stored, folder / network.room, network.name, largest)
     shutil.copyfile(settings, folder / f"{network.path}.json")
     return count
@@ -259,7 +259,7 @@ def _write_copy(folder: Path, base: Path, network: NetworkDescription, largest: 
         networks.write_tensors(tensors, folder / network.room, network.name, largest)
     settings = file_path(base, f"{network.path}.json")
     shutil.copyfile(settings, folder / f"{network.path}.json")
-    return _count(network, settings, networks.unpack(tensors)), networks.stored_precision(tensors)
+    return _count(network, settings, networks.unpack(tensors)), networks.storage_precision(tensors)
 
 
 def _write_records(folder: Path, run: Run) -> None:

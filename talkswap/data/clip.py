@@ -165,9 +165,9 @@ def label_by_teacher(piece: Piece, track: FaceTrack, config: ClipConfig) -> Face
         own = track.landmarks[row]
         if points is not None and np.isfinite(own[0, 0]) and box_overlap(box_around(points), box_around(own)) >= 0.3:
             landmarks[row] = points
-    missing = int(np.isnan(landmarks[:, 0, 0]).sum())
-    if missing > (1 - config.least_seen) * len(landmarks):
-        raise Refused("no face", f"the teacher finds none in {missing} of {len(landmarks)} frames")
+    gaps = int(np.isnan(landmarks[:, 0, 0]).sum())
+    if gaps > (1 - config.least_seen) * len(landmarks):
+        raise Refused("no face", f"the teacher finds none in {gaps} of {len(landmarks)} frames")
     return FaceTrack(landmarks, track.yaw, track.picture)
 
 

@@ -181,6 +181,6 @@ class CoveredFaces:
         return self.cover(self.faces.draw(generator), generator)
 
 
-def held_views(config: CoverConfig) -> CoverConfig:
+def score_views(config: CoverConfig) -> CoverConfig:
     """The same for scores: well aligned, one thing at a time."""
     return replace(config, empty=0.0, second=0.0, shadows=0.0)

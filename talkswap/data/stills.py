@@ -87,13 +87,13 @@ def draw_still(
     crop, points = np.asarray(stills.crops[index]), np.asarray(stills.landmarks[index])
     size = crop.shape[0]
     flip = random.random() < augmentation.flip
-    moved = random.random() < augmentation.geometry
+    change_geometry = random.random() < augmentation.geometry
     shift = random.uniform(-1, 1, 2) * augmentation.shift * size
     scale = np.exp(random.uniform(-1, 1) * augmentation.scale)
     roll = random.uniform(-1, 1) * augmentation.roll
     gain = 1 + random.uniform(-1, 1) * augmentation.light + random.uniform(-1, 1, 3) * augmentation.colour
     offset = random.uniform(-1, 1) * augmentation.light * 128
-    if moved:
+    if change_geometry:
         matrix = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), roll, scale)
         matrix[:, 2] += shift
         crop = cv2.warpAffine(crop, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
@@ -147,13 +147,13 @@ class StillsJob:
     size: int  # px
 
 
-def chosen_frames(out: Path, record: dict[str, Any], kind: str, step: int) -> tuple[int, ...]:
+def still_frames(out: Path, record: dict[str, Any], kind: str, step: int) -> tuple[int, ...]:
     """Which frames of a clip become stills: those in which the face was found."""
     if kind == "portraits":
         return (int(record["portrait"]),)
     with np.load(out / paths_of(record["name"], record["split"])["labels"]) as stored:
-        seen = np.isfinite(stored["landmarks"][:, 0, 0])
-    return tuple(int(k) for k in np.flatnonzero(seen) if k % step == 0)
+        visible = np.isfinite(stored["landmarks"][:, 0, 0])
+    return tuple(int(k) for k in np.flatnonzero(visible) if k % step == 0)
 
 
 def write_stills(job: StillsJob) -> int:
@@ -202,7 +202,7 @@ def plan_stills(
     jobs, first = [], 0
     part = out / "work" / f"{kind}-{split}"
     for record in records:
-        frames = chosen_frames(out, record, kind, step)
+        frames = still_frames(out, record, kind, step)
         if frames:
             jobs.append(StillsJob(out, part, record["name"], split, frames, first, size))
             first += len(frames)

@@ -185,7 +185,7 @@ def check_encoder(
         EncoderError: unknown, unfit for the container, wrong settings, or failing.
     """
     # Cheap questions first: only an encoder that fits is tried.
-    codec = codec_named(name)
+    codec = find_codec(name)
     if output is not None:
         container_of(output)
         if output.suffix.lower() not in codec.containers:
@@ -223,7 +223,7 @@ def check_encoder(
         raise EncoderError(f"the encoder {name} wrote nothing", "use --encoder libx264")
 
 
-def codec_named(name: str) -> Codec:
+def find_codec(name: str) -> Codec:
     """The abilities of an encoder.
 
     Raises:
@@ -242,7 +242,7 @@ def encoder_options(settings: EncoderSettings) -> dict[str, str]:
     Raises:
         EncoderError: unknown preset, a crf outside the encoder's scale, or a profile that the pixel format forbids.
     """
-    name, codec = settings.encoder, codec_named(settings.encoder)
+    name, codec = settings.encoder, find_codec(settings.encoder)
     preset = codec.preset if settings.preset == AUTO else settings.preset
     if preset not in codec.presets:
         presets = [word for word in codec.presets if word != AUTO]
@@ -274,7 +274,7 @@ def pixel_format_for(settings: EncoderSettings, width: int, height: int, bits: i
     Raises:
         EncoderError: the encoder cannot write the format asked for.
     """
-    codec = codec_named(settings.encoder)
+    codec = find_codec(settings.encoder)
     formats = [name for name in codec.formats if codec.formats[name] in compiled_formats(settings.encoder)]
     if settings.pixel_format != AUTO:
         if settings.pixel_format not in formats:

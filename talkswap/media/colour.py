@@ -84,7 +84,7 @@ def stream_matrix(tags: ColourTags, height: int) -> int:
     return tags.matrix
 
 
-def tagged_matrix(tags: ColourTags) -> int:
+def matrix_tag(tags: ColourTags) -> int:
     """The matrix to write into the result's tags: the stream's own; unspecified where there is none for Y'CbCr."""
     return UNSPECIFIED if tags.matrix in _GUESSED else tags.matrix
 
@@ -111,11 +111,11 @@ class PixelConverter:
     """RGB from a clip's decoded pictures and back, with one matrix and one range for the whole clip.
 
     Args:
-        written: the pixel format in which the pictures are written back; where its colour is as coarse as the clip's,
+        target_format: the pixel format in which the pictures are written back; where its colour is as coarse as the clip's,
             pixels that nobody touches then come back as they were.  Without it pictures are made to be looked at.
     """
 
-    def __init__(self, info: ClipInfo, written: str = "") -> None:
+    def __init__(self, info: ClipInfo, target_format: str = "") -> None:
         self.info = info
         self.range = stream_range(info.colour, info.pixel_format)
         self._size = (info.height, info.width) if info.rotation in (90, 270) else (info.width, info.height)
@@ -129,9 +129,9 @@ class PixelConverter:
         # A second thread for one 540p picture costs more than it saves on two cores.
         self._threads = min(4, max(1, (os.cpu_count() or 1) // 4))
         self._back = (
-            bool(written)
+            bool(target_format)
             and info.pixel_format in _RETURNING
-            and subsampling(written) == subsampling(info.pixel_format)
+            and subsampling(target_format) == subsampling(info.pixel_format)
             and not (info.width % 2 or info.height % 2)
         )
 

@@ -71,7 +71,7 @@ def probe(path: Path) -> ClipInfo:
         )
         # Colour and orientation stand in the picture's own data where the container says nothing.
         picture = first_picture(container, stream, path)
-        colour = merged_tags(colour_of_stream, picture)
+        colour = colour_tags(colour_of_stream, picture)
         check_convertible(str(path), colour)
         rotation, mirrored = display_orientation(picture)
         sideways = rotation in (90, 270)
@@ -80,14 +80,14 @@ def probe(path: Path) -> ClipInfo:
         time_base = Fraction(stream.time_base or 0)
         if time_base <= 0:
             raise UnreadableMediaError(f"{path} has a video stream without a clock", "remux it, for example to .mkv")
-        has_audio, audio_duration = stated_sound(container)
+        has_audio, audio_duration = sound_duration(container)
         return ClipInfo(
             path=path,
             width=picture.height if sideways else picture.width,
             height=picture.width if sideways else picture.height,
             rate=nominal_rate(stream),
             time_base=time_base,
-            duration=stated_duration(container, stream, time_base),
+            duration=picture_duration(container, stream, time_base),
             frames=stream.frames,
             rotation=rotation,
             codec=codec.codec.canonical_name,
@@ -139,7 +139,7 @@ def first_picture(container: InputContainer, stream: VideoStream, path: Path) ->
     raise NoVideoError(f"{path} has a video stream but no frame that decodes", "the file may be damaged or empty")
 
 
-def merged_tags(tags: ColourTags, picture: VideoFrame) -> ColourTags:
+def colour_tags(tags: ColourTags, picture: VideoFrame) -> ColourTags:
     """The stream's tags, completed by those of its first picture."""
     return ColourTags(
         matrix=int(picture.colorspace) if tags.matrix == UNSPECIFIED else tags.matrix,
@@ -158,7 +158,7 @@ def nominal_rate(stream: VideoStream) -> Fraction:
     return FALLBACK_RATE
 
 
-def stated_duration(container: InputContainer, stream: VideoStream, time_base: Fraction) -> Fraction:
+def picture_duration(container: InputContainer, stream: VideoStream, time_base: Fraction) -> Fraction:
     """Seconds of the picture, else of the whole container; 0 if neither says."""
     if stream.duration and stream.duration > 0:
         return stream.duration * time_base
@@ -167,7 +167,7 @@ def stated_duration(container: InputContainer, stream: VideoStream, time_base: F
     return Fraction(0)
 
 
-def stated_sound(container: InputContainer) -> tuple[bool, Fraction]:
+def sound_duration(container: InputContainer) -> tuple[bool, Fraction]:
     """(has sound, its seconds)."""
     if not container.streams.audio:
         return False, Fraction(0)

@@ -32,15 +32,17 @@ class ClipReader:
     Args:
         info: what :func:`talkswap.media.probe.probe` says of the clip.
         deep: whether frames of a clip of more than 8 bits bring along, as ``fine``, what rounding took.
-        written: the pixel format in which a :class:`talkswap.media.writer.VideoWriter` will write them, so that what
+        target_format: the pixel format in which a :class:`talkswap.media.writer.VideoWriter` will write them, so that what
             nobody touches comes back as it was.
     """
 
-    def __init__(self, info: ClipInfo, index: FrameIndex | None = None, deep: bool = False, written: str = "") -> None:
+    def __init__(
+        self, info: ClipInfo, index: FrameIndex | None = None, deep: bool = False, target_format: str = ""
+    ) -> None:
         self.info = info
         self._deep = deep and info.bits > 8
         self._index = index
-        self._converter = PixelConverter(info, written)
+        self._converter = PixelConverter(info, target_format)
         self._damage: set[int] = set()
         self._running: Generator[Frame, None, None] | None = None
 

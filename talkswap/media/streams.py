@@ -246,7 +246,7 @@ def holdable(ending: str) -> frozenset[str]:
 def lost_tags(streams: OtherStreams, finished: Path, ending: str) -> list[str]:
     """Which tags of the target, and which languages and titles of its tracks, the finished file does not have."""
     with open_clip(finished) as container:
-        written_tags = {name.lower() for name in container.metadata}
+        tag_names = {name.lower() for name in container.metadata}
         sounds, subtitles = container.streams.audio, container.streams.subtitles
         # The voice comes first among the output's sounds, so the kept ones are its last.
         pairs = [
@@ -261,7 +261,7 @@ def lost_tags(streams: OtherStreams, finished: Path, ending: str) -> list[str]:
                 lost.append(f"{ending} files have no place for the language {language} of {track.name}")
             if title and title not in stream.metadata.values():
                 lost.append(f"{ending} files have no place for the title of {track.name}")
-    gone = sorted(name for name in streams.tags if name.lower() not in written_tags | _BRAND_TAGS)
+    gone = sorted(name for name in streams.tags if name.lower() not in tag_names | _BRAND_TAGS)
     return [*lost, f"{ending} files have no place for the target's tags {', '.join(gone)}"] if gone else lost
 
 

@@ -20,8 +20,8 @@ from av.error import FFmpegError
 
 from talkswap.errors import EncoderError, TalkswapError
 from talkswap.media import codecs
-from talkswap.media.codecs import EncoderSettings, codec_named, open_output
-from talkswap.media.colour import LIMITED_RANGE, PixelConverter, tagged_matrix
+from talkswap.media.codecs import EncoderSettings, find_codec, open_output
+from talkswap.media.colour import LIMITED_RANGE, PixelConverter, matrix_tag
 from talkswap.media.index import nominal_ticks
 from talkswap.media.probe import open_clip, output_error, video_stream
 from talkswap.types import ClipInfo, Int8Image, UInt8Image
@@ -47,13 +47,13 @@ class VideoWriter:
 
     def __init__(self, path: Path, info: ClipInfo, settings: EncoderSettings, duration: Fraction | None = None) -> None:
         self.path = Path(path)
-        if not codec_named(settings.encoder).full_range:
+        if not find_codec(settings.encoder).full_range:
             # Nobody would know that these pictures are full: their levels are written limited.
             info = replace(info, colour=replace(info.colour, range=LIMITED_RANGE))
         self.info = info
         self.frames = 0
         self.pixel_format = codecs.pixel_format_for(settings, info.width, info.height, info.bits)
-        self._encoded_format = codec_named(settings.encoder).formats[self.pixel_format]
+        self._encoded_format = find_codec(settings.encoder).formats[self.pixel_format]
         self._duration = duration
         self._converter = PixelConverter(info)
         self._waiting: VideoFrame | None = None  # its duration is known when its successor's time is
@@ -65,7 +65,7 @@ class VideoWriter:
             with codecs.ordinary_priority():
                 self._container.start_encoding()  # writes the header: a place that cannot be written shows now
         except (FFmpegError, OSError, ValueError) as error:
-            raise self._named(error) from error
+            raise self._failure(error) from error
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -127,7 +127,7 @@ class VideoWriter:
             container, self._container = self._container, None
             container.close()
         except (FFmpegError, OSError, ValueError) as error:
-            raise self._named(error) from error
+            raise self._failure(error) from error
 
     def _add_stream(
         self, container: OutputContainer, settings: EncoderSettings, options: dict[str, str]
@@ -141,7 +141,7 @@ class VideoWriter:
         stream.time_base = info.time_base
         context.sample_aspect_ratio = info.sample_aspect_ratio
         context.thread_count = settings.threads
-        context.colorspace = tagged_matrix(colour)
+        context.colorspace = matrix_tag(colour)
         context.color_primaries = colour.primaries
         context.color_trc = colour.transfer
         # A stream that said nothing of its range keeps saying nothing.
@@ -153,7 +153,7 @@ class VideoWriter:
         try:
             self._mux(picture)
         except (FFmpegError, OSError, ValueError) as error:
-            raise self._named(error) from error
+            raise self._failure(error) from error
 
     def _mux(self, picture: VideoFrame | None) -> None:
         if self._container is not None:
@@ -162,7 +162,7 @@ class VideoWriter:
                 packet.duration = self._ticks.pop(packet.pts or 0, packet.duration)
                 self._container.mux(packet)
 
-    def _named(self, error: FFmpegError | OSError | ValueError) -> TalkswapError:
+    def _failure(self, error: FFmpegError | OSError | ValueError) -> TalkswapError:
         message = f"the video could not be encoded ({error})"
         return output_error(error, self.path) or EncoderError(message, "try --encoder libx264")
 
@@ -184,7 +184,7 @@ class Piece:
 
 def picture_ending(encoder: str) -> str:
     """The container that an encoded picture waits in: one with an exact clock wherever the codec fits into one."""
-    containers = codec_named(encoder).containers
+    containers = find_codec(encoder).containers
     return next(ending for ending in (".mp4", ".mov", ".mkv") if ending in containers)
 
 

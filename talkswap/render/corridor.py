@@ -104,7 +104,7 @@ class Corridor:
         """Finished frames in order of time, those before ``first`` unfinished; each stage in its own thread."""
         info = self.prepared.clip.info
         pixel_format = pixel_format_for(encoder_settings(self.prepared.plan), info.width, info.height, info.bits)
-        with ClipReader(info, self.prepared.clip.index, deep=True, written=pixel_format) as reader:
+        with ClipReader(info, self.prepared.clip.index, deep=True, target_format=pixel_format) as reader:
             pictures = self.stopwatch.timed("read", reader.frames_for(self.prepared.timeline))
             faces = each(ahead(pictures, AHEAD, "read"), self._look)
             guides = each(ahead(faces, AHEAD, "faces"), self._paint)

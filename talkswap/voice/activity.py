@@ -75,7 +75,7 @@ def active_steps(samples: FloatArray, config: ActivityConfig | None = None) -> B
     active = hysteresis(evidence, config.on_db, config.off_db)
     per_second = float(BANDS.rate)
     active = without_bursts(active, round(config.shortest_burst * per_second))
-    active = held_on(active, round(config.hangover * per_second))
+    active = extend_runs(active, round(config.hangover * per_second))
     return active & ~silent
 
 
@@ -138,7 +138,7 @@ def without_bursts(active: BoolArray, shortest: int) -> BoolArray:
     return result
 
 
-def held_on(active: BoolArray, steps: int) -> BoolArray:
+def extend_runs(active: BoolArray, steps: int) -> BoolArray:
     """Active for some steps more after each run; pauses up to that length close."""
     result = active.copy()
     for _, last in runs_of(active):

@@ -227,7 +227,7 @@ def test_the_container_chooses_the_encoder() -> None:
 
 def test_hardware_encoders_get_options_on_their_own_scales(monkeypatch: pytest.MonkeyPatch) -> None:
     # They run on few machines, and VideoToolbox on none of a test's: what is asked of them is checked here.
-    monkeypatch.setattr(codecs, "codec_named", CODECS.__getitem__)
+    monkeypatch.setattr(codecs, "find_codec", CODECS.__getitem__)
     monkeypatch.setattr(codecs, "compiled_formats", lambda name: set(CODECS[name].formats.values()))
     nvenc = encoder_options(EncoderSettings("hevc_nvenc", crf=23, preset="slow"))
     assert (nvenc["cq"], nvenc["preset"]) == ("23", "p7")

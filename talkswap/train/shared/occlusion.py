@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from talkswap.data.covered_faces import CoverConfig, CoveredFaces, CoveredView, held_views
+from talkswap.data.covered_faces import CoverConfig, CoveredFaces, CoveredView, score_views
 from talkswap.data.face_views import HELD_BACKGROUNDS, StoredFaces, check_enough, read_backgrounds
 from talkswap.data.occluders import HELD, TRAINED, Materials
 from talkswap.faces.geometry import outer_eye_distance
@@ -121,7 +121,7 @@ class OcclusionStage(Stage):
         """Held-out faces before held-out backgrounds' stuff."""
         faces = StoredFaces(self.config.data, names)
         return CoveredFaces(
-            held_views(self.config.views), faces, Materials(faces, self._held, self.config.views.size), self._mirror
+            score_views(self.config.views), faces, Materials(faces, self._held, self.config.views.size), self._mirror
         )
 
     def _held_covered(self, kind: str, count: int) -> list[CoveredView]:
