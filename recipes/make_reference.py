@@ -16,8 +16,7 @@ from typing import Any
 import typer
 
 from talkswap import errors
-from talkswap.cli import INTERRUPTED, TERMINATED
-from talkswap.cli.application import build_application
+from talkswap.cli import INTERRUPTED, TERMINATED, build_application
 
 FOLDER = Path(__file__).parents[1] / "docs" / "reference"
 MADE_BY = "<!-- Written by recipes/make_reference.py. Change the code, then run it again. -->\n"

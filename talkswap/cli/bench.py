@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from talkswap.cli.options import DeviceName, PresetName, SystemName, WeightsFolder
 from talkswap.cli.output import note, to_json, write_json
-from talkswap.cli.systems import SystemName
 from talkswap.errors import DeviceError, InputMissingError, TalkswapError, UsageError
 from talkswap.types import DEFAULT_SYSTEM, RenderPlan
 
@@ -175,12 +175,9 @@ def command(
     target: Annotated[Path | None, typer.Option(help="Clip.", show_default="examples/target.mp4")] = None,
     audio: Annotated[Path | None, typer.Option(help="Voice.", show_default="examples/voice.wav")] = None,
     system: SystemName = DEFAULT_SYSTEM,
-    preset: Annotated[Literal["auto", "compact", "paper"], typer.Option(help="Set of weights.")] = "auto",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="Preset folder to use, instead of looking for the set.", readable=False, show_default=False),
-    ] = None,
-    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where the networks run.")] = "auto",
+    preset: PresetName = "auto",
+    weights: WeightsFolder = None,
+    device: DeviceName = "auto",
     batch_size: Annotated[int, typer.Option(min=0, help="Frames per network call; 0 = chosen.")] = 0,
     seconds: Annotated[
         float | None, typer.Option(min=0.2, help="Loop or cut the clip to this length.", show_default="the clip's own")

@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from talkswap.cli.options import flag_of, option_fields, option_parameters, option_values
+from talkswap.cli.options import (
+    Quiet,
+    SystemName,
+    command_group,
+    flag_of,
+    option_fields,
+    option_parameters,
+    option_values,
+    system_among,
+)  # fmt: skip
 from talkswap.cli.output import choose_progress, note, print_warning, table, to_json
-from talkswap.cli.systems import SystemName, system_among
 from talkswap.errors import InputMissingError, TrainingDataError, UnreadableMediaError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +41,6 @@ Smallest = Annotated[float, typer.Option(min=32, help="Side in px of the FFHQ sq
 Correlation = Annotated[
     float, typer.Option("--least-correlation", help="Of mouth and sound; a clip below it is refused.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def _folder(path: Path, what: str) -> Path:
@@ -231,10 +238,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {  # with its line in the
 
 def build_application(markup: Literal["rich"] | None, arguments: Sequence[str]) -> typer.Typer:
     """The ``data`` group, with the makers of the system that the arguments name."""
-    application = typer.Typer(
-        help="Prepare training data.", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=markup
-    )
-    application.callback()(lambda: None)
+    application = command_group("Prepare training data.", markup)
     for name, (command, short) in COMMANDS.items():
         application.command(name, short_help=short)(command)
     if "data" in arguments:

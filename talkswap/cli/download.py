@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from talkswap.cli.options import Quiet
 from talkswap.cli.output import choose_progress, note, table
 from talkswap.errors import TalkswapError, UsageError, WeightsCorruptError
 
@@ -74,7 +75,7 @@ def command(
         str | None,
         typer.Option(metavar="NAME", help="Of --repo, only what this system needs.", show_default="all systems"),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fetch weights, pinned by commit and sha256, into the user's cache or $TALKSWAP_WEIGHTS."""
     from talkswap.checkpoints import download

@@ -1,24 +1,62 @@
-"""A frozen dataclass as command-line options: names, types, defaults, choices and help come from its fields.
+"""Options: those that several commands share, and a frozen dataclass as options of a command.
 
-Fields are declared with :func:`talkswap.types.option`.  ``Literal`` gives choices, ``bool`` a pair of flags, ``Fraction`` a
-time, ``tuple[tuple[str, Path], ...]`` a repeatable ``ID=FILE``.
+Names, types, defaults, choices and help of a dataclass's options come from its fields, which are declared with
+:func:`talkswap.types.option`.  ``Literal`` gives choices, ``bool`` a pair of flags, ``Fraction`` a time,
+``tuple[tuple[str, Path], ...]`` a repeatable ``ID=FILE``.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from fractions import Fraction
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
 
 from talkswap.errors import UsageError
+from talkswap.types import DEFAULT_SYSTEM
+
+if TYPE_CHECKING:
+    from talkswap.systems.description import SystemDescription
 
 PAIRS = tuple[tuple[str, Path], ...]
+
+SystemName = Annotated[
+    str, typer.Option("--system", help="Which system; `talkswap weights list` names them.", metavar="NAME")
+]
+PresetName = Annotated[Literal["auto", "compact", "paper"], typer.Option("--preset", help="Set of weights.")]
+WeightsFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", help="Preset folder to use, instead of looking for the set.", readable=False, show_default=False
+    ),
+]
+DeviceName = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option("--device", help="Where the networks run.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def system_among(arguments: Sequence[str]) -> SystemDescription:
+    """What ``--system`` names; Typer can't say, since the command's other options depend on it."""
+    from talkswap.systems.registry import find_system
+
+    name = DEFAULT_SYSTEM
+    for place, argument in enumerate(arguments):
+        if argument == "--system" and place + 1 < len(arguments):
+            name = arguments[place + 1]
+        elif argument.startswith("--system="):
+            name = argument.partition("=")[2]
+    return find_system(name)
+
+
+def command_group(about: str, markup: Literal["rich"] | None) -> typer.Typer:
+    """A group of commands, which shows its help where no command is named."""
+    group = typer.Typer(help=about, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=markup)
+    group.callback()(lambda: None)
+    return group
 
 
 def flag_of(field: Field[Any]) -> str:

@@ -7,8 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import typer
 
@@ -16,6 +15,9 @@ from talkswap import records
 from talkswap.errors import TalkswapError
 from talkswap.files import write_atomically
 from talkswap.types import ProgressEvent
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 OPENCV_HINT = "run `pip install --force-reinstall --no-deps opencv-python-headless`, the OpenCV that needs no libGL"
 
@@ -83,34 +85,52 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 PLAIN_SECONDS = 5.0  # between two plain lines
 
 
-class Progress(Protocol):
-    """A context manager that is called with every event."""
+class Display:
+    """A block during which progress is shown; by itself it shows nothing."""
 
-    def __call__(self, event: ProgressEvent) -> None: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __enter__(self) -> Progress: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        return
 
 
-class QuietProgress:
-    """Shows nothing."""
+class BarDisplay(Display):
+    """A Rich bar on stderr, gone when the block ends; nothing of Rich is imported before one is made.
+
+    Args:
+        columns: of the bar, from left to right.
+    """
+
+    def __init__(self, *columns: ProgressColumn) -> None:
+        from rich.console import Console
+        from rich.progress import Progress as RichProgress
+
+        console = Console(stderr=True, no_color=not colourful(sys.stderr), highlight=False)
+        self.bar = RichProgress(*columns, console=console, transient=True)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def show(self, line: str) -> None:
+        """Print a line above the bar."""
+        from rich.markup import escape
+
+        self.bar.console.print(escape(line))
+
+
+class QuietProgress(Display):
+    """Takes events and shows nothing."""
 
     def __call__(self, event: ProgressEvent) -> None:
         return
 
-    def __enter__(self) -> QuietProgress:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
-
-
-class PlainProgress:
+class PlainProgress(Display):
     """One line now and then, for logs and pipes.
 
     Args:
@@ -123,14 +143,6 @@ class PlainProgress:
         self.stage = ""
         self.began = self.shown = 0.0
         self.first = 0
-
-    def __enter__(self) -> PlainProgress:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
     def __call__(self, event: ProgressEvent) -> None:
         now = time.monotonic()
@@ -161,64 +173,44 @@ def describe(event: ProgressEvent, counted: int, seconds: float, unit: str) -> s
     return line
 
 
-class BarProgress:
-    """A Rich bar with count, rate and time left; nothing of Rich is imported before the first event.
+class BarProgress(BarDisplay):
+    """A bar with count, rate and time left.
 
     Args:
         unit: what is counted; ``bytes`` is shown in MB.
     """
 
     def __init__(self, unit: str = "frames") -> None:
-        from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            DownloadColumn,
-            MofNCompleteColumn,
-            ProgressColumn,
-            TextColumn,
-            TimeRemainingColumn,
-            TransferSpeedColumn,
-        )
-        from rich.progress import Progress as RichProgress
+        from rich import progress
 
-        columns: list[ProgressColumn] = [TextColumn("{task.description}"), BarColumn()]
+        columns: list[ProgressColumn] = [progress.TextColumn("{task.description}"), progress.BarColumn()]
         if unit == "bytes":
-            columns += [DownloadColumn(), TransferSpeedColumn()]
+            columns += [progress.DownloadColumn(), progress.TransferSpeedColumn()]
         else:
-            columns += [MofNCompleteColumn(), TextColumn(unit), TextColumn("{task.fields[rate]}")]
-        columns += [TimeRemainingColumn(), TextColumn("left")]
-        console = Console(stderr=True, no_color=not colourful(sys.stderr), highlight=False)
-        self.unit = unit
-        self.bar = RichProgress(*columns, console=console, transient=True)
-        self.stage = ""
-        self.task: int | None = None
-
-    def __enter__(self) -> BarProgress:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
+            columns += [progress.MofNCompleteColumn(), progress.TextColumn(unit)]
+            columns += [progress.TextColumn("{task.fields[rate]}")]
+        super().__init__(*columns, progress.TimeRemainingColumn(), progress.TextColumn("left"))
+        self.unit, self.stage = unit, ""
 
     def __call__(self, event: ProgressEvent) -> None:
-        from rich.markup import escape
-
         if event.message:
-            self.bar.console.print(escape(event.message))
-        if self.task is None or event.stage != self.stage:
-            if self.task is not None:
-                self.bar.remove_task(self.bar.task_ids[0])
+            self.show(event.message)
+        total = event.total or None
+        # One bar at a time: a new stage takes the place of the one before.
+        if not self.bar.task_ids or event.stage != self.stage:
+            from rich.markup import escape
+
+            for task in self.bar.task_ids:
+                self.bar.remove_task(task)
             self.stage = event.stage
-            self.task = self.bar.add_task(escape(event.stage), total=event.total or None, rate="")
-        task = self.bar.tasks[0]
-        rate = f"{task.speed:.1f} {self.unit}/s" if task.speed else ""
-        self.bar.update(task.id, completed=event.done, total=event.total or None, rate=rate)
+            self.bar.add_task(escape(event.stage), total=total, rate="")
+        current = self.bar.tasks[0]
+        rate = f"{current.speed:.1f} {self.unit}/s" if current.speed else ""
+        self.bar.update(current.id, completed=event.done, total=total, rate=rate)
 
 
-def choose_progress(quiet: bool, unit: str = "frames") -> Progress:
-    """None on --quiet, a bar on a terminal, plain lines elsewhere."""
+def choose_progress(quiet: bool, unit: str = "frames") -> QuietProgress | PlainProgress | BarProgress:
+    """Nothing on --quiet, a bar on a terminal, plain lines elsewhere."""
     if quiet:
         return QuietProgress()
     if sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""``talkswap render``: the whole corridor for one clip, or for each plan of a file.
+"""``talkswap render``: the whole corridor for one clip, or for each plan of a file; ``talkswap batch``: for each row of a table.
 
 The options are the fields of :class:`~talkswap.types.RenderPlan` and those of the system that ``--system`` names.
 """
@@ -10,18 +10,23 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from talkswap.cli.options import option_fields, option_parameters, option_values
-from talkswap.cli.output import choose_progress, note, print_error, print_warning, to_json, write_json
-from talkswap.cli.systems import system_among
+from talkswap.cli.options import option_fields, option_parameters, option_values, system_among
+from talkswap.cli.output import (
+    choose_progress,
+    note,
+    print_error,
+    print_warning,
+    printable,
+    table,
+    to_json,
+    write_json,
+)  # fmt: skip
 from talkswap.errors import OutputExistsError, OutputUnwritableError, PartialError, TalkswapError, UsageError
 from talkswap.types import RenderPlan, RenderReport
-
-if TYPE_CHECKING:
-    pass
 
 BESIDE_A_PLAN = {"plan_file", "overwrite", "fresh", "dry_run", "report", "quiet"}
 """Options that go together with ``--plan``."""
@@ -219,3 +224,40 @@ def last_line(report: RenderReport) -> str:
         f"{report.output}: {report.frames_out} frames, {report.video_seconds:.2f} s of video in {report.seconds:.1f} s"
         f", real-time factor {report.real_time_factor:.2f}, {report.preset} weights, {report.device}"
     )
+
+
+def batch(
+    jobs_table: Annotated[
+        Path,
+        typer.Argument(
+            metavar="JOBS.csv", help="CSV with a heading: target, source, audio, output, and any other field of a plan."
+        ),
+    ],
+    workers: Annotated[int, typer.Option(min=1, help="Renders at once on a machine.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            help="Spread over a Ray cluster at this address, whose machines see the same files; `local` starts one here.",
+            metavar="ADDRESS",
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; the table at the end stays.")] = False,
+) -> None:
+    """Render every row of JOBS.csv; what is done already is skipped, what failed is tried again."""
+    from talkswap.render.batch import DONE, FAILED, read_jobs, results_file, run_jobs
+
+    jobs = read_jobs(jobs_table)
+    with choose_progress(quiet, "jobs") as progress:
+        results = run_jobs(jobs, results_file(jobs_table), workers, progress, ray)
+    rows = [
+        [r.state, f"{r.seconds:.1f} s", str(r.exit_code), printable(r.output), printable(r.message)] for r in results
+    ]
+    typer.echo(table(["STATE", "TIME", "CODE", "OUTPUT", "MESSAGE"], rows))
+    failed = [result for result in results if result.state == FAILED]
+    if failed:
+        done = sum(result.state == DONE for result in results)
+        raise PartialError(
+            f"{len(failed)} of {len(results)} jobs failed, {done} were done now",
+            f"mend what the table says and run the same command again; {results_file(jobs_table)} keeps what was said",
+        )

@@ -7,13 +7,12 @@ import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from talkswap.cli.output import colourful, note, printable, to_json
-from talkswap.cli.systems import SystemName
+from talkswap.cli.options import SystemName
+from talkswap.cli.output import BarDisplay, Display, note, printable, to_json
 from talkswap.errors import InputMissingError, UsageError
 from talkswap.types import DEFAULT_SYSTEM
 
@@ -134,64 +133,40 @@ def is_main_process() -> bool:
 # --- A training run on stderr: a bar with loss, rate and time left on a terminal, one plain line per row elsewhere.
 
 
-class PlainTraining:
+class PlainTraining(Display):
     """Lines for logs and pipes; the loop words the rows itself when nobody watches its steps."""
 
     watch: Callable[[StepProgress], None] | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
     def echo(self, line: str) -> None:
         """One line for the user."""
         note(line)
 
 
-class BarTraining:
-    """A Rich bar that follows the steps, with the lines for the user above it."""
+class BarTraining(BarDisplay):
+    """A bar that follows the steps, with the lines for the user above it."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich import progress
 
-        console = Console(stderr=True, no_color=not colourful(sys.stderr), highlight=False)
-        columns = [
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[told]}"),
-        ]
-        self.bar = Progress(*columns, console=console, transient=True)
-
-    def __enter__(self) -> Self:
-        self.bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.bar.stop()
+        state = progress.TextColumn("{task.fields[state]}")
+        super().__init__(
+            progress.TextColumn("{task.description}"), progress.BarColumn(), progress.MofNCompleteColumn(), state
+        )
 
     def echo(self, line: str) -> None:
         """One line for the user."""
-        from rich.markup import escape
+        self.show(printable(line))
 
-        self.bar.console.print(escape(printable(line)))
-
-    def watch(self, told: StepProgress) -> None:
+    def watch(self, progress: StepProgress) -> None:
         """Move the bar to a step."""
         from talkswap.train.figures import clock
 
         if not self.bar.task_ids:
-            self.bar.add_task(told.stage, total=told.steps, told="")
-        loss = "" if told.loss is None else f"loss {told.loss:.4g}  "
-        text = f"{loss}{told.rate:.3g} samples/s  {clock(told.seconds_left)} left"
-        self.bar.update(self.bar.task_ids[0], completed=told.step, told=text)
+            self.bar.add_task(progress.stage, total=progress.steps, state="")
+        loss = "" if progress.loss is None else f"loss {progress.loss:.4g}  "
+        state = f"{loss}{progress.rate:.3g} samples/s  {clock(progress.seconds_left)} left"
+        self.bar.update(self.bar.task_ids[0], completed=progress.step, state=state)
 
 
 def choose_training_progress() -> PlainTraining | BarTraining:

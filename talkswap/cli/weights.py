@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from talkswap.cli.options import SystemName, command_group
 from talkswap.cli.output import colourful, note, table, to_json
-from talkswap.cli.systems import SystemName
 from talkswap.errors import InputMissingError, WeightsCorruptError, WeightsMissingError
 from talkswap.types import DEFAULT_SYSTEM
 
@@ -184,13 +184,7 @@ def push(
 
 def build_application(markup: Literal["rich"] | None) -> typer.Typer:
     """The ``weights`` group."""
-    application = typer.Typer(
-        help="Pack, publish, check and list weights.",
-        no_args_is_help=True,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=markup,
-    )
-    application.callback()(lambda: None)
+    application = command_group("Pack, publish, check and list weights.", markup)
     application.command("pack", short_help="Make a preset folder from finished runs.")(pack)
     application.command("push", short_help="Publish a preset folder on a model hub.")(push)
     application.command("check")(check)

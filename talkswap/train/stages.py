@@ -23,7 +23,7 @@ class StageDescription:
     """One stage of training, named without importing torch.
 
     Its module holds the two classes, ``networks(config)`` (the untrained networks, for counting), ``work(config,
-    networks)`` (what one sample runs through: :class:`talkswap.train.estimate.Work`) and, where there is more than the
+    networks)`` (what one sample runs through: :class:`talkswap.train.stage.Work`) and, where there is more than the
     config's defaults, ``PRESETS`` (name to config).  Without ``networks`` or ``work`` a dry run estimates less.
     """
 
@@ -58,7 +58,7 @@ def configure(stage: StageDescription, settings: Mapping[str, Any], preset: str 
     Raises:
         UsageError: as :func:`stage_config`.
     """
-    from talkswap.train.estimate import estimate
+    from talkswap.train.stage import estimate
 
     config = stage_config(stage, settings, preset)
     module = import_module(stage.module)

@@ -55,7 +55,7 @@ from talkswap.checkpoints.preset_folder import preset_network
 from talkswap.faces.mask import face_mask
 from talkswap.systems.contract import CropSpec
 from talkswap.systems.description import Workload
-from talkswap.train.estimate import SAMPLES, Part, Work
+from talkswap.train.stage import SAMPLES, Part, Work
 from talkswap.train.stage import LoopConfig, Stage
 from talkswap.voice.features import MelFeatures, listen
 

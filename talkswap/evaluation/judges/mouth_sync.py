@@ -14,7 +14,7 @@ Why not the sync expert: on 18 held-out clips its confidence was 0.15 with the t
 
 It flatters our own renders: the same encoder drives the compact preset's lips, and a dubbed clip scored 0.68 where the
 clip that its voice comes from has 0.52.  Correlation with that clip's own mouth
-(:mod:`talkswap.evaluation.metrics.mouth`) has no such bias.
+(:mod:`talkswap.evaluation.metrics.lip_sync`) has no such bias.
 """
 
 from __future__ import annotations

@@ -31,13 +31,9 @@ from talkswap.types import FloatArray
 
 EVERY = 5  # stride in frames: neighbours are nearly the same picture
 FID = Metric(
-    key="fid",
-    label="FID",
-    better="lower",
+    "fid", "FID", "lower", network="inception", paper="arXiv 2405.05636, tables I to VI",
     about=f"Frechet distance between all results' and all true aligned crops, every {EVERY}th frame",
-    network="inception",
-    paper="arXiv 2405.05636, tables I to VI",
-)
+)  # fmt: skip
 
 NEGLIGIBLE = 1e-12  # of the largest variance: rounding, not spread
 

@@ -26,48 +26,27 @@ from talkswap.types import FloatArray
 EVERY = 5  # stride in frames: identity changes more slowly than speech
 
 CONSISTENCY = Metric(
-    key="consistency",
-    label="Consistency",
-    better="higher",
-    unit="%",
-    about=f"Mean cosine of every {EVERY}th frame's identity to the source's",
-    network="identity",
+    "consistency", "Consistency", "higher", unit="%", network="identity",
     paper="arXiv 2405.05636, tables I and VI, eq. 17",
-)
+    about=f"Mean cosine of every {EVERY}th frame's identity to the source's",
+)  # fmt: skip
 DEVIATION = Metric(
-    key="consistency_deviation",
-    label="Consistency ±",
-    better="lower",
-    unit="%",
+    "consistency_deviation", "Consistency ±", "lower", unit="%", network="identity",
     about="Standard deviation of those cosines within a clip",
-    network="identity",
-)
+)  # fmt: skip
 ID_SIMILARITY = Metric(
-    key="id_similarity",
-    label="ID sim.",
-    better="higher",
+    "id_similarity", "ID sim.", "higher", network="identity", paper="ReSyncer table 2",
     about=f"Cosine of the clip's mean identity, every {EVERY}th frame, to the source's",
-    network="identity",
-    paper="ReSyncer table 2",
-)
+)  # fmt: skip
 D_ID = Metric(
-    key="d_id",
-    label="D_ID",
-    better="higher",
+    "d_id", "D_ID", "higher", network="identity", needs_truth=True, paper="StyleSync table 1",
     about=f"Mean cosine of every {EVERY}th frame's identity to the true frame's; for methods without a swap",
-    network="identity",
-    needs_truth=True,
-    paper="StyleSync table 1",
-)
+)  # fmt: skip
 ID_RETRIEVE = Metric(
-    key="id_retrieve",
-    label="ID Retrieve",
-    better="higher",
-    unit="%",
-    about=f"Share of frames, every {EVERY}th, whose nearest source among all sources shows the right person",
-    network="identity",
+    "id_retrieve", "ID Retrieve", "higher", unit="%", network="identity",
     paper="arXiv 2405.05636, tables I, II, IV and VI; WavSyncSwap table 2",
-)
+    about=f"Share of frames, every {EVERY}th, whose nearest source among all sources shows the right person",
+)  # fmt: skip
 
 
 def cosines(embeddings: FloatArray, other: FloatArray) -> FloatArray:

@@ -49,12 +49,9 @@ class Judge:
 
 
 RTF = Metric(
-    key="rtf",
-    label="RTF",
-    better="lower",
+    "rtf", "RTF", "lower", paper="WavSyncSwap table 3",
     about="Seconds of the whole render for a second of video, on the machine that the report names",
-    paper="WavSyncSwap table 3",
-)
+)  # fmt: skip
 
 
 def real_time_factor(seconds: float, video_seconds: float) -> float:

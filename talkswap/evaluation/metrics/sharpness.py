@@ -24,19 +24,13 @@ from talkswap.types import FloatArray, UInt8Image
 EVERY = 5  # CPBD's stride in frames: blur changes slowly
 
 SHARPNESS = Metric(
-    key="sharpness",
-    label="Sharpness",
-    better="neither",
+    "sharpness", "Sharpness", "neither", needs_truth=True,
     about="Fine detail of the face in parts of the truth's (root mean square of the Laplacian); 1 = as sharp",
-    needs_truth=True,
-)
+)  # fmt: skip
 CPBD = Metric(
-    key="cpbd",
-    label="CPBD",
-    better="higher",
+    "cpbd", "CPBD", "higher", paper="arXiv 2405.05636, table I, WavSyncSwap table 1",
     about=f"Share of the aligned crop's edges that look sharp, on every {EVERY}th frame",
-    paper="arXiv 2405.05636, table I, WavSyncSwap table 1",
-)
+)  # fmt: skip
 
 LEAST_DETAIL = 1e-3  # levels: the ratio to a truth without detail means nothing
 BLOCK = 64  # px

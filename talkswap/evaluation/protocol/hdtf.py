@@ -37,11 +37,21 @@ from talkswap.evaluation.judges.judges import Gallery, Judges, load_judges
 from talkswap.evaluation.metrics.metric import Judge
 from talkswap.evaluation.protocol.measure import Case, columns, features, measure
 from talkswap.evaluation.protocol.methods import Method, Rendering, Task, choose_methods
-from talkswap.evaluation.protocol.pairs import EvaluationClip, EvaluationSet, Pair, draw, open_evaluation_set, photo_of
-from talkswap.evaluation.protocol.plan import EvaluationPlan, OnProgress, Table, check_folder, comparison_table
+from talkswap.evaluation.protocol.plan import (
+    EvaluationClip,
+    EvaluationPlan,
+    EvaluationSet,
+    OnProgress,
+    Pair,
+    Table,
+    check_folder,
+    comparison_table,
+    draw,
+    open_evaluation_set,
+    photo_of,
+)
 from talkswap.evaluation.protocol.summary import figures_of, provenance, set_figures
-from talkswap.evaluation.report.page import templates
-from talkswap.evaluation.report.report import write_report
+from talkswap.evaluation.report.report import templates, write_report
 from talkswap.evaluation.report.sheets import draw_sheets, write_photo
 from talkswap.evaluation.results import Entry, Evaluation, Journal, MethodResult, PairResult, Pictures, SettingResult
 from talkswap.faces.analyse import FaceAnalyser, load_analyser

@@ -18,8 +18,7 @@ from talkswap.errors import TalkswapError
 from talkswap.evaluation.judges.judges import Judges
 from talkswap.evaluation.metrics.frechet import FID, FeatureStatistics, frechet_distance
 from talkswap.evaluation.protocol.methods import Method
-from talkswap.evaluation.protocol.pairs import EvaluationSet, Pair
-from talkswap.evaluation.protocol.plan import EvaluationPlan
+from talkswap.evaluation.protocol.plan import EvaluationPlan, EvaluationSet, Pair
 from talkswap.evaluation.results import ClipFacts, ClipRefused, Figure, PairResult, Provenance
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from talkswap.errors import OutputExistsError, TrainingDataError, UsageError
-from talkswap.evaluation.report.page import file_inside, templates
+from talkswap.evaluation.report.report import file_inside, templates
 from talkswap.evaluation.results import Evaluation, MethodResult, read_evaluation
 from talkswap.files import write_atomically, write_error
 from talkswap.media.program import even_sizes, write_plain_copy

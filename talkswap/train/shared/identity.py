@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from talkswap.data.face_views import STORED, degrade, relight, small_crops
 from talkswap.data.identity import TEACHER_FILE, label_blends, label_folder, people, verification
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
-from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.stage import Batch, LoopConfig, Stage
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work
 from talkswap.types import FloatArray, UInt8Image
 
 

@@ -23,8 +23,7 @@ from talkswap.data.occluders import HELD, TRAINED, Materials
 from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.mesh import mean_face
 from talkswap.faces.occlusion import OcclusionConfig, OcclusionNetwork, save_occlusion
-from talkswap.train.estimate import SAMPLES, Networks, Part, Work
-from talkswap.train.stage import Batch, LoopConfig, Stage
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work
 from talkswap.types import FloatArray
 
 FACES = ("portraits-val", "frames-val")  # held out

@@ -27,9 +27,8 @@ from torch import Tensor, nn
 from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError
 from talkswap.faces.measures import pearson
-from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.shared.speech_labels import SOUNDS, ClipLabels, SpeechLabels, load_encoder, shape_at, teacher_shapes
-from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE
 from talkswap.voice.speech_encoder import MEASURES, SpeechEncoder, SpeechEncoderConfig

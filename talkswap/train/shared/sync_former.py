@@ -24,7 +24,6 @@ from talkswap.animation.sync_former import COMPACT, PAPER, Style, SyncFormer, Sy
 from talkswap.data.motion import open_motion
 from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import POINTS, mean_face
-from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.shared.lip_measures import MEASURES, centred, measure_matrix, point_weights
 from talkswap.train.shared.mesh_labels import (
     LEAD,
@@ -40,7 +39,7 @@ from talkswap.train.shared.mesh_labels import (
 from talkswap.train.shared.mesh_scores import draw_strips, score_motion
 from talkswap.train.shared.speech_encoder import augment_mel, room_noise, warp_bands
 from talkswap.train.shared.speech_labels import SOUNDS
-from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray
 
 CLOSED = SOUNDS.index("closed lips")

@@ -12,9 +12,8 @@ from safetensors.torch import save_file
 
 from talkswap.checkpoints.manifest import read_catalogue, write_manifest
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
-from talkswap.evaluation.judges.face_squares import cut_square, square_places
 from talkswap.evaluation.judges.judges import load_sync_judge
-from talkswap.evaluation.judges.syncnet import COUNTER, FILE, SyncNet, SyncNetJudge, mfcc
+from talkswap.evaluation.judges.syncnet import COUNTER, FILE, SyncNet, SyncNetJudge, cut_square, mfcc, square_places
 from talkswap.faces.mesh import mean_face
 from talkswap.types import FloatArray, UInt8Image
 

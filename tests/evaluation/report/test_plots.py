@@ -8,8 +8,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from talkswap.evaluation.report.page import templates
 from talkswap.evaluation.report.plots import LEFT, NAMED_DOTS, RIGHT, WIDTH, Dots, dot_plot, round_numbers
+from talkswap.evaluation.report.report import templates
 
 LINES = [
     Dots("Ground Truth", (("pair 1: a → b", 1.0), ("pair 2: a → c", 3.0)), mean=2.0),

@@ -61,7 +61,7 @@ def test_folders_with_spaces_go_too(evaluation_folder: Sample) -> None:
 
 
 def evaluation_page(folder: Path, evaluation: Evaluation) -> str:
-    from talkswap.evaluation.report.page import build_page
+    from talkswap.evaluation.report.report import build_page
 
     return build_page(evaluation, folder)
 

@@ -13,8 +13,7 @@ from markupsafe import escape
 
 from talkswap.errors import DependencyError, OutputUnwritableError
 from talkswap.evaluation.metrics.metric import Judge, Metric
-from talkswap.evaluation.report.page import build_markdown, build_page, embed, markdown
-from talkswap.evaluation.report.report import write_report
+from talkswap.evaluation.report.report import build_markdown, build_page, embed, markdown, write_report
 from talkswap.evaluation.report.tables import duration, figure, published_table, result_tables, timing_table
 from talkswap.evaluation.results import (
     COMPACT_MARK,

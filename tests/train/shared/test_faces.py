@@ -21,8 +21,7 @@ from talkswap.faces.guide import LEFT_BROW, RIGHT_BROW
 from talkswap.faces.landmarks import LandmarkConfig, load_landmarks
 from talkswap.faces.mesh import mean_face
 from talkswap.train.loop import Trainer
-from talkswap.train.shared.detector import DetectorSettings
-from talkswap.train.shared.faces import FacesStage, FacesStageConfig
+from talkswap.train.shared.faces import DetectorSettings, FacesStage, FacesStageConfig
 from talkswap.train.shared.landmarks import UPPER_LIDS, LandmarkSettings
 from talkswap.train.stage import LoopConfig
 from talkswap.types import FloatArray, UInt8Image

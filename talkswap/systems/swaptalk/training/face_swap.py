@@ -25,9 +25,8 @@ from talkswap.systems.swaptalk.training.codes import load_vqgan
 from talkswap.systems.swaptalk.training.pair_draw import PairConfig, PairDraw
 from talkswap.systems.swaptalk.training.pairs import PICTURES, PairCodes
 from talkswap.systems.swaptalk.training.vqgan import decoder_parts, gradients, to_pictures, to_tensor
-from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
-from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,9 @@ from talkswap.systems.swaptalk.training.joint_rows import (
 )
 from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradients, to_pictures, to_tensor
 from talkswap.systems.swaptalk.vqgan import VQGAN
-from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.losses import PerceptualNetwork, perceptual_loss
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
-from talkswap.train.stage import Batch, Stage
+from talkswap.train.stage import SAMPLES, Batch, Networks, Part, Stage, Work
 from talkswap.types import FloatArray
 
 

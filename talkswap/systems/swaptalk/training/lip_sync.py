@@ -31,9 +31,8 @@ from talkswap.systems.swaptalk.sync_expert import SyncExpert, SyncExpertConfig, 
 from talkswap.systems.swaptalk.training.codes import code_hash, load_vqgan
 from talkswap.systems.swaptalk.training.sync_expert import TalkingMoments, given_latents, open_moments
 from talkswap.systems.swaptalk.training.vqgan import decoder_parts
-from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
-from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray
 from talkswap.voice.features import FeatureExtractor
 

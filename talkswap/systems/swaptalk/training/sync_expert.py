@@ -25,10 +25,9 @@ from talkswap.faces.measures import pearson
 from talkswap.systems.swaptalk.sync_expert import PAPER, SyncExpert, SyncExpertConfig, contrastive_loss
 from talkswap.systems.swaptalk.training.codes import RAW_STEP, TalkingClip, code_hash, load_vqgan, open_codes
 from talkswap.systems.swaptalk.vqgan import Codebook
-from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.figures import draw_curve
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
-from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray
 from talkswap.voice.features import FeatureExtractor
 

@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from talkswap.data.stills import StillAugmentation, Stills, draw_still, importance, open_stills
 from talkswap.errors import InputMissingError
 from talkswap.systems.swaptalk.vqgan import COMPACT, PAPER, VQGAN, Quantized, VQGANConfig
-from talkswap.train.estimate import SAMPLES, Networks, Part, Work
 from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
-from talkswap.train.stage import Batch, LoopConfig, Stage, step_seed
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray, UInt8Image
 
 

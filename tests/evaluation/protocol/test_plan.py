@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from talkswap.errors import InputMissingError, TrainingDataError
-from talkswap.evaluation.protocol.pairs import draw, open_evaluation_set
+from talkswap.evaluation.protocol.plan import draw, open_evaluation_set
 
 
 def prepared(folder: Path, speakers: dict[str, str], split: str = "val") -> Path:

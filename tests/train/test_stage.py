@@ -11,8 +11,7 @@ from torch import nn
 
 from talkswap.errors import UsageError
 from talkswap.systems.registry import find_stage, stages
-from talkswap.train.estimate import Part, Work, _measured
-from talkswap.train.stage import LoopConfig
+from talkswap.train.stage import LoopConfig, Part, Work, _measured
 from talkswap.train.stages import configure
 
 
