@@ -7,7 +7,6 @@ rule, so both sources agree.  Faces that only one of two labellers saw count nei
 from __future__ import annotations
 
 import json
-import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 
 from talkswap.data.face_views import STORED, StoredFaces, degrade, random_square, relight
-from talkswap.data.portraits import read_picture
+from talkswap.data.portraits import listed_pictures
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces.detector import STRIDE, face_square
 from talkswap.faces.geometry import NOSE_TIP, eyes_and_mouth
@@ -115,16 +114,8 @@ def read_scenes(folder: Path, teacher: DetectorTeacher | None) -> list[Scene]:
     if not listing.is_file() or not archive.is_file():
         raise TrainingDataError(f"no labelled photographs at {folder}", "point `scenes` at the folder of scenes.tar")
     rows: dict[str, Any] = {row["name"]: row for row in json.loads(listing.read_text())}
-    scenes = []
-    with tarfile.open(archive) as tar:
-        for member in tar:
-            if member.name not in rows:
-                continue
-            rgb = read_picture(tar, member)
-            if rgb is None:
-                raise TrainingDataError(f"{member.name} in {archive} is no picture", "fetch the archive again")
-            scenes.append(label_scene(rgb, rows[member.name]["faces"], teacher))
-    return scenes
+    pictures = listed_pictures(archive, rows)
+    return [label_scene(rgb, row["faces"], teacher) for row, rgb in pictures]
 
 
 def transformed(points: FloatArray, affine: np.ndarray) -> FloatArray:

@@ -17,12 +17,12 @@ from __future__ import annotations
 import csv
 import json
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -32,6 +32,7 @@ from talkswap.faces.geometry import align
 from talkswap.types import FloatArray, UInt8Image
 
 CROP = 320  # px
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -53,19 +54,27 @@ def read_picture(tar: tarfile.TarFile, member: tarfile.TarInfo) -> UInt8Image | 
     return None if bgr is None else np.ascontiguousarray(bgr[:, :, ::-1])
 
 
+def listed_pictures(archive: Path, rows: Mapping[str, Row]) -> Iterator[tuple[Row, UInt8Image]]:
+    """The pictures of a tar file that have a row by their name, each with its row.
+
+    Raises:
+        TrainingDataError: one of them is damaged.
+    """
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if member.name in rows:
+                rgb = read_picture(tar, member)
+                if rgb is None:
+                    raise TrainingDataError(f"{member.name} in {archive.name} is no picture", "fetch the archive again")
+                yield rows[member.name], rgb
+
+
 def read_portraits(folder: Path, split: str) -> Iterator[tuple[dict[str, str], UInt8Image]]:
     """Rows of ``faces/SPLIT.csv`` with their pictures, shard by shard."""
     with open(folder / f"{split}.csv", newline="") as file:
         rows = {row["name"]: row for row in csv.DictReader(file)}
     for shard in sorted({row["shard"] for row in rows.values()}):
-        with tarfile.open(folder / shard) as tar:
-            for member in tar:
-                if member.name not in rows:
-                    continue
-                rgb = read_picture(tar, member)
-                if rgb is None:
-                    raise TrainingDataError(f"{member.name} in {shard} is no picture", "fetch the shard again")
-                yield rows[member.name], rgb
+        yield from listed_pictures(folder / shard, rows)
 
 
 def prepare_portraits(config: PortraitsConfig, split: str) -> int:
