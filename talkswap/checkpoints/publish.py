@@ -17,8 +17,6 @@ from typing import Any
 from talkswap import errors
 from talkswap.checkpoints import download, manifest
 from talkswap.checkpoints.card import CARD, card_licence
-from talkswap.checkpoints.download import FetchConfig, Notify
-from talkswap.checkpoints.manifest import MANIFEST, FileRecord
 from talkswap.checkpoints.networks import PRESETS, Requirements, network_of
 from talkswap.checkpoints.presets import HUB, check_preset, preset_files, require_whole
 
@@ -226,8 +224,8 @@ def fetch_preset(
     folder: Path | None = None,
     token: str | None = None,
     rooms: Collection[str] = (),
-    config: FetchConfig | None = None,
-    notify: Notify | None = None,
+    config: download.FetchConfig | None = None,
+    notify: download.Notify | None = None,
 ) -> Fetched:
     """Bring a published preset here; an interrupted fetch goes on where it stopped.
 
@@ -254,7 +252,7 @@ def fetch_preset(
         )
     folder = folder or preset_place(repository, commit)
     origin = {"repository": repository, "commit": commit}
-    if (folder / MANIFEST).is_file():
+    if (folder / manifest.MANIFEST).is_file():
         about = manifest.read_about(folder)
         if {key: about.get(key) for key in origin} != origin:
             raise errors.OutputUnwritableError(f"{folder} holds another preset", "choose another folder with --out")
@@ -269,14 +267,14 @@ def fetch_preset(
             "unset TALKSWAP_OFFLINE and HF_HUB_OFFLINE",
         )
 
-    def bring(file: str, target: Path, label: str, record: FileRecord | None = None) -> None:
+    def bring(file: str, target: Path, label: str, record: manifest.FileRecord | None = None) -> None:
         url = download.hub_address(repository, commit, file)
         size, sha256 = (None, None) if record is None else (record.size, record.sha256)
         download.fetch(url, target, size, sha256, config, notify, label, token, most=LONGEST_MANIFEST)
 
     # The manifest stays in a folder of its own until all that it lists is here.
     staging = folder / ".fetched"
-    bring(MANIFEST, staging / MANIFEST, MANIFEST)
+    bring(manifest.MANIFEST, staging / manifest.MANIFEST, manifest.MANIFEST)
     records, about = manifest.read_records(staging), manifest.read_about(staging)
     _check_list(records, about, repository)
     if rooms:
@@ -294,7 +292,7 @@ def fetch_preset(
     about |= origin
     try:
         manifest.write_records(folder, records.values(), about)
-        os.unlink(staging / MANIFEST)
+        os.unlink(staging / manifest.MANIFEST)
         staging.rmdir()
     except OSError as error:
         raise errors.OutputUnwritableError(
@@ -303,7 +301,7 @@ def fetch_preset(
     return _fetched(folder, about, tuple(new), len(records) - len(new))
 
 
-def _check_list(records: dict[str, FileRecord], about: dict[str, str], repository: str) -> None:
+def _check_list(records: dict[str, manifest.FileRecord], about: dict[str, str], repository: str) -> None:
     """A stranger's manifest may list weights and configurations, nothing that could be mistaken for something else."""
     # Weights and configurations can't be run, and nothing hidden can be slipped in.
     strange = [file for file in records if not manifest.is_listed(file) or "/." in f"/{file}"]

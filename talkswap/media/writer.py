@@ -20,7 +20,6 @@ from av.error import FFmpegError
 
 from talkswap.errors import EncoderError, TalkswapError
 from talkswap.media import codecs
-from talkswap.media.codecs import EncoderSettings, find_codec, open_output
 from talkswap.media.colour import LIMITED_RANGE, PixelConverter, matrix_tag
 from talkswap.media.index import nominal_ticks
 from talkswap.media.probe import open_clip, output_error, video_stream
@@ -45,22 +44,24 @@ class VideoWriter:
         OutputUnwritableError: no right to write there, the folder is missing, or the disk is full.
     """
 
-    def __init__(self, path: Path, info: ClipInfo, settings: EncoderSettings, duration: Fraction | None = None) -> None:
+    def __init__(
+        self, path: Path, info: ClipInfo, settings: codecs.EncoderSettings, duration: Fraction | None = None
+    ) -> None:
         self.path = Path(path)
-        if not find_codec(settings.encoder).full_range:
+        if not codecs.find_codec(settings.encoder).full_range:
             # Nobody would know that these pictures are full: their levels are written limited.
             info = replace(info, colour=replace(info.colour, range=LIMITED_RANGE))
         self.info = info
         self.frames = 0
         self.pixel_format = codecs.pixel_format_for(settings, info.width, info.height, info.bits)
-        self._encoded_format = find_codec(settings.encoder).formats[self.pixel_format]
+        self._encoded_format = codecs.find_codec(settings.encoder).formats[self.pixel_format]
         self._duration = duration
         self._converter = PixelConverter(info)
         self._waiting: VideoFrame | None = None  # its duration is known when its successor's time is
         self._ticks: dict[int, int] = {}  # pts -> duration of what the encoder holds back
         options = codecs.encoder_options(settings)
         try:
-            self._container: OutputContainer | None = open_output(self.path, info.time_base)
+            self._container: OutputContainer | None = codecs.open_output(self.path, info.time_base)
             self._stream = self._add_stream(self._container, settings, options)
             with codecs.ordinary_priority():
                 self._container.start_encoding()  # writes the header: a place that cannot be written shows now
@@ -130,7 +131,7 @@ class VideoWriter:
             raise self._failure(error) from error
 
     def _add_stream(
-        self, container: OutputContainer, settings: EncoderSettings, options: dict[str, str]
+        self, container: OutputContainer, settings: codecs.EncoderSettings, options: dict[str, str]
     ) -> VideoStream:
         info, colour = self.info, self.info.colour
         stream = cast(VideoStream, container.add_stream(settings.encoder, rate=info.rate, options=options))
@@ -184,7 +185,7 @@ class Piece:
 
 def picture_ending(encoder: str) -> str:
     """The container that an encoded picture waits in: one with an exact clock wherever the codec fits into one."""
-    containers = find_codec(encoder).containers
+    containers = codecs.find_codec(encoder).containers
     return next(ending for ending in (".mp4", ".mov", ".mkv") if ending in containers)
 
 
@@ -211,7 +212,7 @@ def join(
         # The first ones come so early that the packets together last as long as the picture.
         last = pieces[-1].first + ranks[-1][-1]
         lead = max(delay, round((duration - (ends[last] - times[last]) - times[len(times) - 1 - delay]) / unit))
-        with open_output(output, time_base) as container:
+        with codecs.open_output(output, time_base) as container:
             stream: VideoStream | None = None
             kind = None
             # One file is open at a time, however many segments a long clip has.

@@ -25,7 +25,6 @@ from talkswap.media.timeline import Timeline
 from talkswap.provenance import watermark
 from talkswap.provenance.manifest import ManifestFinding, read_manifest, sidecar_of
 from talkswap.provenance.tags import SOURCE_TYPES, PlainMarks, read_plain
-from talkswap.provenance.watermark import GRID, PLANES, Message, WatermarkConfig
 from talkswap.types import FloatArray, UInt8Image
 
 MOST_SIDECAR = 2**26  # bytes
@@ -179,7 +178,7 @@ class SearchConfig:
 class Finding:
     """What one face says."""
 
-    message: Message | None  # None: no mark
+    message: watermark.Message | None  # None: no mark
     false_positive: float  # bound on the probability that an unmarked face gives a message; 1 without a message
     agreement: float | None  # share of the coded bits that are right before correction; None without a message
     frames: int
@@ -188,10 +187,10 @@ class Finding:
 class Evidence:
     """The summed residual of one face."""
 
-    def __init__(self, config: WatermarkConfig | None = None) -> None:
-        self.config = config or WatermarkConfig()
+    def __init__(self, config: watermark.WatermarkConfig | None = None) -> None:
+        self.config = config or watermark.WatermarkConfig()
         rows, columns = watermark.window_box()
-        self.total = np.zeros((PLANES, rows.stop - rows.start, columns.stop - columns.start), np.float32)
+        self.total = np.zeros((watermark.PLANES, rows.stop - rows.start, columns.stop - columns.start), np.float32)
         self.frames = 0
 
     def add(self, crop: UInt8Image) -> None:
@@ -215,16 +214,16 @@ class Evidence:
         return Finding(None, 1.0, None, self.frames)
 
 
-def project_at_places(total: FloatArray, config: WatermarkConfig, search: SearchConfig) -> FloatArray:
+def project_at_places(total: FloatArray, config: watermark.WatermarkConfig, search: SearchConfig) -> FloatArray:
     """Projections on the carriers at each place (N CODED_BITS), in standard deviations.
 
     Args:
         total: summed residuals of Cb and Cr (2 rows columns).
     """
     patterns, box = watermark.carriers(config), watermark.window_box()
-    field = np.zeros((PLANES, GRID, GRID), np.float32)
+    field = np.zeros((watermark.PLANES, watermark.GRID, watermark.GRID), np.float32)
     field[:, *box] = total
-    middle = (GRID - 1) / 2
+    middle = (watermark.GRID - 1) / 2
     shifts = [(across, down) for across in search.shifts for down in search.shifts]
     places = []
     for zoom in search.zooms:
@@ -243,7 +242,7 @@ def _move(field: FloatArray, matrix: MatLike, across: float, down: float) -> Flo
     shifted = matrix.copy()
     shifted[:, 2] += np.array([across, down])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    return np.asarray(cv2.warpAffine(field, shifted, (GRID, GRID), flags=flags), np.float32)
+    return np.asarray(cv2.warpAffine(field, shifted, (watermark.GRID, watermark.GRID), flags=flags), np.float32)
 
 
 @dataclass(frozen=True)
