@@ -28,7 +28,7 @@ def write_error(path: Path, error: OSError) -> OutputUnwritableError:
 def write_atomically(
     path: Path, content: bytes | str | Callable[[Path], object], *, parents: bool = False, durable: bool = False
 ) -> None:
-    """Write a file in one move: whoever reads ``path`` sees the old content or the new one, never a part of it.
+    """Write a file in one move: readers of ``path`` see the old content or the new one, never a part of it.
 
     Args:
         content: bytes, text (stored as UTF-8), or a function that writes the path it's given. That path lies beside
@@ -142,7 +142,7 @@ class Lock:
     def _holder(self) -> str:
         try:
             return f"process {self.file.read_text('ascii', 'replace').strip()}"
-        except OSError:  # Windows lets nobody read a locked file
+        except OSError:  # on Windows a locked file can't be read
             return "another process"
 
     def release(self, remove: bool = False) -> None:

@@ -69,7 +69,7 @@ def from_plain(kind: type[Record], values: Any) -> Record:
 
     try:
         # JSON mode is strict about numbers and texts, yet takes an array for a tuple and a text for a path.
-        record: Record = _adapter(kind).validate_json(json.dumps(values), strict=True, extra="forbid")
+        record: Record = _adapter(typing.cast(Any, kind)).validate_json(json.dumps(values), strict=True, extra="forbid")
         return record
     except ValidationError as error:
         raise _record_error(error) from error

@@ -1,4 +1,4 @@
-"""What a finished run folder says of its networks, and the model card of a preset folder that says it to others."""
+"""Finished run folders and their records, and the model card of a preset folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECORDS = ("config.json", "curve.jsonl", "curve.png", "scores.json", "scores.jso
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says."""
+    """A finished run folder."""
 
     folder: Path
     stage: str
@@ -63,7 +63,7 @@ def read_json(path: Path) -> Any:
 
 
 def without_places(value: Any) -> Any:
-    """JSON values with the last name alone of every absolute path: where a home folder lies is nobody's business."""
+    """JSON values with every absolute path cut to its last name, for privacy."""
     if isinstance(value, dict):
         return {key: without_places(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -108,7 +108,7 @@ def exported_files(run: Run, network: str) -> list[Path]:
 
 
 def read_run(folder: Path, networks: Iterable[NetworkDescription]) -> Run:
-    """What a finished run holds.
+    """Read a finished run folder.
 
     Raises:
         InputMissingError: there is no such folder.

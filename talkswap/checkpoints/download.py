@@ -36,7 +36,7 @@ Notify = Callable[[ProgressEvent], None]
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """How patient a download is."""
+    """Retries and time-outs of a download."""
 
     attempts: int = 5
     wait: float = 1.0  # seconds before the second attempt, doubled for each further one
@@ -82,14 +82,14 @@ def hub_address(repository: str, commit: str, path: str) -> str:
 
 
 def is_safe(url: str) -> bool:
-    """Whether what goes to this address stays between the two: it is encrypted, or never leaves this machine."""
+    """Whether traffic to this address is private: encrypted, or within this machine."""
     parts = urlsplit(url)
     return parts.scheme == "https" or parts.hostname in ("127.0.0.1", "::1", "localhost")
 
 
 def _through_mirror(url: str) -> str:
     mirror = os.environ.get("TALKSWAP_MIRROR")
-    # Whoever names a mirror trusts it; its files are checked like any other's.
+    # A mirror may be plain http: its files are checked like any other's.
     if mirror:
         return mirror.rstrip("/") + urlsplit(url).path
     if not is_safe(url):
@@ -326,7 +326,7 @@ def obtain(
         False when it was there already, whole.
 
     Raises:
-        WeightsMissingError: nobody publishes it.
+        WeightsMissingError: it is not published.
         DownloadError, WeightsCorruptError, OutputUnwritableError: as :func:`fetch`; an unpinned entry is refused.
     """
     folder = folder or manifest.download_root() / entry.preset

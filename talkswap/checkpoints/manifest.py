@@ -24,8 +24,8 @@ from talkswap.types import DEFAULT_SYSTEM
 MANIFEST = "manifest.toml"
 # Endings of what a manifest lists: weights and configurations.
 LISTED = (".safetensors", ".json", ".onnx")
-# Folder in a room, or at the top of an old preset, with the records of training; nobody loads them, and no list has
-# them.
+# Folder in a room, or at the top of an old preset, with the records of training, which are neither listed nor
+# loaded.
 RUNS = "runs"
 
 # Before systems had folders, all networks of a preset lay side by side; besides these five they were one system's.
@@ -116,7 +116,7 @@ def checked_hash(value: Any, where: str) -> str:
 
 
 def read_records(folder: Path) -> dict[str, FileRecord]:
-    """What ``folder/manifest.toml`` says of its files, by ``ROOM/NAME``; empty when there is no such manifest."""
+    """The files that ``folder/manifest.toml`` lists, by ``ROOM/NAME``; empty without a manifest."""
     path = folder / MANIFEST
     if not path.is_file():
         return {}
@@ -135,7 +135,7 @@ def read_records(folder: Path) -> dict[str, FileRecord]:
 
 
 def read_about(folder: Path) -> dict[str, str]:
-    """What ``folder/manifest.toml`` says of the folder itself: ``name``, ``preset``, ``licence``; empty without one."""
+    """The folder's own properties in ``folder/manifest.toml``: ``name``, ``preset``, ``licence``; empty without one."""
     path = folder / MANIFEST
     if not path.is_file():
         return {}
@@ -179,7 +179,7 @@ def write_manifest(folder: Path, about: Mapping[str, str] | None = None) -> dict
 
 
 def check_file(path: Path, record: FileRecord, repair: str) -> None:
-    """Hold one file against its record.
+    """Check one file against its record.
 
     Raises:
         WeightsMissingError: it is not there.
@@ -305,7 +305,7 @@ def read_catalogue(path: Path | None = None) -> list[CatalogueEntry]:
     return [_entry(row, str(path)) for row in read_toml(path).get("file", [])]
 
 
-# --- Where weights lie on this machine: the folders that may hold presets, in the order in which they are asked.
+# --- Where weights are on this machine: the folders that may hold presets, in search order.
 
 
 PACKAGE = Path(__file__).resolve().parent.parent  # talkswap/
@@ -314,7 +314,7 @@ PACKAGE = Path(__file__).resolve().parent.parent  # talkswap/
 def checkout_weights() -> Path | None:
     """``weights/`` of the checkout that this package runs from, if it does."""
     folder = PACKAGE.parent / "weights"
-    # a site-packages folder could hold somebody else's "weights"; only a checkout has our project file beside it
+    # Site-packages could hold another package's "weights"; only a checkout has our project file beside it.
     return folder if (folder.parent / "pyproject.toml").is_file() and (folder / MANIFEST).is_file() else None
 
 
@@ -337,7 +337,7 @@ def download_root() -> Path:
 
 
 def weight_roots() -> list[tuple[Path, str]]:
-    """Folders that may hold preset folders, in the order in which they are asked, each with its origin."""
+    """Folders that may hold preset folders, in search order, each with its origin."""
     folder = os.environ.get("TALKSWAP_WEIGHTS")
     roots: list[tuple[Path | None, str]] = [
         (Path(folder) if folder else None, "TALKSWAP_WEIGHTS"),

@@ -3,7 +3,7 @@
 A description imports nothing heavy: classes are named as ``module:Class`` and imported when they are needed, so that
 ``talkswap --help`` can list every network without torch.  A network too large for one file lies in shards
 ``NAME-00001-of-00003.safetensors``, ordinary safetensors files with some of the tensors each, so that weights travel where
-files may not be large; whoever reads them never notices.
+files may not be large; readers see one set of tensors.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Requirements:
     packages: tuple[str, ...] = ()  # importable names beyond talkswap's own requirements
 
 
-# Of somebody who loads single networks, and is told what's missing when one of them isn't there.
+# For callers that load single networks and meet an error if one of them is missing.
 ANYTHING = Requirements()
 
 

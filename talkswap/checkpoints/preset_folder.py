@@ -23,7 +23,7 @@ class PresetFolder:
     name: str
     folders: tuple[Path, ...]  # existing ones, in the order of the roots; for every file the first that has it wins
     origins: tuple[str, ...]  # why each folder was looked into
-    missing: tuple[str, ...]  # names of entries that a render needs and nobody has
+    missing: tuple[str, ...]  # names of entries that a render needs and no folder has
     repair: str = ""  # hint where a file is missing or damaged; empty = that of the preset's name
     requirements: Requirements = ANYTHING  # of the system that it is read for
 
@@ -104,8 +104,8 @@ def has_network(preset: PresetFolder, network: str) -> bool:
 def weight_hashes(preset: PresetFolder) -> dict[str, str]:
     """File -> sha256 of everything that a preset's manifests list, its folders hold and its system may load.
 
-    A file that lies in several folders has the hash of the one that is loaded; a listed one that nobody has is
-    left out (:attr:`PresetFolder.missing` names it).
+    A file that lies in several folders has the hash of the one that is loaded; a listed one that no folder has
+    is left out (:attr:`PresetFolder.missing` names it).
     """
     needs = preset.requirements
     entries = manifest.read_catalogue() if needs.downloads else ()
@@ -153,11 +153,11 @@ def _verify(preset: PresetFolder, path: Path) -> Path:
 def verify(preset: PresetFolder, file: str) -> Path:
     """Path of a file whose size and sha256 are those of its manifest.
 
-    A file that its folder's manifest does not list (weights that somebody laid there by hand) is refused:
+    A file that its folder's manifest does not list (weights copied there by hand) is refused:
     `talkswap download --adopt` or :func:`talkswap.checkpoints.manifest.write_manifest` puts it on the list.
 
     Raises:
-        WeightsMissingError: nobody has it.
+        WeightsMissingError: no folder has it.
         WeightsCorruptError: it differs from its manifest, or is on no list.
     """
     return _verify(preset, preset.locate(file))
@@ -169,7 +169,7 @@ def verify_tensors(preset: PresetFolder, network: str) -> tuple[Path, ...]:
 
 
 def verify_all(preset: PresetFolder) -> None:
-    """Verify every listed file of a preset, so that whoever loads one later need not."""
+    """Verify every listed file of a preset, so that loading one later needs no check."""
     for file in weight_hashes(preset):
         verify(preset, file)
 

@@ -30,7 +30,7 @@ def _missing(folders: tuple[Path, ...], requirements: Requirements) -> tuple[str
     """What a render needs and none of the folders has: files of our own networks, downloads by name, listed files."""
     files = [network + ending for network in requirements.networks for ending in (ENDING, ".json")]
     if not requirements.downloads:
-        # A preset that is nobody else's must be whole.
+        # Without a system's requirements everything on the lists must be there.
         rooms = requirements.rooms
         listed = (file for folder in folders for file in read_records(folder))
         files += [file for file in listed if not rooms or manifest.room_of(file) in rooms]
@@ -77,7 +77,7 @@ def folder_state(
 
     Its manifest says which preset it is made like; without a word it is compact.  A compact folder stands alone; one
     of the paper preset goes before the other places of that preset, since HuBERT and insightface's networks are
-    somebody else's and are not packed.
+    third-party files and are not packed.
 
     Args:
         folder: as made by `talkswap weights pack` or `talkswap download --repo`.
@@ -122,8 +122,7 @@ def _requirements_of(name: str, requirements: Mapping[str, Requirements] | None)
 def find_preset(
     name: str, weights: Path | None = None, requirements: Mapping[str, Requirements] | None = None
 ) -> PresetFolder:
-    """A preset that can render, every file that it may load held against size and sha256; ``auto`` takes the best
-    complete one.
+    """A preset that can render, each of its files checked for size and sha256; ``auto`` takes the best complete one.
 
     Args:
         name: ``auto``, or one of :data:`~talkswap.checkpoints.networks.PRESETS`.
@@ -167,7 +166,7 @@ def resolve_auto(requirements: Mapping[str, Requirements] | None = None) -> Reso
     """The best preset whose files and packages are all here, and why it was taken.
 
     Args:
-        requirements: as :func:`find_preset`; None = the compact preset, since nobody knows what another one needs.
+        requirements: as :func:`find_preset`; None = the compact preset, since the needs of another one are unknown.
 
     Raises:
         WeightsMissingError: none is complete.
@@ -213,7 +212,7 @@ class InstalledPreset:
 
 
 def check_preset(folder: Path) -> list[FileState]:
-    """Every file on the list of a preset folder held against it, then weights that are on no list.
+    """Check every file that a preset folder lists, then report weights that it doesn't list.
 
     Raises:
         WeightsMissingError: there is no manifest.
@@ -230,7 +229,7 @@ def check_preset(folder: Path) -> list[FileState]:
         except (WeightsMissingError, WeightsCorruptError) as error:
             problem = error
         states.append(FileState(file, record.size, problem))
-    # A stray file isn't loaded, but whoever laid it there thinks it is.
+    # A file that is not listed is never loaded, and its owner should know.
     for path in sorted(folder.rglob("*")):
         file = path.relative_to(folder).as_posix()
         if path.is_file() and manifest.is_listed(file) and manifest.with_room(file) not in records:
@@ -256,7 +255,7 @@ def require_whole(folder: Path, requirements: Mapping[str, Requirements]) -> Pre
 
 
 def preset_files(folder: Path) -> list[str]:
-    """All that belongs to a preset folder: manifest, card, listed files, records; nothing that only lies there."""
+    """All files that belong to a preset folder: manifest, card, listed files and records."""
     files = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     records = [
         file.as_posix()

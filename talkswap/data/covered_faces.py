@@ -77,7 +77,7 @@ class CoveredFaces:
     def face(self, picture: UInt8Image, points: FloatArray) -> FloatArray:
         """Where answers count (S S): inside the mesh, but not where the forehead differs from the cheeks.
 
-        A fringe is in front of the face too, and nobody has marked it: to call it free would teach the opposite.
+        A fringe is in front of the face too, but is not labelled: to call it free would teach the opposite.
         """
         size = self.config.size
         cells = np.round(points[:, :2] * 16).astype(np.int32)

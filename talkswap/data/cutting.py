@@ -44,7 +44,7 @@ class Source:
     """One video to be prepared."""
 
     path: Path
-    speaker: str = ""  # "" = somebody who is in no other source
+    speaker: str = ""  # "" = a speaker of no other source
     ranges: tuple[Range, ...] = (Range(),)
     name: str = ""  # what its clips are called; "" = the file's own name
 

@@ -192,7 +192,7 @@ def degrade(picture: np.ndarray, generator: np.random.Generator) -> UInt8Image:
     size = picture.shape[0]
     if generator.random() < 0.25:
         small = int(generator.uniform(20, 90) * size / 128)
-        # Down and up again, as in a clip that was made smaller by somebody.
+        # Down and up again, as in a clip that was scaled down once.
         shrunk = cv2.resize(picture, (small, small), interpolation=cv2.INTER_AREA)
         picture = cv2.resize(shrunk, (size, size), interpolation=cv2.INTER_LINEAR)
     if generator.random() < 0.2:

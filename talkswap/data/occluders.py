@@ -132,7 +132,7 @@ def rounded(mask: UInt8Image, depth: float, light: float) -> FloatArray:
 
 
 def _over(below: Occluder | None, rgb: np.ndarray, mask: UInt8Image, bright: FloatArray | float) -> Occluder:
-    """One more part laid over what there is."""
+    """One more part in front of the others."""
     cover = mask.astype(np.float32) / 255
     shaded = rgb.astype(np.float32) * (bright[..., None] if isinstance(bright, np.ndarray) else bright)
     if below is None:

@@ -78,7 +78,7 @@ def split_speakers(
     everybody = sorted(set(speakers) | set(splits))
     least = 2 if len(everybody) >= 4 else len(everybody) // 2
     held_out = max(least, round(share * len(everybody)))
-    # Ordered by a hash of the name, so speakers who come later move nobody.
+    # Ordered by a hash of the name, so later speakers don't change the split of earlier ones.
     missing = held_out - sum(split == "val" for split in splits.values())
     fresh = sorted(
         (s for s in everybody if s not in splits), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest()
@@ -194,7 +194,7 @@ def hear(job: tuple[Path, Path, Path]) -> None:
 
 
 def _same_settings(config: PrepareConfig) -> dict[str, Any]:
-    """The settings, held against those of an earlier run in the folder.
+    """The settings, compared with those of an earlier run in the folder.
 
     Raises:
         TrainingDataError: they differ.
@@ -233,8 +233,8 @@ def prepare(sources: Sequence[Source], config: PrepareConfig, report: Report | N
         settings = _same_settings(config)
         # A killed run may have left half-written files.
         for folder in ("", "videos", "clips-train", "clips-val", "voices", "records", "features/*", "work", "frames-*"):
-            for path in config.out.glob(f"{folder}/*.part*" if folder else "*.part"):
-                path.unlink(missing_ok=True)
+            for part in config.out.glob(f"{folder}/*.part*" if folder else "*.part"):
+                part.unlink(missing_ok=True)
         refused: list[dict[str, Any]] = []
         usable = _look_all(sources, config, refused, tell)
         speakers = config.out / "speakers.json"
@@ -245,7 +245,7 @@ def prepare(sources: Sequence[Source], config: PrepareConfig, report: Report | N
             write_atomically(speakers, json.dumps(dict(sorted(splits.items())), indent=1, ensure_ascii=False) + "\n")
         records = _clips(_plan(usable, config, splits, refused), config, tell)
         accepted = [r for r in records if r["refused"] is None]
-        # Refusals are part of the result: whoever prepares their own videos needs to know why.
+        # Refusals are part of the result: users need to know why a clip is missing.
         for record in records:
             if record["refused"] is not None:
                 path = next(str(s.path) for s, facts in usable if facts.sha256 == record["source"])

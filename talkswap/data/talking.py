@@ -145,7 +145,7 @@ def smoothed_quads(landmarks: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 # --- Do these lips belong to this sound?
 #
-# Two curves are held against the mouth's opening: what the compact preset's speech encoder expects of the mouth, and how
+# Two curves are compared with the mouth's opening: what the compact preset's speech encoder expects of the mouth, and how
 # loud the voice is. Dubbed clips, voices from off and music follow neither. Sound and picture of a true clip may lie a few
 # frames apart; so lags are tried, and one that is clear is reported for the stages, which can undo it.
 

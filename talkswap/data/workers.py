@@ -80,7 +80,7 @@ def spread(work: Callable[[Job], Result], jobs: Sequence[Job], workers: int) -> 
                 "a process of the preparation was killed", "run again with fewer --workers; finished clips are kept"
             ) from error
         except BaseException:
-            # Whoever stops the run doesn't want to wait for clips that are half done.
+            # A stopped run must not wait for unfinished clips.
             for child in active_children():
                 child.terminate()
             raise

@@ -1,4 +1,4 @@
-"""The encoders that talkswap can use: what each can write, and how it is asked for quality."""
+"""The encoders that talkswap can use: what each can write, and its options for quality."""
 
 from __future__ import annotations
 

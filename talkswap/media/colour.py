@@ -112,7 +112,7 @@ class PixelConverter:
 
     Args:
         target_format: the pixel format in which the pictures are written back; where its colour is as coarse as the clip's,
-            pixels that nobody touches then come back as they were.  Without it pictures are made to be looked at.
+            untouched pixels then come back as they were.  Without it pictures are converted for viewing.
     """
 
     def __init__(self, info: ClipInfo, target_format: str = "") -> None:
@@ -147,7 +147,7 @@ class PixelConverter:
     def to_deep_rgb(self, picture: VideoFrame) -> tuple[UInt8Image, Int8Image]:
         """As :meth:`to_rgb`, with what the rounding to 8 bits took: H x W x 3, int8, in 256ths of a level.
 
-        The two together hold 16 bits; who draws on the first leaves the second as it is.
+        The two together hold 16 bits; code that draws on the first leaves the second as it is.
         """
         # swscale would round to 8 bits and forget the rest; here both parts are kept.
         deep = np.asarray(self._to_rgb(picture, _DEEP_RGB).to_ndarray(), np.uint16)

@@ -38,7 +38,7 @@ class FrameIndex:
     start: Fraction = Fraction(0)  # seconds from the file's first frame to the first one here
     before: int = 0  # frames of the file before the first one here
     opening: int | None = None  # pts of a keyframe at or before the first one here; None = the file's start
-    partial: bool = False  # frames of the file that nobody may see lie around the ones here
+    partial: bool = False  # the file has more frames, which must not be shown
 
     @property
     def duration(self) -> Fraction:

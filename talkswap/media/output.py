@@ -1,7 +1,7 @@
 """An output before and after it's made: its place, the private folder beside it, and the check against the plan.
 
 The check reads the finished file packet by packet, not pixel by pixel, so that a promise that a container or a muxer
-broke is an error and not somebody's surprise.
+broke is an error here and no surprise for the user.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Open a media file of unknown origin, and read what it says of a clip: the first step of every render.
+"""Open a media file of unknown origin and read its properties: the first step of every render.
 
 The rest of the room follows in this order, from a clip's file to frames with exact times and back to a file::
 
@@ -180,7 +180,7 @@ def sound_duration(container: InputContainer) -> tuple[bool, Fraction]:
 
 def sound_offset(container: InputContainer, stream: VideoStream, picture: VideoFrame) -> Fraction:
     """The start of the container, where the sound's clock begins, seen from the first picture."""
-    # An audio stream's own start is no measure: in mp4 it counts the encoder's delay, which nobody hears.
+    # An audio stream's own start is no measure: in mp4 it counts the encoder's delay, which is inaudible.
     first = picture.pts if picture.pts is not None else stream.start_time
     if first is None:
         return Fraction(0)

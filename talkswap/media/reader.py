@@ -30,7 +30,7 @@ class ClipReader:
     another one ends the first.
 
     Args:
-        info: what :func:`talkswap.media.probe.probe` says of the clip.
+        info: the clip, from :func:`talkswap.media.probe.probe`.
         deep: whether frames of a clip of more than 8 bits bring along, as ``fine``, what rounding took.
         target_format: the pixel format in which a :class:`talkswap.media.writer.VideoWriter` will write them, so that what
             nobody touches comes back as it was.

@@ -236,7 +236,7 @@ class MonoTrack:
                 return frame
             planes = np.where(good, planes, 0.0)
         if not has_names:
-            planes = planes.mean(axis=0, keepdims=True)  # nobody knows which channel is the centre: all count alike
+            planes = planes.mean(axis=0, keepdims=True)  # the centre channel is unknown: all count alike
         largest = np.finfo(np.float32).max / 4  # doubles beyond float32 would become infinite; leaves room for the mix
         clipped = np.ascontiguousarray(np.clip(planes, -largest, largest), np.float32)
         clean = AudioFrame.from_ndarray(clipped, format="fltp", layout=frame.layout.name if has_names else "mono")

@@ -84,7 +84,7 @@ def plan_timeline(
         raise ValueError("a timeline needs frame times that start at 0")
     if last_duration <= 0 or any(after <= before for before, after in zip(times, times[1:], strict=False)):
         raise ValueError("frame times have to increase and the last frame has to last")
-    # Recorders end sound and picture apart by a frame; nobody means to loop a clip for that.
+    # Recorders often end sound and picture a frame apart, which is no reason to loop a clip.
     step = typical_step(times, last_duration)
     clip_seconds = times[-1] + last_duration
     excess = Fraction(voice_seconds) - clip_seconds  # positive where the voice is the longer

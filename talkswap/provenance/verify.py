@@ -1,6 +1,6 @@
 """Read every mark of synthetic media in a file, layer by layer, and say how sure each one is.
 
-The invisible mark is looked for in clips that somebody may have cut, resized and encoded again.
+The search for the invisible mark allows for clips that were cut, resized and encoded again.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def decode(soft: FloatArray) -> tuple[list[Bits], FloatArray]:
         N times MESSAGE_BITS, and how much more the values agree with their path than disagree (N).
     """
     circle = np.asarray(soft, np.float32).reshape(len(soft), -1, len(GENERATORS))
-    # Some steps before and after the circle, since nobody knows the first state.
+    # Some steps before and after the circle, since the first state is unknown.
     steps = circle[:, np.arange(-LEAD, MESSAGE_BITS + LEAD) % MESSAGE_BITS]
     signs = _outputs().astype(np.float32) * 2 - 1
     after = np.arange(1 << MEMORY)

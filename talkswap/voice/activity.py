@@ -202,7 +202,7 @@ class SpeechGate:
 
     def __init__(self, samples: FloatArray, attack: float = 0.08, release: float = 0.16, bridge: float = 0.5) -> None:
         active = active_steps(samples)
-        # Between words nobody shuts the mouth; the ends of the voice are no pauses.
+        # Speakers don't shut the mouth between words; the ends of the voice are no pauses.
         for first, last in runs_of(~active):
             if first > 0 and last < len(active) and last - first < bridge * BANDS.rate:
                 active[first:last] = True

@@ -110,7 +110,7 @@ def cut_windows(
 
 
 class SpeechTrack:
-    """The features of one voice, from which windows are cut when they are asked for.
+    """The features of one voice, from which windows are cut on demand.
 
     Args: as :func:`cut_windows`.  Memory: the features themselves and the windows of one call.
     """
