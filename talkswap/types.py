@@ -167,6 +167,12 @@ class RenderPlan:
         minimum=0,
         maximum=1.5,
     )
+    style_from: Path | None = option(
+        None,
+        "Whose way of speaking the lips have: that of the most prominent person of another clip, or self, the target's.",
+        metavar="CLIP|self",
+        without="self",
+    )
     silence: Literal["neutral", "original"] = option(
         "neutral",
         "What the mouth does where nobody speaks. neutral: rests, closed. original: as in the target.",

@@ -33,7 +33,7 @@ from talkswap.media.timeline import Timeline, typical_step
 from talkswap.records import to_plain
 from talkswap.render.look import people_in_clip
 from talkswap.render.segments import PORTRAITS
-from talkswap.types import AlignedFace, ClipInfo, FloatArray, Frame
+from talkswap.types import AlignedFace, ClipInfo, FloatArray, Frame, RenderPlan
 
 ENDS = 2**20  # bytes at each end of a clip that tell it from another
 VERSION = 1  # of what is stored, and of how it is gathered
@@ -182,6 +182,12 @@ def shortcomings(portrait: Portrait, who: int) -> list[str]:
     if not len(portrait.style):
         lines.append(f"the clip doesn't show face {who} speaking, its lips move in a usual style; see --style-from")
     return lines
+
+
+def style_clip(plan: RenderPlan) -> Path | None:
+    """The clip that lends the style, None for ``self``: the target."""
+    path = plan.style_from
+    return None if path is None or (path.name == "self" and not path.exists()) else path
 
 
 def style_of(path: Path, analyser: FaceAnalyser, opening_axis: FloatArray | None = None) -> FloatArray:

@@ -6,7 +6,7 @@ Four builders, one for each.  Cheap checks come first, so that a wrong path is n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal, get_args, get_origin, get_type_hints
@@ -33,7 +33,7 @@ from talkswap.media.timeline import Timeline, plan_timeline
 from talkswap.render.look import people_in_clip
 from talkswap.render.painter import Painter, VoiceMotion
 from talkswap.render.people import PersonRequest, Subject, find_people, person_requests
-from talkswap.render.portraits import make_portraits, shortcomings
+from talkswap.render.portraits import make_portraits, shortcomings, style_clip, style_of
 from talkswap.render.segments import work_folder
 from talkswap.render.source import SMALL_FACE, SourceEncoder, read_photo
 from talkswap.systems.contract import Portrait, SpeechFeatures, System
@@ -129,6 +129,8 @@ def prepare(plan: RenderPlan, report: Report, keep_voice: bool = True) -> Prepar
     check_choices(plan)
     requests = person_requests(plan)
     photos = {path: read_photo(path) for path in dict.fromkeys(p for request in requests for p in request.photos)}
+    if (clip_of_style := style_clip(plan)) is not None:
+        probe(clip_of_style)  # a wrong path is named now; it's looked at when there are networks
     voices = read_voices(plan, clip, requests)
     own_sound = not voices.sound
     timeline = plan_timeline(clip.index.times, clip.index.last_duration, voices.seconds, plan.fit, own_sound)
@@ -284,9 +286,11 @@ def load_networks(plan: RenderPlan, dubbed: bool, log: Log) -> Networks:
     log(f"device {device.name}: {device.reason}")
     analyser = load_analyser(preset.analyser, preset, device.name)
     system = load_system(preset, device, plan.system, plan.options)
-    if plan.lip_strength != 1 and not system.guided:
+    guide_options = {"--lip-strength": plan.lip_strength != 1, "--style-from": style_clip(plan) is not None}
+    if not system.guided and any(guide_options.values()):
+        flag = next(flag for flag, given in guide_options.items() if given)
         raise UsageError(
-            f"{plan.system} works without a guide here, and --lip-strength is the guide's",
+            f"{plan.system} works without a guide here, and {flag} is the guide's",
             "leave it out, or use the compact preset's own settings",
         )
     motion = load_sync_former(preset, device, log) if system.guided and plan.sync else None
@@ -324,7 +328,7 @@ def find_subjects(
 
     Raises:
         NoSourceFaceError, NoTargetFaceError: a face is missing.
-        UsageError: two names mean one person.
+        UsageError: two names mean one person, or the clip of --style-from lends no style.
     """
     system, analyser = networks.system, networks.analyser
     encode = SourceEncoder(photos, analyser, system.crop.size)
@@ -345,6 +349,9 @@ def find_subjects(
             chosen, everybody, clip.info, clip.index, analyser, axis, weight_hashes(networks.preset),
             work_folder(plan.output), log, plan.fresh,
         )  # fmt: skip
+        if (clip_of_style := style_clip(plan)) is not None:
+            style = style_of(clip_of_style, analyser, axis)
+            portraits = [replace(portrait, style=style) for portrait in portraits]
     speech: dict[Path | None, tuple[SpeechFeatures | None, SpeechGate | None, VoiceMotion | None]] = {}
     subjects: list[Subject] = []
     for person, portrait, source, request in zip(chosen, portraits, sources, requests, strict=True):

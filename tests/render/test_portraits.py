@@ -28,11 +28,13 @@ from talkswap.render.portraits import (
     make_portraits,
     pack,
     shortcomings,
+    style_clip,
     style_of,
     windows_of,
 )
-from talkswap.render.segments import PORTRAITS, WorkFolder, cut_spans
-from talkswap.types import AlignedFace
+from talkswap.render.prepare import prepare
+from talkswap.render.segments import PORTRAITS, WorkFolder, cut_spans, work_folder
+from talkswap.types import AlignedFace, RenderPlan
 
 WriteClip = Callable[..., Path]
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -241,7 +243,46 @@ def test_clips_that_lend_no_style_are_named(
         style_of(write_clip([photo] * 16, "still.mp4", sound=False), analyser)
 
 
+@pytest.fixture
+def plan(talking_clip: Path, voice_file: Path, tmp_path: Path) -> RenderPlan:
+    return RenderPlan(None, talking_clip, voice_file, tmp_path / "out.mp4", preset="compact", device="cpu", swap=False)
+
+
+def test_a_render_speaks_in_the_style_of_another_clip(plan: RenderPlan) -> None:
+    def motion(style_from: Path | None) -> np.ndarray:
+        painter = prepare(replace(plan, style_from=style_from), lambda event: None).people.subjects[0].painter
+        assert painter is not None and painter.motion is not None
+        return painter.motion.at([0.1, 0.2, 0.3])
+
+    own = motion(None)
+    assert np.array_equal(motion(Path("self")), own)
+    assert np.abs(motion(EXAMPLES / "target.mp4") - own).max() > 1e-3
+
+
+def test_a_style_is_asked_for_in_vain(plan: RenderPlan, tmp_path: Path) -> None:
+    with pytest.raises(InputMissingError, match="none.mp4"):
+        prepare(replace(plan, style_from=tmp_path / "none.mp4"), lambda event: None)
+    alone = replace(plan, style_from=EXAMPLES / "target.mp4", options={"networks": "alone"})
+    with pytest.raises(UsageError, match="--style-from is the guide's"):
+        prepare(alone, lambda event: None)
+    assert style_clip(replace(plan, style_from=tmp_path / "self")) is None
+    assert style_clip(alone) == EXAMPLES / "target.mp4"
+
+
 # --- the work folder
+
+
+def test_whoever_goes_on_with_a_render_reads_its_portraits(plan: RenderPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    work_folder(plan.output).mkdir()
+
+    def template_and_style() -> tuple[bytes, bytes]:
+        painter = prepare(plan, lambda event: None).people.subjects[0].painter
+        assert painter is not None and painter.motion is not None and painter.face.template is not None
+        return painter.face.template.tobytes(), painter.motion.states.tobytes()
+
+    fresh = template_and_style()
+    monkeypatch.setattr("talkswap.render.portraits.look_closely", None)  # would be called for a look
+    assert template_and_style() == fresh
 
 
 def test_the_work_folder_keeps_portraits_as_long_as_segments(tmp_path: Path) -> None:
