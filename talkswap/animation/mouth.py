@@ -1,7 +1,7 @@
 """What is between the lips: teeth that a person has shown, laid where skull and jaw are now.
 
-Upper teeth stay with the skull, lower teeth and tongue go with the jaw, and behind both lies the dark.  Some open mouths of
-the person fill two layers, the widest first: one in the coordinates of the skull, one in those of the jaw.  A frame takes
+Upper teeth stay with the skull, lower teeth and tongue go with the jaw, and behind both lies the dark.  Open mouths of
+the person fill two layers (:mod:`talkswap.animation.teeth`): one in the coordinates of the skull, one in those of the jaw.  A frame takes
 both layers through its pose, so that teeth keep their size at any opening and nothing is stretched.
 
 Coordinates: a *plane* parallel to the face through the middle of the mouth, in the pose-free space of the mesh
@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from talkswap.animation.teeth import LUMA, MouthView, draw_teeth, lower_layer, upper_layer, view_mouth
 from talkswap.faces.guide import Pose, canonical_shape, fit_pose
 from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS, mean_face
 from talkswap.faces.warp import Patch
@@ -23,6 +24,7 @@ from talkswap.types import FloatArray, UInt8Image
 
 UPPER, LOWER = 13, 14  # middle of the upper and of the lower lip's inner border
 CORNERS = (78, 308)
+SKIN = (164, 2, 206, 426, 57, 287, 43, 273, 83, 313, 18, 200, 182, 406)  # around the lips: it tells the light
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,17 @@ class MouthConfig:
 
     side: float = 1.2  # of the plane, in eye distances
     scale: tuple[float, float] = (60.0, 240.0)  # least and most px per eye distance; between them the clip's own
-    most: int = 8  # open mouths that are used
     least_opening: float = 0.03  # eye distances: a smaller opening shows no teeth
-    upper_share: float = 0.6  # of an open mouth from above that belongs to the skull
+    oversampling: float = 1.25  # of a layer's px, so that taking it to the picture blurs little
+    lip_border: float = 1 / 70  # eye distances inside of the lips that are never taken for teeth
+    hint: float = 0.035  # eye distances under the middle of the mouth at which teeth end that nobody has shown
+    tooth: tuple[float, float, float] = (0.72, 1.05, 1.0)  # of the lips' red, green and blue: such teeth
+    least_exposure: float = 0.6  # of the teeth that the person shows at an opening
+    shadow: float = 0.5  # of the light that the upper teeth take from what lies behind them
+    shadow_reach: float = 0.04  # eye distances
+    teeth_slip: float = 0.06  # eye distances by which teeth may leave the skull for that
+    gain: tuple[float, float] = (0.7, 1.35)  # least and most by which the frame's light changes the layers
+    whole: float = 0.3  # share from which the frame's own teeth are covered: two rows of teeth don't mix
     closing: tuple[float, float] = (0.5, 2.5)  # px between the lips: below the first nothing shows, from the second all
     darkest: float = 0.3  # of the lips' colour: the dark is at most that bright
     tongue: tuple[float, float, float] = (0.55, 0.42, 0.45)  # of the lips' red, green and blue
@@ -77,39 +87,12 @@ def filled_ring(ring: FloatArray, shape: tuple[int, int]) -> FloatArray:
 
 
 @dataclass
-class _Layer:
-    """Colours gathered from several mouths; the first to cover a px keeps it."""
-
-    colour: FloatArray  # S S 3, weighted by cover
-    cover: FloatArray  # S S in [0, 1]
-
-    @classmethod
-    def empty(cls, side: int) -> _Layer:
-        return cls(np.zeros((side, side, 3), np.float32), np.zeros((side, side), np.float32))
-
-    def add(self, picture: FloatArray, weight: FloatArray) -> None:
-        share = np.minimum(weight, 1 - self.cover)
-        self.colour += picture * share[:, :, None]
-        self.cover += share
-
-    def finished(self) -> tuple[FloatArray, FloatArray]:
-        """Colour (S S 3), continued past its border, and cover (S S), eased at its border."""
-        known = self.cover > 0.5
-        colour = self.colour / np.maximum(self.cover, 1e-3)[:, :, None]
-        if known.any() and not known.all():
-            holes = (~known).astype(np.uint8)
-            levels = np.clip(colour, 0, 255).astype(np.uint8)
-            colour = np.asarray(cv2.inpaint(levels, holes, 2, cv2.INPAINT_TELEA), np.float32)
-        return np.asarray(colour, np.float32), np.asarray(cv2.GaussianBlur(self.cover, (0, 0), 1.0), np.float32)
-
-
-@dataclass
 class InnerMouth:
     """A person's teeth and the dark behind them, ready to be shown in any frame.
 
     Args:
-        mouths: open mouths of the person, in any order; the widest and least turned are used.  Without any the dark
-            alone is shown.
+        mouths: open mouths of the person, in any order; each layer comes from the best of them.  Without any it's dark,
+            with a hint of upper teeth.
         lips: RGB of the lips where no mouth tells it.
     """
 
@@ -121,31 +104,53 @@ class InnerMouth:
         poses = [fit_pose(mouth.landmarks) for mouth in self.mouths]
         shapes = [canonical_shape(mouth.landmarks) for mouth in self.mouths]
         eyes = float(np.median([pose.scale for pose in poses])) if poses else config.scale[0]
-        self.scale = float(np.clip(eyes, *config.scale))
+        self.scale = float(np.clip(eyes * config.oversampling, *config.scale))
         self.side = round(config.side * self.scale)
         corners = [shape[[UPPER, LOWER, *CORNERS]].mean(0) for shape in shapes]
         # without a mouth the plane lies where the mean face has its own: there the dark is painted
         corners = corners or [mean_face().points[[UPPER, LOWER, *CORNERS]].mean(0)]
         self.origin: FloatArray = np.mean(corners, 0, dtype=np.float32)
         self.jaw_row = round(0.6 * self.side)  # of the jaw's layer: where the lower lip's inner border lies
-        upper, lower = _Layer.empty(self.side), _Layer.empty(self.side)
         turns = np.array([pose.turn[0, 2] for pose in poses])
-        openings = np.array([shape[LOWER, 1] - shape[UPPER, 1] for shape in shapes])
-        # The plane fits a turned mouth badly: those near the person's usual pose go first.
-        score = openings - 0.5 * np.abs(turns - np.median(turns)) if len(turns) else turns
-        order = [int(k) for k in np.argsort(-score, kind="stable") if openings[k] > config.least_opening]
-        darks, lips = [], []
-        for k in order[: config.most]:
-            mouth = self.mouths[k]
-            picture = self._to_plane(mouth, poses[k])
-            darks += self._gather(picture, shapes[k], upper, lower)
-            lips.append(_colour_at(mouth, OUTER_LIPS))
+        aside = np.abs(turns - np.median(turns)) if len(turns) else turns  # a turned mouth fits the plane badly
+        views: list[tuple[int, MouthView]] = []
+        for k in range(len(self.mouths)):
+            opening = float(shapes[k][LOWER, 1] - shapes[k][UPPER, 1])
+            if opening > config.least_opening:
+                picture = self._to_plane(self.mouths[k], poses[k])
+                view = view_mouth(picture, self._inside(shapes[k]), self.scale)
+                if view is not None:
+                    views.append((k, view))
+        lips = [_colour_at(self.mouths[k], OUTER_LIPS) for k, _ in views]
         lip = np.mean(lips, 0) if lips else np.array([150.0, 90.0, 85.0])
+        darks = [np.percentile(view.picture[view.inside > 0.9], 10, axis=0) for _, view in views if _is_seen(view)]
         self.dark: FloatArray = np.minimum(np.mean(darks, 0) if darks else lip, lip * config.darkest).astype(np.float32)
         self.tongue: FloatArray = (lip * np.array(config.tongue)).astype(np.float32)
-        self.upper, self.upper_cover = upper.finished()
-        self.lower, self.lower_cover = lower.finished()
-        self.teeth_row = self._end_of_teeth()
+        self.edge: float | None = None  # row at which the upper teeth end, in the middle
+        self.shadow = np.zeros((self.side, self.side), np.float32)  # that they throw on what lies behind
+        empty = np.zeros((self.side, self.side), np.float32)
+        black = np.zeros((self.side, self.side, 3), np.float32)
+        self.upper, self.upper_cover, self.lower, self.lower_cover = black, empty, black, empty
+        if views:
+            k, view = max(views, key=lambda item: item[1].length - 0.3 * aside[item[0]])
+            if view.length > 0:
+                self.upper, self.upper_cover = upper_layer(view)
+                self.edge = float(view.edge[self.side // 2])
+                reach = config.shadow_reach * self.scale
+                below = cv2.warpAffine(
+                    self.upper_cover, np.array([[1, 0, 0], [0, 1, reach / 2]]), (self.side, self.side)
+                )
+                self.shadow = np.asarray(config.shadow * cv2.GaussianBlur(below, (0, 0), reach), np.float32)
+            # how much of the upper teeth the person shows at which opening
+            shown = sorted((self.mouths[k].opening, view.length) for k, view in views)
+            self.exposure = np.array([(0.0, 0.0), *shown], np.float32).T
+            k, view = max(views, key=lambda item: item[1].depth - 0.3 * aside[item[0]])
+            self.lower, self.lower_cover = self._on_the_jaw(*lower_layer(view, self.scale), shapes[k])
+        else:
+            end = self.side / 2 + config.hint * self.scale
+            self.upper, self.upper_cover = draw_teeth(self.side, self.scale, end, lip * np.array(config.tooth))
+        seen = [float(_colour_at(self.mouths[k], SKIN) @ LUMA) for k, _ in views]
+        self.light = float(np.mean(seen)) if seen else None  # of the skin near the mouths
 
     def show(self, rgb: UInt8Image, shape: FloatArray, pose: Pose, landmarks: FloatArray, share: float = 1.0) -> None:
         """Fill the opening between the lips, in place.
@@ -159,7 +164,7 @@ class InnerMouth:
         """
         gap = float(shape[LOWER, 1] - shape[UPPER, 1]) * pose.scale
         low, high = self.config.closing
-        shown = share * float(np.clip((gap - low) / (high - low), 0, 1))
+        shown = min(1.0, share / self.config.whole) * float(np.clip((gap - low) / (high - low), 0, 1))
         ring = np.asarray(landmarks[list(INNER_LIPS), :2], np.float32)
         x0, y0 = np.floor(ring.min(0)).astype(int) - 2
         x1, y1 = np.ceil(ring.max(0)).astype(int) + 3
@@ -170,9 +175,9 @@ class InnerMouth:
         inside = np.asarray(cv2.GaussianBlur(inside, (0, 0), 0.8) * shown, np.float32)
         matrix = self._plane_to_picture(pose)
         matrix[:, 2] -= (x0, y0)
-        picture = cv2.warpAffine(
-            self._compose(shape), matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
+        size = (x1 - x0, y1 - y0)
+        plane = self._compose(shape, self._gain(rgb, landmarks))
+        picture = cv2.warpAffine(plane, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
         area = np.ascontiguousarray(rgb[y0:y1, x0:x1])
         rgb[y0:y1, x0:x1] = cv2.blendLinear(np.asarray(picture, np.uint8), area, inside, 1 - inside)
 
@@ -202,39 +207,48 @@ class InnerMouth:
             cv2.warpAffine(mouth.patch.rgb, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.float32
         )
 
-    def _gather(self, picture: FloatArray, shape: FloatArray, upper: _Layer, lower: _Layer) -> list[FloatArray]:
-        """Add what an open mouth shows to both layers; its dark colours, if it has any."""
+    def _inside(self, shape: FloatArray) -> FloatArray:
+        """Where the plane (S S in [0, 1]) lies between the lips of a shape."""
         ring = (shape[list(INNER_LIPS), :2] - self.origin[:2]) * self.scale + self.side / 2
         inside = filled_ring(ring, (self.side, self.side))
         # landmarks are off by a px or so: the lips' own border must not get in
-        inside = np.asarray(cv2.erode(inside, np.ones((3, 3)), iterations=max(1, round(self.scale / 70))), np.float32)
-        top, bottom = float(ring[:, 1].min()), float(ring[:, 1].max())
-        rows = np.arange(self.side, dtype=np.float32)[:, None]
-        soft = max(1.5, 0.12 * (bottom - top))
-        border = top + self.config.upper_share * (bottom - top)
-        upper.add(picture, inside * np.clip((border + soft - rows) / (2 * soft), 0, 1))
-        border = top + 0.5 * (bottom - top)
-        share = inside * np.clip((rows - border + soft) / (2 * soft), 0, 1)
-        shift = np.array([[1, 0, 0], [0, 1, self.jaw_row - self._rows(shape)[1]]], np.float64)
+        times = max(1, round(self.scale * self.config.lip_border))
+        return np.asarray(cv2.erode(inside, np.ones((3, 3)), iterations=times), np.float32)
+
+    def _on_the_jaw(self, colour: FloatArray, cover: FloatArray, shape: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """A layer moved so that the lower lip of its shape lies at the jaw's row."""
+        shift = np.array([[1, 0, 0], [0, 1, self.jaw_row - round(self._rows(shape)[1])]], np.float64)
         size = (self.side, self.side)
-        moved = cv2.warpAffine(picture, shift, size, borderMode=cv2.BORDER_REPLICATE)
-        lower.add(np.asarray(moved, np.float32), np.asarray(cv2.warpAffine(share, shift, size), np.float32))
-        shown = picture[inside > 0.9]
-        return [np.percentile(shown, 10, axis=0)] if len(shown) > 20 else []
+        moved = cv2.warpAffine(colour, shift, size, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(moved, np.float32), np.asarray(
+            cv2.warpAffine(cover, shift, size, borderMode=cv2.BORDER_REPLICATE), np.float32
+        )
 
-    def _end_of_teeth(self) -> float | None:
-        """The row at which the upper teeth end: where the middle of the skull's layer turns from bright to dark."""
-        middle = slice(self.side * 3 // 8, self.side * 5 // 8)
-        rows = np.flatnonzero(self.upper_cover[:, middle].mean(1) > 0.5)
-        if len(rows) == 0:
-            return None
-        light = self.upper[rows][:, middle].mean((1, 2))
-        bright, dark = float(np.percentile(light, 90)), float(self.dark.mean())
-        if bright < dark + 25:  # no teeth: the lip's shadow
-            return float(rows[0] + 0.35 * len(rows))
-        return float(rows[light > (bright + dark) / 2].max())
+    def _teeth_shift(self, top: float, gap: float) -> float:
+        """Rows by which the upper teeth hang lower than the skull has them.
 
-    def _compose(self, shape: FloatArray) -> UInt8Image:
+        A voice's upper lip rises less than a smiling person's.  It would hide teeth that the person shows all the time, so
+        these follow it a little: as far as half of what was seen at such an opening.
+        """
+        if self.edge is None:
+            return 0.0
+        usual = float(np.interp(gap / self.scale, self.exposure[0], self.exposure[1]))
+        low = top + self.config.least_exposure * usual * self.scale - self.edge
+        return float(np.clip(low, 0, self.config.teeth_slip * self.scale))
+
+    def _gain(self, rgb: UInt8Image, landmarks: FloatArray) -> float:
+        """How much brighter the skin around the mouth is than where the layers come from."""
+        if self.light is None:
+            return 1.0
+        height, width = rgb.shape[:2]
+        places = np.round(landmarks[list(SKIN), :2]).astype(int)
+        inside = ((places >= 0) & (places < (width, height))).all(1)
+        if not inside.any():
+            return 1.0
+        light = float((rgb[places[inside, 1], places[inside, 0]].mean(0) @ LUMA) / max(self.light, 1.0))
+        return float(np.clip(light, *self.config.gain))
+
+    def _compose(self, shape: FloatArray, gain: float) -> UInt8Image:
         """The plane (S S 3) for a shape: dark and tongue, then the jaw's layer, then the skull's teeth."""
         side, scale = self.side, self.scale
         top, bottom = self._rows(shape)
@@ -247,7 +261,7 @@ class InnerMouth:
         columns = np.arange(side, dtype=np.float32)[None]
         along = np.clip((rows - top) / gap, 0, 1)
         # a tongue shows in wide mouths only, low and in the middle
-        tongue = np.clip((along - 0.55) / 0.4, 0, 1) ** 1.5 * min(gap / scale / 0.35, 1.0)
+        tongue = np.clip((along - 0.35) / 0.6, 0, 1) ** 1.5 * min(gap / scale / 0.25, 1.0)
         tongue = 0.8 * tongue * np.clip(1 - ((columns - side / 2) / (0.3 * scale)) ** 2, 0, 1)
         picture = self.dark + (self.tongue - self.dark) * tongue[:, :, None]
         shift = np.array([[1, 0, 0], [0, 1, bottom - self.jaw_row - first]], np.float64)
@@ -255,17 +269,24 @@ class InnerMouth:
         jaw = cv2.warpAffine(self.lower, shift, size, borderMode=cv2.BORDER_REPLICATE)
         share = np.asarray(cv2.warpAffine(self.lower_cover, shift, size), np.float32)[:, :, None]
         picture += (jaw - picture) * share
-        edge = (top if self.teeth_row is None else self.teeth_row) + 0.02 * scale
-        soft = 0.02 * scale + 1
-        share = (np.clip((edge + soft - rows) / (2 * soft), 0, 1) * self.upper_cover[first:last])[:, :, None]
-        picture += (self.upper[first:last] - picture) * share
+        shift[1, 2] = self._teeth_shift(top, gap) - first
+        shadow = cv2.warpAffine(self.shadow, shift, size, borderMode=cv2.BORDER_REPLICATE)
+        picture *= 1 - np.asarray(shadow, np.float32)[:, :, None]
+        teeth = cv2.warpAffine(self.upper, shift, size, borderMode=cv2.BORDER_REPLICATE)
+        share = np.asarray(cv2.warpAffine(self.upper_cover, shift, size, borderMode=cv2.BORDER_REPLICATE), np.float32)
+        picture += (teeth - picture) * share[:, :, None]
         # lips throw a shadow on what lies behind them, the more the less they are open
-        shade = 0.72 + 0.28 * min(gap / scale / 0.18, 1.0)
-        shadow = np.clip(0.7 + 0.3 * (rows - top) / (0.05 * scale), 0.7, 1)
-        picture *= shade * shadow[:, :, None]
+        shade = 0.85 + 0.15 * min(gap / scale / 0.12, 1.0)
+        shadow = np.clip(0.75 + 0.25 * (rows - top) / (0.035 * scale), 0.75, 1)
+        picture *= gain * shade * shadow[:, :, None]
         whole = np.zeros((side, side, 3), np.uint8)
         whole[first:last] = np.clip(np.rint(picture), 0, 255)
         return whole
+
+
+def _is_seen(view: MouthView) -> bool:
+    """Whether a mouth shows enough px to tell its dark."""
+    return int((view.inside > 0.9).sum()) > 20
 
 
 def _colour_at(mouth: OpenMouth, points: Sequence[int]) -> FloatArray:

@@ -49,6 +49,7 @@ class Portrait:
     """S 478 3, S <= 90: displacements from the template while the person speaks, :data:`RATE` per second."""
     references: tuple[AlignedFace, ...] = ()  # up to eight, frontal and sharp, the best first
     mouths: tuple[OpenMouth, ...] = ()  # up to eight, spread by opening and pose, at the frame's own resolution
+    rest: float = 0.02  # opening that the landmark network reads on the person's shut lips, eye distances
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class PortraitConfig:
     rows: int = 90  # of a style
     stretch: int = 30  # rows that are judged together: speech or not
     still: float = 0.008  # deviation of the lip opening in a stretch, in eye distances: below it nobody speaks
+    widest_rest: float = 0.04  # lip opening, in eye distances, that may still be shut lips
     least_rows: int = 12  # a style of fewer is none
     most: int = 8  # references, and open mouths
     blur: float = 0.6  # share of the sharpest view's sharpness that others need
@@ -137,7 +139,11 @@ class PortraitCollector:
         style = self._style(shapes - template, usable)
         views = sorted(self._views.items(), key=lambda item: (-item[1][0], item[0]))
         sharp = [view for _, (quality, view) in views if quality >= self.config.blur * views[0][1][0]]
-        return Portrait(self.reference, template, style, tuple(sharp[: self.config.most]), self._spread_mouths())
+        mouths = self._spread_mouths()
+        # Somebody who talks shuts the lips now and then; whoever never does must not be sewn up.
+        shut = float(np.percentile(lip_opening(shapes[usable]), 5))
+        rest = float(np.clip(shut, 0, self.config.widest_rest))
+        return Portrait(self.reference, template, style, tuple(sharp[: self.config.most]), mouths, rest)
 
     @property
     def usable_frames(self) -> int:

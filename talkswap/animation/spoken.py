@@ -12,11 +12,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from talkswap.animation.space import meet_lips
+from talkswap.animation.space import LOWER_INNER, UPPER_INNER, meet_lips
 from talkswap.faces.guide import Pose, fit_pose
 from talkswap.faces.mesh import OUTER_LIPS, mean_face
 from talkswap.types import FloatArray
 
+OPEN = 0.12  # eye distances between the lips: from there on the landmark network reads the true opening
 NOSE_TIP_BASE = 2  # under the nose: speech moves nothing above it
 
 
@@ -54,6 +55,30 @@ class SpeechSpace:
         """The part (478 3) of a displacement that speech can make."""
         flat = displacement.ravel()
         return np.asarray((self._basis @ (self._basis.T @ flat)).reshape(-1, 3), np.float32)
+
+
+def true_lips(shape: FloatArray, rest: float, outward: float = 0.0) -> FloatArray:
+    """A shape (478 3) whose inner lips lie where a picture has them.
+
+    The landmark network hardly ever says that lips touch: on shut ones it reads a small opening, and on wide ones the
+    right one.
+
+    Args:
+        rest: what it reads on this person's shut lips, eye distances.
+        outward: how far the borders of open lips move away from what lies between them, eye distances.
+    """
+    upper, lower = list(UPPER_INNER), list(LOWER_INNER)
+    gap = np.maximum(shape[lower, 1] - shape[upper, 1], 0)  # 9
+    # along the lips the reading falls to nothing at the corners, and so does its error
+    middle = float(gap[3:6].mean())
+    bow = np.minimum(gap / max(middle, 1e-4), 1.0)
+    excess = np.minimum(bow * rest * max(0.0, 1 - middle / OPEN), gap)
+    opening = gap - excess
+    excess = excess - 2 * outward * np.clip((opening - 0.01) / 0.03, 0, 1)
+    moved = shape.copy()
+    moved[upper, 1] += excess / 2
+    moved[lower, 1] -= excess / 2
+    return np.asarray(moved, np.float32)
 
 
 def speak(

@@ -13,14 +13,18 @@ import cv2
 import numpy as np
 
 from talkswap.animation.mouth import InnerMouth
-from talkswap.animation.spoken import SpeechSpace, SpokenMesh, speak
-from talkswap.faces.guide import FaceGuide, canonical_shape, fit_pose
+from talkswap.animation.spoken import SpeechSpace, SpokenMesh, speak, true_lips
+from talkswap.faces.guide import FaceGuide, Pose, fit_pose
+from talkswap.faces.mesh import INNER_LIPS
 from talkswap.faces.paste import colour_field
 from talkswap.faces.warp import Patch, SkinConfig, move_skin
 from talkswap.types import FloatArray, UInt8Image
 
 MARGIN = 1.9  # side of the square that a swap works on, in sides of the face's box: as an FFHQ crop, in whose sides the
 # guide measures how far light and colour reach
+
+
+TEETH_BORDER = 0.012  # eye distances next to open lips that may be teeth: landmarks are off by a px or so
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class TalkingFace:
         mouth: the person's teeth.
         source: the photo's skin; None without a swap.
         strength: 0 leaves the frame's own mouth, 1 gives the voice's, up to 1.5 makes it larger.
+        rest: opening that the landmark network reads on this person's shut lips, eye distances.
     """
 
     def __init__(
@@ -50,7 +55,9 @@ class TalkingFace:
         mouth: InnerMouth | None,
         source: FaceGuide | None,
         strength: float = 1.0,
+        rest: float = 0.02,
     ) -> None:
+        self.rest = rest
         self.template, self.space, self.mouth, self.source, self.strength = template, space, mouth, source, strength
         self.skin = SkinConfig()
 
@@ -69,11 +76,11 @@ class TalkingFace:
             None where nothing changes, or the face lies outside the picture.
         """
         spoken = self._speak(landmarks, displacement, gate)
-        moved = None if spoken is None else move_skin(rgb, landmarks, spoken.landmarks, self.skin)
+        moved = None if spoken is None else self._move(rgb, landmarks, spoken)
         if self.source is None:
             if moved is None or spoken is None:
                 return None
-            self._show_mouth(moved.rgb, spoken.shape, spoken.landmarks - np.array([moved.x, moved.y, 0]), gate)
+            self._show_mouth(moved.rgb, spoken.landmarks - np.array([moved.x, moved.y, 0]), gate)
             return Painted(moved, spoken.landmarks, np.ones(moved.rgb.shape[:2], np.float32))
         mesh = np.asarray(landmarks, np.float32) if spoken is None else spoken.landmarks
         return self._swap(rgb, moved, mesh, speaks=spoken is not None, gate=gate)
@@ -84,10 +91,22 @@ class TalkingFace:
             return None
         return speak(landmarks, self.template, displacement, self.space, strength)
 
-    def _show_mouth(self, rgb: UInt8Image, shape: FloatArray, landmarks: FloatArray, gate: float) -> None:
+    def _move(self, rgb: UInt8Image, landmarks: FloatArray, spoken: SpokenMesh) -> Patch | None:
+        """The frame's own skin on the spoken mesh; teeth next to its lips stay behind."""
+        own = true_lips(spoken.pose.undo(landmarks), self.rest, TEETH_BORDER)
+        return move_skin(
+            rgb,
+            _placed(own, spoken.pose, np.asarray(landmarks, np.float32)),
+            _placed(true_lips(spoken.shape, self.rest), spoken.pose, spoken.landmarks),
+            self.skin,
+        )
+
+    def _show_mouth(self, rgb: UInt8Image, landmarks: FloatArray, gate: float) -> None:
         if self.mouth is not None:
             points = np.asarray(landmarks, np.float32)
-            self.mouth.show(rgb, shape, fit_pose(points), points, min(1.0, self.strength) * gate)
+            pose = fit_pose(points)
+            shape = true_lips(pose.undo(points), self.rest)
+            self.mouth.show(rgb, shape, pose, _placed(shape, pose, points), min(1.0, self.strength) * gate)
 
     def _swap(
         self, rgb: UInt8Image, moved: Patch | None, mesh: FloatArray, speaks: bool, gate: float
@@ -121,10 +140,18 @@ class TalkingFace:
         fitted = np.asarray(cv2.add(skin.crop, field, dtype=cv2.CV_8U), np.uint8)
         blended = np.asarray(cv2.blendLinear(fitted, square, skin.mask, 1 - skin.mask), np.uint8)
         if speaks:
-            self._show_mouth(blended, canonical_shape(skin.landmarks), skin.landmarks, gate)
+            self._show_mouth(blended, skin.landmarks, gate)
         cut = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
         below[inside] = blended[cut]
         mask = np.zeros(below.shape[:2], np.float32)
         mask[inside] = skin.mask[cut]
         laid = np.asarray(skin.landmarks + np.array([x, y, 0], np.float32), np.float32)
         return Painted(Patch(below, px0, py0), laid, mask)
+
+
+def _placed(shape: FloatArray, pose: Pose, points: FloatArray) -> FloatArray:
+    """Px of the points (478 3), of which only the inner lips are taken from a shape."""
+    lips = list(INNER_LIPS)
+    placed = points.copy()
+    placed[lips] = pose.scale * shape[lips] @ pose.turn.T + pose.shift
+    return placed

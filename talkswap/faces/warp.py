@@ -4,6 +4,10 @@ The mesh of the frame (478 points) goes to another shape, for example one whose 
 face stays where it is, so that neck and background next to the jaw are stretched a little instead of being cut.  Where a
 px of the result looks in the picture is piecewise affine in the triangles of that mesh; it is rasterised on a coarse grid
 and enlarged, and one ``remap`` does the rest.  Where no point moves, every px keeps its bits.
+
+The lips are two surfaces that meet: a flow enlarged across their border would look between them and squeeze the teeth of
+an open mouth into the line of a shut one.  So each lip's flow is continued over the other, and the border is cut at full
+resolution.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from talkswap.faces.mesh import FACE_OVAL, POINTS, mean_face, rasterise
+from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, POINTS, mean_face, rasterise
 from talkswap.types import FloatArray, UInt8Image
 
 CENTRE = (168, 2, 152)  # between the eyes, under the nose, chin: their mean lies inside the oval
@@ -117,8 +121,81 @@ def move_skin(
     full[: enlarged.shape[0], : enlarged.shape[1]] = enlarged
     map_x = full[:, :, 0] + np.arange(x0, x1, dtype=np.float32)
     map_y = full[:, :, 1] + np.arange(y0, y1, dtype=np.float32)[:, None]
-    moved = cv2.remap(rgb, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
-    return Patch(np.asarray(moved, np.uint8), x0, y0)
+    moved = np.asarray(cv2.remap(rgb, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    _part_the_lips(rgb, moved, np.asarray(after[:POINTS, :2] - (x0, y0), np.float32), flow, scale, (x0, y0))
+    return Patch(moved, x0, y0)
+
+
+def lip_lines(points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] | None:
+    """Columns of the inner lips from corner to corner (11) with rows of the upper and of the lower border, px.
+
+    Args:
+        points: 478 2.
+
+    Returns:
+        None where the lips aren't a function of the column: a head that lies on its side.
+    """
+    half = len(INNER_LIPS) // 2
+    upper = points[list(INNER_LIPS[: half + 1])]
+    lower = points[[INNER_LIPS[0], *INNER_LIPS[:half:-1], INNER_LIPS[half]]]
+    if (np.diff(upper[:, 0]) <= 0).any() or (np.diff(lower[:, 0]) <= 0).any():
+        return None
+    columns = (upper[:, 0] + lower[:, 0]) / 2
+    rows = [np.interp(columns, lip[:, 0], lip[:, 1]).astype(np.float32) for lip in (upper, lower)]
+    return columns, rows[0], rows[1]
+
+
+def _part_the_lips(
+    rgb: UInt8Image, moved: UInt8Image, points: FloatArray, flow: FloatArray, scale: float, corner: tuple[int, int]
+) -> None:
+    """Render the surroundings of the lips' border again, in place: above it by the upper lip's flow, below by the lower's.
+
+    Args:
+        rgb: H W 3, the picture.
+        moved: h w 3, a part of it whose left upper px lies at ``corner``.
+        points: 478 2, the mesh in px of ``moved``.
+        flow: cells of ``moved``, ``scale`` per px.
+    """
+    lines = lip_lines(points)
+    if lines is None:
+        return
+    columns, upper, lower = lines
+    reach = 1.2 / scale  # px over which the enlarged flow mixes both lips
+    height, width = moved.shape[:2]
+    x0, x1 = max(0, int(columns[0])), min(width, int(np.ceil(columns[-1])) + 1)
+    y0, y1 = max(0, int(upper.min() - reach)), min(height, int(np.ceil(lower.max() + reach)) + 1)
+    if x0 >= x1 or y0 >= y1:
+        return
+    # Cells: beyond its own border each lip's flow is continued down or up its column.
+    cell_columns = np.arange(flow.shape[1])
+    place = (cell_columns + 0.5) / scale - 0.5
+    top, bottom = (
+        ((np.interp(place, columns, rows) + 0.5) * scale - 0.5).clip(0, flow.shape[0] - 1) for rows in (upper, lower)
+    )
+    cell_rows = np.arange(flow.shape[0])[:, None]
+    lips = (
+        flow[np.minimum(cell_rows, np.floor(top).astype(int)), cell_columns],
+        flow[np.maximum(cell_rows, np.ceil(bottom).astype(int)), cell_columns],
+    )
+    x, y = np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32)[:, None]
+    # what of the cells the box shows
+    matrix = np.array([[scale, 0, (x0 + 0.5) * scale - 0.5], [0, scale, (y0 + 0.5) * scale - 0.5]])
+    flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (x1 - x0, y1 - y0)
+    pictures = []
+    for lip in lips:
+        near = cv2.warpAffine(lip, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
+        map_x, map_y = near[:, :, 0] + (x + corner[0]), near[:, :, 1] + (y + corner[1])
+        pictures.append(cv2.remap(rgb, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+    line = np.interp(x, columns, (upper + lower) / 2).astype(np.float32)
+    above = np.clip(line + 0.5 - y, 0, 1).astype(np.float32)
+    parted = cv2.blendLinear(pictures[0], pictures[1], above, 1 - above)
+    # only near the lips, where the enlarged flow isn't one lip's alone
+    rows = [np.interp(x, columns, border).astype(np.float32) for border in (upper, lower)]
+    inside = np.clip(np.minimum(y - rows[0], rows[1] - y) / reach + 1.5, 0, 1)
+    ends = np.clip(np.minimum(x - columns[0], columns[-1] - x) / reach, 0, 1)
+    share = np.asarray(inside * ends, np.float32)
+    area = np.ascontiguousarray(moved[y0:y1, x0:x1])
+    moved[y0:y1, x0:x1] = cv2.blendLinear(parted, area, share, 1 - share)
 
 
 def _over_the_lips(flow: FloatArray, covered: NDArray[np.bool_]) -> FloatArray:

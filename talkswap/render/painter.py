@@ -70,7 +70,9 @@ class Painter:
             self.face = TalkingFace(None, None, None, skin, strength)
         else:
             self.motion = voice.of(portrait.style)
-            self.face = TalkingFace(portrait.template, voice.space, InnerMouth(portrait.mouths), skin, strength)
+            self.face = TalkingFace(
+                portrait.template, voice.space, InnerMouth(portrait.mouths), skin, strength, portrait.rest
+            )
 
     def paint(self, rgb: UInt8Image, landmarks: FloatArray, time: Fraction) -> Painted | None:
         """The guide of a frame.

@@ -124,7 +124,7 @@ def test_without_an_open_mouth_the_dark_is_shown() -> None:
 
 def test_the_widest_mouths_are_used_and_shut_ones_are_not() -> None:
     faces = [opened(gap) for gap in (0.0, 0.01, 0.3)]
-    mouth = InnerMouth([cut_mouth(drawn(face), face) for face in faces], MouthConfig(most=1))
+    mouth = InnerMouth([cut_mouth(drawn(face), face) for face in faces], MouthConfig())
     light = column(*shown(mouth, 0.3))
     assert light[: int(0.08 * EYES)].mean() > 150
 
