@@ -36,7 +36,7 @@ class MouthConfig:
     least_opening: float = 0.03  # eye distances: a smaller opening shows no teeth
     oversampling: float = 1.25  # of a layer's px, so that taking it to the picture blurs little
     lip_border: float = 1 / 70  # eye distances inside of the lips that are never taken for teeth
-    hint: float = 0.035  # eye distances under the middle of the mouth at which teeth end that nobody has shown
+    hint: float = 0.04  # eye distances under the upper lip at rest, to the end of teeth that nobody has shown
     tooth: tuple[float, float, float] = (0.72, 1.05, 1.0)  # of the lips' red, green and blue: such teeth
     least_exposure: float = 0.6  # of the teeth that the person shows at an opening
     shadow: float = 0.5  # of the light that the upper teeth take from what lies behind them
@@ -147,7 +147,8 @@ class InnerMouth:
             k, view = max(views, key=lambda item: item[1].depth - 0.3 * aside[item[0]])
             self.lower, self.lower_cover = self._on_the_jaw(*lower_layer(view, self.scale), shapes[k])
         else:
-            end = self.side / 2 + config.hint * self.scale
+            end = self._rows(mean_face().points)[0] + config.hint * self.scale
+            self.edge, self.exposure = end, np.array([(0, 0.06, 0.3), (0, config.hint, 1.5 * config.hint)], np.float32)
             self.upper, self.upper_cover = draw_teeth(self.side, self.scale, end, lip * np.array(config.tooth))
         seen = [float(_colour_at(self.mouths[k], SKIN) @ LUMA) for k, _ in views]
         self.light = float(np.mean(seen)) if seen else None  # of the skin near the mouths

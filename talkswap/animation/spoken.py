@@ -72,7 +72,7 @@ def true_lips(shape: FloatArray, rest: float, outward: float = 0.0) -> FloatArra
     # along the lips the reading falls to nothing at the corners, and so does its error
     middle = float(gap[3:6].mean())
     bow = np.minimum(gap / max(middle, 1e-4), 1.0)
-    excess = np.minimum(bow * rest * max(0.0, 1 - middle / OPEN), gap)
+    excess = np.minimum(bow * rest * float(np.clip((OPEN - middle) / (OPEN - rest), 0, 1)), gap)
     opening = gap - excess
     excess = excess - 2 * outward * np.clip((opening - 0.01) / 0.03, 0, 1)
     moved = shape.copy()

@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, POINTS, mean_face, rasterise
 from talkswap.types import FloatArray, UInt8Image
 
+UPPER_LIP = INNER_LIPS[:11]  # from corner to corner
+LOWER_LIP = (INNER_LIPS[0], *INNER_LIPS[:9:-1])
 CENTRE = (168, 2, 152)  # between the eyes, under the nose, chin: their mean lies inside the oval
 
 
@@ -122,7 +124,7 @@ def move_skin(
     map_x = full[:, :, 0] + np.arange(x0, x1, dtype=np.float32)
     map_y = full[:, :, 1] + np.arange(y0, y1, dtype=np.float32)[:, None]
     moved = np.asarray(cv2.remap(rgb, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE), np.uint8)
-    _part_the_lips(rgb, moved, np.asarray(after[:POINTS, :2] - (x0, y0), np.float32), flow, scale, (x0, y0))
+    _part_the_lips(rgb, moved, after[:POINTS, :2] - np.array([x0, y0], np.float32), travel, flow, scale, (x0, y0))
     return Patch(moved, x0, y0)
 
 
@@ -135,9 +137,7 @@ def lip_lines(points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] |
     Returns:
         None where the lips aren't a function of the column: a head that lies on its side.
     """
-    half = len(INNER_LIPS) // 2
-    upper = points[list(INNER_LIPS[: half + 1])]
-    lower = points[[INNER_LIPS[0], *INNER_LIPS[:half:-1], INNER_LIPS[half]]]
+    upper, lower = points[list(UPPER_LIP)], points[list(LOWER_LIP)]
     if (np.diff(upper[:, 0]) <= 0).any() or (np.diff(lower[:, 0]) <= 0).any():
         return None
     columns = (upper[:, 0] + lower[:, 0]) / 2
@@ -146,7 +146,13 @@ def lip_lines(points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] |
 
 
 def _part_the_lips(
-    rgb: UInt8Image, moved: UInt8Image, points: FloatArray, flow: FloatArray, scale: float, corner: tuple[int, int]
+    rgb: UInt8Image,
+    moved: UInt8Image,
+    points: FloatArray,
+    travel: FloatArray,
+    flow: FloatArray,
+    scale: float,
+    corner: tuple[int, int],
 ) -> None:
     """Render the surroundings of the lips' border again, in place: above it by the upper lip's flow, below by the lower's.
 
@@ -154,29 +160,23 @@ def _part_the_lips(
         rgb: H W 3, the picture.
         moved: h w 3, a part of it whose left upper px lies at ``corner``.
         points: 478 2, the mesh in px of ``moved``.
+        travel: 478 2, the flow at its points.
         flow: cells of ``moved``, ``scale`` per px.
     """
     lines = lip_lines(points)
     if lines is None:
         return
     columns, upper, lower = lines
-    reach = 1.2 / scale  # px over which the enlarged flow mixes both lips
+    reach = 1 / scale  # px of a cell; over about one and a half the enlarged flow mixes both lips
     height, width = moved.shape[:2]
     x0, x1 = max(0, int(columns[0])), min(width, int(np.ceil(columns[-1])) + 1)
-    y0, y1 = max(0, int(upper.min() - reach)), min(height, int(np.ceil(lower.max() + reach)) + 1)
+    y0, y1 = max(0, int(upper.min() - 2.5 * reach)), min(height, int(np.ceil(lower.max() + 2.5 * reach)) + 1)
     if x0 >= x1 or y0 >= y1:
         return
-    # Cells: beyond its own border each lip's flow is continued down or up its column.
-    cell_columns = np.arange(flow.shape[1])
-    place = (cell_columns + 0.5) / scale - 0.5
-    top, bottom = (
-        ((np.interp(place, columns, rows) + 0.5) * scale - 0.5).clip(0, flow.shape[0] - 1) for rows in (upper, lower)
-    )
-    cell_rows = np.arange(flow.shape[0])[:, None]
-    lips = (
-        flow[np.minimum(cell_rows, np.floor(top).astype(int)), cell_columns],
-        flow[np.maximum(cell_rows, np.ceil(bottom).astype(int)), cell_columns],
-    )
+    lips = [
+        _continued(flow, (columns + 0.5) * scale - 0.5, (rows + 0.5) * scale - 0.5, travel[list(points_of)], side)
+        for rows, points_of, side in ((upper, UPPER_LIP, 1), (lower, LOWER_LIP, -1))
+    ]
     x, y = np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32)[:, None]
     # what of the cells the box shows
     matrix = np.array([[scale, 0, (x0 + 0.5) * scale - 0.5], [0, scale, (y0 + 0.5) * scale - 0.5]])
@@ -191,11 +191,33 @@ def _part_the_lips(
     parted = cv2.blendLinear(pictures[0], pictures[1], above, 1 - above)
     # only near the lips, where the enlarged flow isn't one lip's alone
     rows = [np.interp(x, columns, border).astype(np.float32) for border in (upper, lower)]
-    inside = np.clip(np.minimum(y - rows[0], rows[1] - y) / reach + 1.5, 0, 1)
+    inside = np.clip(np.minimum(y - rows[0], rows[1] - y) / reach + 2.5, 0, 1)
     ends = np.clip(np.minimum(x - columns[0], columns[-1] - x) / reach, 0, 1)
     share = np.asarray(inside * ends, np.float32)
     area = np.ascontiguousarray(moved[y0:y1, x0:x1])
     moved[y0:y1, x0:x1] = cv2.blendLinear(parted, area, share, 1 - share)
+
+
+def _continued(flow: FloatArray, columns: FloatArray, rows: FloatArray, travel: FloatArray, side: int) -> FloatArray:
+    """One lip's flow continued beyond its border, with its slope there.
+
+    Args:
+        flow: cells.
+        columns, rows: N, cells, the lip's inner border.
+        travel: N 2, the flow on it.
+        side: 1 for the upper lip, which is continued downward, -1 for the lower.
+    """
+    height, width = flow.shape[:2]
+    every = np.arange(width)
+    border = np.interp(every, columns, rows)
+    there = np.stack([np.interp(every, columns, travel[:, k]) for k in range(2)], 1)  # W 2
+    # the last cell that lies well inside the lip: nearer to the border a slope would be noise
+    last = np.floor(border - 0.5) if side > 0 else np.ceil(border + 0.5)
+    last = last.clip(0, height - 1).astype(int)
+    slope = (there - flow[last, every]) / np.maximum(np.abs(border - last), 0.5)[:, None]
+    beyond = (side * (np.arange(height)[:, None] - last)).clip(0, 2)  # H W, cells past the last one
+    inside = flow[np.where(beyond > 0, last, np.arange(height)[:, None]), every]
+    return np.asarray(inside + beyond[:, :, None] * slope, np.float32)
 
 
 def _over_the_lips(flow: FloatArray, covered: NDArray[np.bool_]) -> FloatArray:

@@ -36,7 +36,7 @@ from talkswap.render.segments import PORTRAITS
 from talkswap.types import AlignedFace, ClipInfo, FloatArray, Frame, RenderPlan
 
 ENDS = 2**20  # bytes at each end of a clip that tell it from another
-VERSION = 1  # of what is stored, and of how it is gathered
+VERSION = 2  # of what is stored, and of how it is gathered
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,11 @@ def portrait_key(
 
 def pack(portrait: Portrait, number: int) -> dict[str, np.ndarray[Any, Any]]:
     """A portrait as named arrays."""
-    arrays: dict[str, np.ndarray[Any, Any]] = {"template": portrait.template, "style": portrait.style}
+    arrays: dict[str, np.ndarray[Any, Any]] = {
+        "template": portrait.template,
+        "style": portrait.style,
+        "rest": np.array([portrait.rest], np.float64),
+    }
     for place, face in enumerate((portrait.reference, *portrait.references)):
         arrays |= {
             f"face{place}.crop": face.crop,
@@ -333,4 +337,4 @@ def unpack(arrays: Mapping[str, np.ndarray[Any, Any]], number: int) -> Portrait:
         )
         for key in (f"mouth{place}" for place in range(sum(name.endswith(".rgb") for name in own)))
     ]
-    return Portrait(faces[0], own["template"], own["style"], tuple(faces[1:]), tuple(mouths))
+    return Portrait(faces[0], own["template"], own["style"], tuple(faces[1:]), tuple(mouths), float(own["rest"][0]))

@@ -116,10 +116,58 @@ def test_opening_grows_smoothly(mouth: InnerMouth) -> None:
     assert np.abs(before.astype(int) - after.astype(int)).mean() < 0.3
 
 
-def test_without_an_open_mouth_the_dark_is_shown() -> None:
+def test_without_an_open_mouth_there_is_a_hint_of_upper_teeth_over_the_dark() -> None:
     picture, landmarks = shown(InnerMouth([]), 0.3)
     light = column(picture, landmarks)
-    assert light.max() < 100
+    assert 60 < light[: len(light) // 4].max() < 140  # dim: nobody has shown such teeth
+    assert light[len(light) // 2 :].max() < 90
+
+
+def clenched(landmarks: FloatArray) -> UInt8Image:
+    """As :func:`drawn`, but with lower teeth right under the upper ones, a thin dark line between."""
+    picture = drawn(landmarks)
+    end = round(mean_face().points[[UPPER, LOWER], 1].mean() * EYES + 220 + TEETH * EYES)
+    rows = np.arange(picture.shape[0])[:, None]
+    picture[(picture == np.array(DARK)).all(2) & (rows > end + 2)] = (190, 185, 175)
+    return picture
+
+
+def test_two_mouths_never_make_two_edges_of_teeth() -> None:
+    """Of a clenched and an open mouth each gives what it shows best; their mean would show both."""
+    wide, grin = opened(0.32), opened(0.26)
+    mouth = InnerMouth([cut_mouth(drawn(wide), wide), cut_mouth(clenched(grin), grin)])
+    light = column(*shown(mouth, 0.32))
+    bright = light > 130
+    assert int((np.diff(bright.astype(int)) != 0).sum()) <= 2, "one row of teeth: it begins, and it ends"
+    assert abs(int(bright.sum()) - TEETH * EYES) <= 5
+
+
+def test_lower_teeth_are_not_taken_for_upper_ones() -> None:
+    face = opened(0.3)
+    picture = drawn(face)
+    teeth, dark = (picture == np.array(TOOTH)).all(2), (picture == np.array(DARK)).all(2)
+    picture[teeth], picture[dark] = DARK, TOOTH
+    light = column(*shown(InnerMouth([cut_mouth(picture, face)]), 0.3))
+    assert light[3 : int(0.06 * EYES)].max() < 90 and light[-8:-3].min() > 110
+
+
+@pytest.mark.parametrize("exposure", [0.75, 1.25])
+def test_teeth_have_the_frames_light(mouth: InnerMouth, exposure: float) -> None:
+    landmarks = opened(0.24)
+    pictures = [np.full((560, 600, 3), np.multiply(SKIN, share), np.uint8) for share in (1, exposure)]
+    for picture in pictures:
+        mouth.show(picture, canonical_shape(landmarks), fit_pose(landmarks), landmarks)
+    usual, now = (column(picture, landmarks)[3:10].mean() for picture in pictures)
+    assert abs(now / usual - (exposure if exposure < 1 else min(exposure, 250 / usual))) < 0.12
+
+
+def test_teeth_between_the_frames_and_the_persons_never_mix(mouth: InnerMouth) -> None:
+    """From a small share on the person's own layers cover the frame's mouth wholly: a cross-fade shows teeth twice."""
+    landmarks = opened(0.24)
+    pictures = [np.full((560, 600, 3), SKIN, np.uint8) for _ in range(2)]
+    for picture, share in zip(pictures, (0.4, 1.0), strict=True):
+        mouth.show(picture, canonical_shape(landmarks), fit_pose(landmarks), landmarks, share)
+    np.testing.assert_array_equal(pictures[0], pictures[1])
 
 
 def test_the_widest_mouths_are_used_and_shut_ones_are_not() -> None:

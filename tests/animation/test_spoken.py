@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from talkswap.animation.space import LOWER_INNER, UPPER_INNER
-from talkswap.animation.spoken import SpeechSpace, speak, speech_share
+from talkswap.animation.spoken import OPEN, SpeechSpace, speak, speech_share, true_lips
 from talkswap.faces.guide import canonical_shape
 from talkswap.faces.mesh import INNER_LIPS, mean_face
 from talkswap.types import FloatArray
@@ -111,3 +111,35 @@ def test_the_space_needs_no_orthogonal_components(template: FloatArray, componen
     mixed = np.stack([components[0] + components[1], components[0] - components[1], components[2], components[2]])
     part = SpeechSpace(mixed).part_of(0.3 * components[1])
     np.testing.assert_allclose(part, 0.3 * components[1], atol=1e-4)
+
+
+def opened(gap: float) -> FloatArray:
+    shape = mean_face().points.copy()
+    upper, lower = list(UPPER_INNER), list(LOWER_INNER)
+    middle = (shape[upper, 1] + shape[lower, 1]) / 2
+    share = np.sin(np.linspace(0.25, np.pi - 0.25, 9))
+    shape[upper, 1], shape[lower, 1] = middle - gap / 2 * share, middle + gap / 2 * share
+    return shape
+
+
+def gaps(shape: FloatArray) -> FloatArray:
+    return np.asarray(shape[list(LOWER_INNER), 1] - shape[list(UPPER_INNER), 1])
+
+
+def test_lips_that_read_as_shut_touch() -> None:
+    assert np.abs(gaps(true_lips(opened(0.03), 0.03))).max() < 2e-3
+    assert gaps(true_lips(opened(0.015), 0.03)).min() > -1e-6  # and never pass through each other
+
+
+def test_wide_lips_are_where_they_read() -> None:
+    np.testing.assert_allclose(true_lips(opened(OPEN + 0.02), 0.03), opened(OPEN + 0.02), atol=1e-5)
+
+
+def test_the_true_opening_grows_with_the_reading() -> None:
+    true = [gaps(true_lips(opened(gap), 0.04))[4] for gap in np.linspace(0, 0.2, 41)]
+    assert (np.diff(true) >= 0).all()
+
+
+def test_the_border_of_open_lips_moves_outward_and_that_of_shut_ones_stays() -> None:
+    assert abs(gaps(true_lips(opened(0.2), 0.02, 0.01))[4] - gaps(opened(0.2))[4] - 0.02) < 1e-3
+    np.testing.assert_allclose(true_lips(opened(0.0), 0.02, 0.01), opened(0.0), atol=1e-6)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.faces.mesh import mean_face
+from talkswap.faces.mesh import INNER_LIPS, mean_face
 from talkswap.faces.warp import SkinConfig, move_skin, with_ring
 from talkswap.types import FloatArray, UInt8Image
 
@@ -96,3 +96,29 @@ def test_large_faces_keep_fine_detail(points: FloatArray) -> None:
     there = patch.rgb[chin[1] - patch.y - 20 : chin[1] - patch.y, chin[0] - patch.x - 20 : chin[0] - patch.x + 20]
     source = noise[chin[1] - 28 : chin[1] - 8, chin[0] - 20 : chin[0] + 20]
     assert np.abs(there.astype(int) - source.astype(int)).mean() < 2
+
+
+@pytest.mark.parametrize("eyes", [60.0, 100.0, 220.0])
+def test_lips_that_shut_leave_no_teeth_between_them(eyes: float) -> None:
+    """The flow jumps at the lips; enlarged from cells it would squeeze the teeth into a line."""
+    shut = np.asarray(mean_face().points * eyes + np.array([3 * eyes, 2 * eyes, 0]), np.float32)
+    upper, lower = (191, 80, 81, 82, 13, 312, 311, 310, 415), (95, 88, 178, 87, 14, 317, 402, 318, 324)
+    shut[list(upper), 1] = shut[list(lower), 1] = (shut[list(upper), 1] + shut[list(lower), 1]) / 2
+    gap = 0.12 * eyes * np.sin(np.linspace(0.3, np.pi - 0.3, 9)).astype(np.float32)
+    opened = shut.copy()
+    opened[list(upper), 1] -= gap / 2
+    opened[list(lower), 1] += gap / 2
+    picture = np.full((round(5.6 * eyes), round(6 * eyes), 3), (170, 80, 80), np.uint8)
+    ring = opened[list(INNER_LIPS), :2]
+    # teeth begin a little inside of the ring, so that what's interpolated at its border is lip
+    middle = np.interp(ring[:, 0], shut[list(upper), 0], shut[list(upper), 1])
+    inside = ring.copy()
+    inside[:, 1] -= np.sign(ring[:, 1] - middle) * np.minimum(2, np.abs(ring[:, 1] - middle))
+    cv2.fillPoly(picture, [np.round(inside).astype(np.int32)], (235, 230, 220))
+    patch = move_skin(picture, opened, shut)
+    assert patch is not None
+    picture[patch.place] = patch.rgb
+    line = shut[list(upper)]
+    for x, y, _ in line[2:7]:
+        near = picture[round(float(y)) - 4 : round(float(y)) + 5, round(float(x))]
+        assert near[:, 1].max() < 120, "green of teeth on the line of shut lips"
