@@ -6,6 +6,7 @@ displacements from it.  The frames that show the person best lend the rest: fron
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -14,11 +15,11 @@ from numpy.typing import NDArray
 
 from talkswap.animation.mouth import LOWER, UPPER, OpenMouth, cut_mouth
 from talkswap.animation.space import lip_opening, pose_free, template_of
-from talkswap.faces.guide import canonical_shape, rigid_weights
+from talkswap.faces.guide import canonical_shape, filled, rigid_weights
 from talkswap.faces.measures import degrees_from_front, sharpness
-from talkswap.faces.mesh import POINTS, mean_face
+from talkswap.faces.mesh import FACE_OVAL, OUTER_LIPS, POINTS, mean_face
 from talkswap.faces.track import TrackedFace
-from talkswap.types import AlignedFace, FloatArray, Frame
+from talkswap.types import AlignedFace, FloatArray, Frame, UInt8Image
 
 RATE = 25  # displacements of a style per second: the rate at which Style-SyncFormer was trained
 
@@ -59,6 +60,7 @@ class PortraitConfig:
     size: int = 320  # px of the crops
     least_score: float = 0.6  # of a face whose mesh counts
     widest_turn: float = 35.0  # degrees from the front: a mesh turned farther tells a shape badly
+    covered: float = 0.3  # mean likelihood that something is in front of the lips, from which the mesh there is a guess
     frontal: float = 25.0  # degrees: a reference is turned no farther
     outlier: float = 5.0  # robust deviations from the person's usual upper face: landmarks that slipped
     gap: float = 0.1  # seconds between frames that a displacement may be interpolated over
@@ -81,12 +83,18 @@ class PortraitCollector:
         opening_axis: 478 3, displacement per unit of lip opening, as the motion network was trained with; None takes
             that of the mean face.
         config: see :class:`PortraitConfig`.
+        cover: how likely each spot of an aligned crop is covered, such as
+            :class:`~talkswap.faces.occlusion.OcclusionReader`; None takes all faces as free.
     """
 
     def __init__(
-        self, reference: AlignedFace, opening_axis: FloatArray | None = None, config: PortraitConfig | None = None
+        self,
+        reference: AlignedFace,
+        opening_axis: FloatArray | None = None,
+        config: PortraitConfig | None = None,
+        cover: Callable[[UInt8Image], FloatArray] | None = None,
     ) -> None:
-        self.reference = reference
+        self.reference, self.cover = reference, cover
         self.axis = usual_opening() if opening_axis is None else opening_axis
         self.config = config or PortraitConfig()
         self.landmarks: list[FloatArray] = []  # 478 3 px, of every frame with the face
@@ -109,14 +117,21 @@ class PortraitCollector:
         aside, up = degrees_from_front(face.landmarks)
         turn = float(np.hypot(aside, up))
         good = face.face.score >= config.least_score and turn <= config.widest_turn
+        view = face.align(frame, config.size)
+        hidden = 0.0  # of the face
+        if good and self.cover is not None:
+            likelihood = self.cover(view.crop)  # G G
+            grid = len(likelihood)
+            lips, oval = (filled(view.landmarks, (ring,), grid, grid / config.size) for ring in (OUTER_LIPS, FACE_OVAL))
+            good = float((likelihood * lips).sum()) <= config.covered * float(lips.sum())
+            hidden = float((likelihood * oval).sum()) / max(float(oval.sum()), 1e-6)
         self.landmarks.append(np.asarray(face.landmarks, np.float32))
         self.good.append(good)
         self.times.append((window, float(frame.time)))
         if not good:
             return
         if turn <= config.frontal:
-            view = face.align(frame, config.size)
-            quality = sharpness(view.crop) * (1 - turn / 90)
+            quality = sharpness(view.crop) * (1 - turn / 90) * (1 - hidden)
             if part not in self._views or quality > self._views[part][0]:
                 self._views[part] = quality, view
         opening = float(np.diff(canonical_shape(face.landmarks)[[UPPER, LOWER], 1])[0])

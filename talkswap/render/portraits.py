@@ -33,7 +33,7 @@ from talkswap.media.timeline import Timeline, typical_step
 from talkswap.records import to_plain
 from talkswap.render.look import people_in_clip
 from talkswap.render.segments import PORTRAITS
-from talkswap.types import AlignedFace, ClipInfo, FloatArray, Frame, RenderPlan
+from talkswap.types import AlignedFace, ClipInfo, FloatArray, Frame, RenderPlan, UInt8Image
 
 ENDS = 2**20  # bytes at each end of a clip that tell it from another
 VERSION = 2  # of what is stored, and of how it is gathered
@@ -107,6 +107,7 @@ def look_closely(
     analyser: FaceAnalyser,
     opening_axis: FloatArray | None = None,
     config: WindowConfig | None = None,
+    cover: Callable[[UInt8Image], FloatArray] | None = None,
 ) -> list[PortraitCollector]:
     """Gather what the windows show of some people of a clip.
 
@@ -115,11 +116,11 @@ def look_closely(
         everybody: all people of the clip, so that nobody is taken for somebody else.
         info, index: the clip.
         analyser: finds and follows faces.
-        opening_axis: see :class:`~talkswap.animation.portrait.PortraitCollector`.
+        opening_axis, cover: see :class:`~talkswap.animation.portrait.PortraitCollector`.
         config: see :class:`WindowConfig`.
     """
     config = config or WindowConfig()
-    collectors = [PortraitCollector(person.first, opening_axis, config.portrait) for person in people]
+    collectors = [PortraitCollector(person.first, opening_axis, config.portrait, cover) for person in people]
     own = [windows_of(person, index, config) for person in people]
     windows = sorted({window for several in own for window in several})
     # Who has no identity vector can only be told by place, and only alone.
@@ -150,11 +151,12 @@ def make_portraits(
     folder: Path,
     log: Callable[[str], None],
     fresh: bool = False,
+    cover: Callable[[UInt8Image], FloatArray] | None = None,
 ) -> list[Portrait]:
     """The portraits of some people of a clip, from the work folder if they are there, else by looking.
 
     Args:
-        people, everybody, info, index, analyser, opening_axis: as of :func:`look_closely`.
+        people, everybody, info, index, analyser, opening_axis, cover: as of :func:`look_closely`.
         weights: file -> sha256 of the networks.
         folder: the render's work folder; it may be missing.
         log: takes a line for the user.
@@ -164,11 +166,13 @@ def make_portraits(
         OutputUnwritableError: the disk is full or fails.
     """
     config = WindowConfig()
-    store = PortraitStore(folder, portrait_key(people, info, index, weights, opening_axis, config), log)
+    store = PortraitStore(
+        folder, portrait_key(people, info, index, weights, opening_axis, config, cover is not None), log
+    )
     stored = None if fresh else store.read()
     if stored is not None and len(stored) == len(people):
         return stored
-    collectors = look_closely(people, everybody, info, index, analyser, opening_axis, config)
+    collectors = look_closely(people, everybody, info, index, analyser, opening_axis, config, cover)
     portraits = [collector.finish() for collector in collectors]
     store.write(portraits)
     return portraits
@@ -190,7 +194,12 @@ def style_clip(plan: RenderPlan) -> Path | None:
     return None if path is None or (path.name == "self" and not path.exists()) else path
 
 
-def style_of(path: Path, analyser: FaceAnalyser, opening_axis: FloatArray | None = None) -> FloatArray:
+def style_of(
+    path: Path,
+    analyser: FaceAnalyser,
+    opening_axis: FloatArray | None = None,
+    cover: Callable[[UInt8Image], FloatArray] | None = None,
+) -> FloatArray:
     """The speaking style (S 478 3) of the most prominent person of a clip.
 
     Raises:
@@ -204,7 +213,7 @@ def style_of(path: Path, analyser: FaceAnalyser, opening_axis: FloatArray | None
     people = people_in_clip(info, index, analyser)
     if not people:
         raise NoTargetFaceError(f"no face was found in {path}", "give --style-from a clip of somebody who speaks")
-    (collector,) = look_closely(people[:1], people, info, index, analyser, opening_axis, config)
+    (collector,) = look_closely(people[:1], people, info, index, analyser, opening_axis, config, cover)
     frames, hint = (
         collector.usable_frames,
         "give --style-from a second or more of somebody who speaks, seen from the front",
@@ -277,6 +286,7 @@ def portrait_key(
     weights: Mapping[str, str],
     opening_axis: FloatArray | None,
     config: WindowConfig,
+    covers: bool,
 ) -> str:
     """A digest of what decides portraits: file, part of it, people, networks, settings.
 
@@ -289,7 +299,7 @@ def portrait_key(
             file.seek(place)
             digest.update(file.read(ENDS))
     ingredients = [
-        VERSION, size, index.start, index.times[-1], len(index.times), to_plain(config), sorted(weights.items()),
+        VERSION, size, index.start, index.times[-1], len(index.times), to_plain(config), covers, sorted(weights.items()),
         [(person.index, person.first.index, person.seen) for person in people],
     ]  # fmt: skip
     digest.update(json.dumps(to_plain(ingredients)).encode())

@@ -347,10 +347,10 @@ def find_subjects(
         axis = networks.motion.opening_axis.cpu().numpy()
         portraits = make_portraits(
             chosen, everybody, clip.info, clip.index, analyser, axis, weight_hashes(networks.preset),
-            work_folder(plan.output), log, plan.fresh,
+            work_folder(plan.output), log, plan.fresh, networks.occlusion,
         )  # fmt: skip
         if (clip_of_style := style_clip(plan)) is not None:
-            style = style_of(clip_of_style, analyser, axis)
+            style = style_of(clip_of_style, analyser, axis, networks.occlusion)
             portraits = [replace(portrait, style=style) for portrait in portraits]
     speech: dict[Path | None, tuple[SpeechFeatures | None, SpeechGate | None, VoiceMotion | None]] = {}
     subjects: list[Subject] = []

@@ -136,6 +136,18 @@ def test_blurred_views_are_no_references_and_lend_no_mouth(noise: np.ndarray) ->
     assert [mouth.landmarks.tolist() for mouth in portrait.mouths] == [mesh(0.22).tolist(), mesh(0.05).tolist()]
 
 
+def test_covered_mouths_are_not_learned_from(noise: np.ndarray) -> None:
+    answers = iter([0.0, 0.9, 0.0, 0.9])
+    collector = PortraitCollector(
+        reference(), None, PortraitConfig(size=96), lambda crop: np.full((24, 24), next(answers), np.float32)
+    )
+    for k in range(4):
+        collector.add(Frame(noise, Fraction(k, 25), k), tracked(mesh(0.1 * (k + 1))), 0, 2 * k)
+    portrait = collector.finish()
+    assert collector.usable_frames == 2 and {view.index for view in portrait.references} == {0, 2}
+    assert [m.landmarks.tolist() for m in portrait.mouths] == [mesh(0.3).tolist(), mesh(0.1).tolist()]
+
+
 def test_open_mouths_are_spread_by_opening_and_pose(noise: np.ndarray) -> None:
     faces = [tracked(mesh(o, a)) for a in (-20, 0, 20) for o in np.linspace(0.05, 0.4, 12)]
     mouths = collect(faces, noise).finish().mouths
