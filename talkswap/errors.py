@@ -4,8 +4,6 @@ The command line prints ``error: MESSAGE``, an empty line and ``hint: HINT`` on 
 :attr:`TalkswapError.exit_code`.  Scripts rely on the codes, so no code ever gets a second meaning.
 """
 
-from __future__ import annotations
-
 
 class TalkswapError(Exception):
     """A named failure.

@@ -1,7 +1,5 @@
 """Files that are whole or absent, their hashes, and a folder that one process at a time works in."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -7,8 +7,6 @@ is an error that names the field.  :func:`with_settings` puts ``{"loop.steps": 5
 pydantic is imported inside the functions, so that ``talkswap --help`` does not pay for it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

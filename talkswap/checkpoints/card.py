@@ -1,7 +1,5 @@
 """Finished run folders and their records, and the model card of a preset folder."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ What arrives counts only when its size and sha256 are those of the catalogue.  `
 host of every address (a mirror inside a company, or the tests' own server); the paths stay those of the origin.
 """
 
-from __future__ import annotations
-
 import http.client
 import os
 import shutil

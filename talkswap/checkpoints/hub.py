@@ -4,8 +4,6 @@ The mixin is put on a network's class when one of these methods is called and no
 takes half a second that no render should wait for, and a machine without it can still train.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -5,8 +5,6 @@ at the top lists them all, because a commit pins the manifest, the manifest pins
 them together.  Beside size and sha256 of the files it states what the folder is (``name``, ``preset``, ``licence``).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

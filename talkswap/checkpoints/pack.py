@@ -1,7 +1,5 @@
 """Make a preset folder from finished runs: weights, configurations, records, model card, manifest."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

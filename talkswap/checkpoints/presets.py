@@ -1,7 +1,5 @@
 """Which preset folders are on this machine, which of them a render takes, and whether one is whole."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ A push is one commit, and only of what is whole and licensed.  A fetch brings a 
 file against the preset's own manifest.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import warnings

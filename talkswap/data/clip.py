@@ -14,8 +14,6 @@ The pictures of the source are decoded twice, once to follow the face and once t
 a large video do not fit into memory.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import wave

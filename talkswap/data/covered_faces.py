@@ -1,7 +1,5 @@
 """Training views for the occlusion network: portraits in the aligned crop, with things held before them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 import cv2

@@ -5,8 +5,6 @@ every 25th of a second, and :func:`read_piece` decodes them.  Sound needs no res
 times stay what they are to within half a frame of the source.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

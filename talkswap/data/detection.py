@@ -4,8 +4,6 @@ A label is four points (eyes, nose, middle of the mouth); centre and side of the
 rule, so both sources agree.  Faces that only one of two labellers saw count neither as face nor as background.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training views for the landmark network: a face as a careless detector, a bad camera or a fast head would show it."""
 
-from __future__ import annotations
-
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -14,8 +14,6 @@ Further files (crop_ratio) are not needed.  What cannot be read is reported by f
 without a crop is left out too, as the authors left out the noisy ones.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence

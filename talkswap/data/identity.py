@@ -4,8 +4,6 @@ A teacher runs forward only and once per picture; its answers lie beside the cac
 training run reads them instead of paying 11 ms per picture again.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -10,8 +10,6 @@ Layout of OUT, one file per clip::
                mel M 80 (half precision) · voice N at 16 kHz (16 bit) · lag s by which the picture is later than the sound · trust 0.1 … 1.4
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace

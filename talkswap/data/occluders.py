@@ -4,8 +4,6 @@ Each is a picture with a coverage in [0, 1], on a square of the view's side.  Wh
 :class:`Materials`: skin and hair cut out of portraits, photographs without faces, plain and patterned colour.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

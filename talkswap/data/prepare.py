@@ -12,8 +12,6 @@ A clip's record is written after its files, and every file in one move; so a run
 clips that it had not finished, and ends with the same bytes as a run that was left alone.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

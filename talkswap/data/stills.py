@@ -5,8 +5,6 @@ turned least.  They are cut from the clips' region videos, and made anew when th
 write their own rows.  Training opens them as memory maps, so that many processes share one copy in the page cache.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

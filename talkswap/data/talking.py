@@ -4,8 +4,6 @@ Voice, mel features, mouth shapes and poses, on the clip's own clock, are comput
 :mod:`talkswap.data.prepare` wrote; no picture is decoded.
 """
 
-from __future__ import annotations
-
 import csv
 from dataclasses import dataclass
 from fractions import Fraction

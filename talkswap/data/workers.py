@@ -1,7 +1,5 @@
 """Work by several processes that may be killed at any time, in a folder that one run at a time may write."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -4,8 +4,6 @@ Published networks come as ``.onnx`` files from many places.  A file that is dam
 one that a caller expects, must be named before a render begins, not surface as a wrong picture.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

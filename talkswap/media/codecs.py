@@ -1,7 +1,5 @@
 """The encoders that talkswap can use: what each can write, and its options for quality."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

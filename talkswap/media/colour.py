@@ -4,8 +4,6 @@ Every conversion names matrix and range on both sides; nothing is left to a defa
 flags are set because its fast path darkens a picture by one to two levels.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

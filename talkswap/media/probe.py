@@ -17,8 +17,6 @@ A file that is opened here opens no other one, and every failure has a name.  Wh
 the first picture.  Times are seconds as fractions from the clip's first frame, whole ticks of ``info.time_base``.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import math

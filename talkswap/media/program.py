@@ -1,7 +1,5 @@
 """The ffmpeg program: which one it is, how it is run without a shell and a keyboard, and plain copies made by it."""
 
-from __future__ import annotations
-
 import errno
 import functools
 import os

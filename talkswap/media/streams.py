@@ -4,8 +4,6 @@ Every stream is copied as it is if the output's container can hold it. Else soun
 and anything else is left out. Each outcome is one line for the user.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ Nothing here opens a file.  A target of n frames is n start times and the durati
 shorter than the clip needs no special case anywhere else.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ validators call it untrusted, and so does talkswap.  Each user has one, key incl
 read, and renders that start at once end up with the same.
 """
 
-from __future__ import annotations
-
 import datetime
 import os
 import tempfile

@@ -4,8 +4,6 @@ Specification: C2PA Technical Specification 2.x.  Mp4 and mov hold the manifest.
 it, so it lies beside the file as ``OUTPUT.c2pa``, bound to the file by its hash.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import mimetypes

@@ -5,8 +5,6 @@ Mp4 and mov carry the type in an XMP packet (Adobe, "XMP Specification Part 3: S
 and the index stays in front.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import struct

@@ -11,8 +11,6 @@ Each coded bit has a carrier, a smooth pattern over the aligned face, whose sign
 A detector (:mod:`talkswap.provenance.verify`) projects the same face on the same carriers, so it needs no original.
 """
 
-from __future__ import annotations
-
 import functools
 import zlib
 from dataclasses import dataclass

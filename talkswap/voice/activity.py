@@ -5,8 +5,6 @@ the floor, in decibels, is the evidence for speech.  Steady noise lifts level an
 Hysteresis keeps a word in one piece, short bursts are dropped and short pauses bridged.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -8,8 +8,6 @@ Level: a sine of amplitude 1 has power 0 dB in its own FFT bin before pre-emphas
 decibels goes to [-1, 1]; :data:`SILENCE` (-1) is the value of digital silence in every band.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache

@@ -4,8 +4,6 @@ Convolutions without padding, so that a window and a longer stretch of the same 
 tokens; training on stretches then costs a tenth of training on windows.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
