@@ -123,16 +123,16 @@ def read_tensors(paths: Iterable[Path], repair: str, device: str = "cpu") -> dic
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    stored: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for path in paths:
         try:
             part = {name: tensor.to(device) for name, tensor in load(read_checked(path, repair)).items()}
         except SafetensorError as error:
             raise WeightsCorruptError(f"{path} is no safetensors file: {error}", repair) from error
-        if duplicates := stored.keys() & part.keys():
+        if duplicates := tensors.keys() & part.keys():
             raise WeightsCorruptError(f"{path} holds {min(duplicates)}, which another shard holds as well", repair)
-        stored |= part
-    return unpack(stored)
+        tensors |= part
+    return unpack(tensors)
 
 
 def shards(tensors: Mapping[str, Tensor], largest: int) -> list[dict[str, Tensor]]:
@@ -248,25 +248,25 @@ def storage_form(weights: dict[str, Tensor], precision: str, name: str, exact: b
 
     weights = {name: value for name, value in weights.items() if not name.endswith("num_batches_tracked")}
     if precision == "int8" and not exact:
-        stored = pack(weights)
+        result = pack(weights)
     else:
         dtype = torch.float32 if precision == "float32" else torch.half
-        stored = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
+        result = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
     # Half precision ends at 65504, and an infinite weight shows only in pictures.
-    for key, value in stored.items():
+    for key, value in result.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise WeightsCorruptError(
                 f"{name} has numbers in {key} that are not finite or do not fit into {precision}",
                 "pack with --precision float32, or train the network again",
             )
-    return stored
+    return result
 
 
-def storage_precision(stored: dict[str, Tensor]) -> str:
+def storage_precision(tensors: dict[str, Tensor]) -> str:
     """Which of :data:`PRECISIONS` tensors are stored in."""
     import torch
 
-    kinds = {tensor.dtype for tensor in stored.values()}
+    kinds = {tensor.dtype for tensor in tensors.values()}
     return "int8" if torch.int8 in kinds else "float32" if torch.float32 in kinds else "fp16"
 
 

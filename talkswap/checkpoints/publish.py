@@ -152,7 +152,7 @@ def push(
             api.create_branch(plan.repository, branch=revision, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the hub's advice on the card's optional fields
-            done = api.upload_folder(
+            commit = api.upload_folder(
                 repo_id=plan.repository,
                 folder_path=plan.folder,
                 revision=revision,
@@ -172,14 +172,14 @@ def push(
         raise errors.PublishError(
             f"{endpoint} cannot be reached: {error}", "check the network and HF_ENDPOINT; nothing was committed"
         ) from error
-    return Pushed(plan, done.oid, done.commit_url)
+    return Pushed(plan, commit.oid, commit.commit_url)
 
 
 def _refusal(repository: str, endpoint: str, error: Any) -> errors.TalkswapError:
     """What a hub's answer means for the user."""
     status = getattr(getattr(error, "response", None), "status_code", 0)
-    said = str(getattr(error, "server_message", "") or "").strip().rstrip(".")
-    why = f"answered {status}" + (f": {said}" if said else "")
+    answer = str(getattr(error, "server_message", "") or "").strip().rstrip(".")
+    why = f"answered {status}" + (f": {answer}" if answer else "")
     # A hub answers 404 for what a token may not see, so 403 and 404 mean the same here.
     if status == 401:
         return errors.PublishError(
@@ -255,9 +255,9 @@ def fetch_preset(
         if {key: about.get(key) for key in origin} != origin:
             raise errors.OutputUnwritableError(f"{folder} holds another preset", "choose another folder with --out")
         # an earlier fetch may have brought some rooms only
-        here = about.get("rooms", "").split()
-        rooms = () if "rooms" not in about else (*rooms, *here) if rooms else ()
-        if set(rooms) == set(here) and all(state.problem is None for state in check_preset(folder)):
+        earlier = about.get("rooms", "").split()
+        rooms = () if "rooms" not in about else (*rooms, *earlier) if rooms else ()
+        if set(rooms) == set(earlier) and all(state.problem is None for state in check_preset(folder)):
             return _fetched(folder, about, (), len(manifest.read_records(folder)))
     if download.offline():
         raise errors.DownloadError(

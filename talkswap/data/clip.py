@@ -195,11 +195,11 @@ def region_size(box: Box, scale: float) -> tuple[int, int]:
 def to_region(points: FloatArray, box: Box, size: tuple[int, int]) -> FloatArray:
     """Points (... 3, px of the source) in px of the region's video; px are measured at their centres."""
     factors = np.array([size[0] / box[2], size[1] / box[3]], np.float32)
-    moved = np.array(points, np.float32)
+    result = np.array(points, np.float32)
     # Half a pixel each way, since both pictures measure from the centres of their pixels.
-    moved[..., :2] = (moved[..., :2] + 0.5 - np.array(box[:2], np.float32)) * factors - 0.5
-    moved[..., 2] *= factors.mean()
-    return moved
+    result[..., :2] = (result[..., :2] + 0.5 - np.array(box[:2], np.float32)) * factors - 0.5
+    result[..., 2] *= factors.mean()
+    return result
 
 
 def write_region(path: Path, piece: Piece, box: Box, size: tuple[int, int], config: ClipConfig) -> None:

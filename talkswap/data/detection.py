@@ -229,7 +229,7 @@ class ScenePainter:
         Returns:
             Its four points, or None where it would hide another.
         """
-        size, stored = self.config.size, STORED
+        size, crop_size = self.config.size, STORED
         index = self.faces.draw(generator) if index is None else index
         crop, points = self.faces.picture(index), four_points(self.faces.landmarks[index])
         centre, side = face_square(points)
@@ -245,8 +245,8 @@ class ScenePainter:
         affine[:, 2] = place - affine[:, :2] @ centre
         if scale < 0.6:
             # The warp takes one of many pixels; averaged first, the face has no jagged edges.
-            factor = stored / max(8, round(stored * scale))
-            small = cv2.resize(crop, (round(stored / factor),) * 2, interpolation=cv2.INTER_AREA)
+            factor = crop_size / max(8, round(crop_size * scale))
+            small = cv2.resize(crop, (round(crop_size / factor),) * 2, interpolation=cv2.INTER_AREA)
             matrix = affine.copy()
             matrix[:, 2] += matrix[:, :2] @ np.full(2, 0.5 * factor - 0.5)
             matrix[:, :2] *= factor

@@ -75,10 +75,10 @@ def small_crops(folder: Path) -> UInt8Image:
     if not path.is_file():
         small = (STORED, STORED)
         np.save(path, np.stack([cv2.resize(crop, small, interpolation=cv2.INTER_AREA) for crop in crops]))
-    stored: UInt8Image = np.load(path, mmap_mode="r")
-    if len(stored) != len(crops):
-        raise TrainingDataError(f"{path} holds {len(stored)} of {len(crops)} crops", "delete it to make it anew")
-    return stored
+    result: UInt8Image = np.load(path, mmap_mode="r")
+    if len(result) != len(crops):
+        raise TrainingDataError(f"{path} holds {len(result)} of {len(crops)} crops", "delete it to make it anew")
+    return result
 
 
 class StoredFaces:
@@ -236,9 +236,9 @@ class FaceViews:
         turn = turn @ np.diag([stretch, 1 / stretch])
         middle = (config.size - 1) / 2
         shift = ease * generator.uniform(-config.shift, config.shift, 2) * config.size
-        moved = turn @ own
-        moved[:, 2] = turn @ (own[:, 2] - middle) + middle + shift
-        return moved
+        affine = turn @ own
+        affine[:, 2] = turn @ (own[:, 2] - middle) + middle + shift
+        return affine
 
     def _cover(self, view: np.ndarray, generator: np.random.Generator) -> None:
         """Hide a part: a box, a disc or a bar of colour or of background, sometimes where a hand or a microphone

@@ -93,10 +93,10 @@ def label_folder(folder: Path, teacher_path: Path, out: Path, batch: int = 32) -
     crops = np.load(folder / "crops.npy", mmap_mode="r")
     # An embedding costs 11 ms and never changes.
     if out.is_file():
-        stored = np.load(out)
-        if len(stored) != len(crops):
-            raise TrainingDataError(f"{out} has {len(stored)} labels for {len(crops)} crops", "delete it to label anew")
-        return np.asarray(stored, np.float32)
+        labels = np.load(out)
+        if len(labels) != len(crops):
+            raise TrainingDataError(f"{out} has {len(labels)} labels for {len(crops)} crops", "delete it to label anew")
+        return np.asarray(labels, np.float32)
     landmarks = np.load(folder / "landmarks.npy")
     teacher = IdentityTeacher(teacher_path)
     pieces = []

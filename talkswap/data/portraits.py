@@ -109,8 +109,8 @@ def prepare_clip(job: tuple[PortraitsConfig, Path, str]) -> tuple[str, int, int]
     out = config.out / f"clips-{split}" / f"{path.stem}.npz"
     stills = config.out / f"stills-{split}" / f"{path.stem}.npz"
     if out.is_file() and stills.is_file():
-        with np.load(out) as stored:
-            return path.name, len(stored["times"]), int(np.isfinite(stored["landmarks"][:, 0, 0]).sum())
+        with np.load(out) as arrays:
+            return path.name, len(arrays["times"]), int(np.isfinite(arrays["landmarks"][:, 0, 0]).sum())
     # The whole clip is short: cut by hand, some seconds.
     voice = load_voice(path).samples
 
@@ -122,10 +122,10 @@ def prepare_clip(job: tuple[PortraitsConfig, Path, str]) -> tuple[str, int, int]
     times: list[float] = []
     landmarks: list[FloatArray] = []
     crops, still_landmarks, still_index = [], [], []
-    missing = np.full((478, 3), np.nan, np.float32)
+    no_face = np.full((478, 3), np.nan, np.float32)
     for index, (time, rgb, points) in enumerate(label_clip(config.teachers, frames())):
         times.append(float(time))
-        landmarks.append(missing if points is None else points)
+        landmarks.append(no_face if points is None else points)
         if points is not None and index % config.frame_step == 0:
             face = align(rgb, points, CROP, index)
             crops.append(face.crop)
@@ -146,12 +146,12 @@ def collect_stills(config: PortraitsConfig, split: str) -> int:
     crops, landmarks = [], []
     meta: list[dict[str, str | int]] = []
     for file in files:
-        with np.load(file) as stored:
-            if not len(stored["crops"]):
+        with np.load(file) as arrays:
+            if not len(arrays["crops"]):
                 continue
-            crops.append(stored["crops"])
-            landmarks.append(stored["landmarks"])
-            meta.extend({"name": f"{file.stem}.mp4", "frame": int(i)} for i in stored["index"])
+            crops.append(arrays["crops"])
+            landmarks.append(arrays["landmarks"])
+            meta.extend({"name": f"{file.stem}.mp4", "frame": int(i)} for i in arrays["index"])
     np.save(folder / "crops.npy", np.concatenate(crops))
     np.save(folder / "landmarks.npy", np.concatenate(landmarks).astype(np.float32))
     (folder / "meta.json").write_text(json.dumps(meta))

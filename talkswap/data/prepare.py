@@ -77,11 +77,11 @@ def split_speakers(
     least = 2 if len(everybody) >= 4 else len(everybody) // 2
     held_out = max(least, round(share * len(everybody)))
     # Ordered by a hash of the name, so later speakers don't change the split of earlier ones.
-    missing = held_out - sum(split == "val" for split in splits.values())
+    quota = held_out - sum(split == "val" for split in splits.values())
     fresh = sorted(
         (s for s in everybody if s not in splits), key=lambda s: hashlib.sha256(f"{seed}:{s}".encode()).digest()
     )
-    return splits | {name: "val" if number < missing else "train" for number, name in enumerate(fresh)}
+    return splits | {name: "val" if number < quota else "train" for number, name in enumerate(fresh)}
 
 
 def read_speakers(path: Path) -> dict[str, str]:
@@ -185,8 +185,8 @@ def _hubert(folder: Path) -> Any:
 def hear(job: tuple[Path, Path, Path]) -> None:
     """Write the HuBERT features (T 768, half precision) of one clip's voice: (model, labels, target)."""
     model, labels, target = job
-    with np.load(labels) as stored:
-        voice = stored["voice"]
+    with np.load(labels) as arrays:
+        voice = arrays["voice"]
     features = _hubert(model)(voice).astype(np.float16)
     write_atomically(target, lambda part: np.save(part, features), parents=True)
 

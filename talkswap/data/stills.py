@@ -149,16 +149,16 @@ def still_frames(out: Path, record: dict[str, Any], kind: str, step: int) -> tup
     """Which frames of a clip become stills: those in which the face was found."""
     if kind == "portraits":
         return (int(record["portrait"]),)
-    with np.load(out / paths_of(record["name"], record["split"])["labels"]) as stored:
-        visible = np.isfinite(stored["landmarks"][:, 0, 0])
+    with np.load(out / paths_of(record["name"], record["split"])["labels"]) as arrays:
+        visible = np.isfinite(arrays["landmarks"][:, 0, 0])
     return tuple(int(k) for k in np.flatnonzero(visible) if k % step == 0)
 
 
 def write_stills(job: StillsJob) -> int:
     """Cut one clip's stills into its rows; returns how many."""
     paths = paths_of(job.name, job.split)
-    with np.load(job.out / paths["labels"]) as stored:
-        landmarks = stored["landmarks"]
+    with np.load(job.out / paths["labels"]) as arrays:
+        landmarks = arrays["landmarks"]
     centres, sides = smoothed_quads(landmarks)
     crops, points = (np.load(job.folder / name, mmap_mode="r+") for name in ARRAYS)
     from talkswap.data.cutting import Piece, read_piece  # stages draw stills on machines that have no PyAV
@@ -226,8 +226,8 @@ def finish_stills(
     rows: list[dict[str, Any]] = []
     for job in jobs:
         record = by_name[job.name]
-        with np.load(out / paths_of(job.name, split)["labels"]) as stored:
-            yaw, opening = stored["yaw"], mouth_opening(stored["landmarks"])
+        with np.load(out / paths_of(job.name, split)["labels"]) as arrays:
+            yaw, opening = arrays["yaw"], mouth_opening(arrays["landmarks"])
         for frame in job.frames:
             about = {"yaw": round(float(yaw[frame]), 1), "mouth_open": round(float(opening[frame]), 3)}
             name = f"{job.name}.mp4" if kind == "frames" else f"{job.name}-{frame}"

@@ -101,8 +101,8 @@ def open_spoken(
     clips = []
     for file in files:
         row = index.get(file.stem, {})
-        with np.load(file) as stored:
-            times, landmarks, voice = stored["times"], stored["landmarks"], stored["voice"]
+        with np.load(file) as arrays:
+            times, landmarks, voice = arrays["times"], arrays["landmarks"], arrays["voice"]
         mel = log_mel(voice)
         clips.append(
             SpokenClip(

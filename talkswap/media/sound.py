@@ -73,10 +73,10 @@ def load_voice(path: Path, hz: int = 16000) -> Voice:
 
 def shift_voice(voice: Voice, seconds: Fraction) -> Voice:
     """The voice heard later by ``seconds`` (silence in front), or earlier where negative (its beginning cut)."""
-    moved = round(seconds * voice.hz)
-    if moved >= 0:
-        return Voice(np.concatenate([np.zeros(moved, np.float32), voice.samples]), voice.hz)
-    return Voice(voice.samples[-moved:].copy(), voice.hz)
+    shift = round(seconds * voice.hz)
+    if shift >= 0:
+        return Voice(np.concatenate([np.zeros(shift, np.float32), voice.samples]), voice.hz)
+    return Voice(voice.samples[-shift:].copy(), voice.hz)
 
 
 def default_sound(container: InputContainer, path: Path) -> AudioStream:
