@@ -134,7 +134,7 @@ def follow_face(piece: Piece, config: ClipConfig) -> FaceTrack:
         raise Refused("no face", f"none in {len(seen)} frames")
     # The face that is largest over time is the speaker; passers-by are small or short.
     main = max(sides, key=lambda number: sides[number])
-    landmarks = np.full((len(seen), POINTS, 3), np.nan, np.float32)
+    landmarks = np.full((len(seen), POINTS, 3), np.nan, np.float32)  # T 478 3
     yaw = np.full(len(seen), np.nan, np.float32)
     widths, others = [], 0
     for row, faces in enumerate(seen):
@@ -172,11 +172,11 @@ def label_by_teacher(piece: Piece, track: FaceTrack, config: ClipConfig) -> Face
 def face_region(track: FaceTrack, config: ClipConfig) -> tuple[Box, float]:
     """What is kept of the picture: around all FFHQ squares, and by how much it is made smaller."""
     # Smoothed squares, as stages cut them later; so no crop reaches out of the region.
-    centres, sides = smoothed_quads(track.landmarks)
+    centres, sides = smoothed_quads(track.landmarks)  # T 2 each
     visible = np.isfinite(centres[:, 0])
     centre, x = centres[visible], sides[visible]
     y = np.stack([-x[:, 1], x[:, 0]], 1)
-    corners = np.concatenate([centre + a * x + b * y for a in (-1, 1) for b in (-1, 1)])
+    corners = np.concatenate([centre + a * x + b * y for a in (-1, 1) for b in (-1, 1)])  # 4T 2
     low, high = corners.min(0), corners.max(0)
     room = config.margin * float((high - low).max())
     height, width = track.picture
@@ -232,7 +232,7 @@ def source_voice(path: Path, cache: Path) -> FloatArray:
 def cut_voice(samples: FloatArray, start: Fraction, frames: int, rate: int) -> FloatArray:
     """Exactly the samples of so many frames; silence where the sound has ended."""
     first, count = round(start * HZ), frames * HZ // rate
-    part = np.array(samples[first : first + count], np.float32)
+    part = np.array(samples[first : first + count], np.float32)  # N
     return np.pad(part, (0, count - len(part)))
 
 
@@ -260,7 +260,7 @@ def _make(job: ClipJob) -> dict[str, Any]:
     track = follow_face(piece, config)
     if config.teachers is not None:
         track = label_by_teacher(piece, track, config)
-    times = np.arange(piece.frames) / config.rate
+    times = np.arange(piece.frames) / config.rate  # T seconds
     lips = check_lips(track.landmarks, voice, times.astype(np.float32), config.lips)
     if lips.movement < config.lips.still:
         raise Refused("lips", f"they do not move (deviation {lips.movement:.4f} eye distances)")
@@ -270,7 +270,7 @@ def _make(job: ClipJob) -> dict[str, Any]:
     size = region_size(box, scale)
     landmarks = to_region(track.landmarks, box, size)
     centres, sides = smoothed_quads(landmarks)
-    affines = np.full((piece.frames, 2, 3), np.nan, np.float32)
+    affines = np.full((piece.frames, 2, 3), np.nan, np.float32)  # T 2 3
     for row in np.flatnonzero(np.isfinite(centres[:, 0])):
         affines[row] = quad_affine(centres[row], sides[row], config.size)
     files = {kind: job.out / path for kind, path in paths_of(job.name, job.split).items()}
@@ -283,7 +283,7 @@ def _make(job: ClipJob) -> dict[str, Any]:
     write_arrays(files["labels"], {**labels, "region": region})
     write_atomically(files["voice"], _wav(voice))
     write_atomically(files["mel"], lambda part: np.save(part, log_mel(voice)))
-    visible = np.isfinite(landmarks[:, 0, 0])
+    visible = np.isfinite(landmarks[:, 0, 0])  # T
     return {
         "seen": int(visible.sum()),
         "correlation": round(lips.correlation, 4),

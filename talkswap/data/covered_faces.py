@@ -79,7 +79,7 @@ class CoveredFaces:
         """
         size = self.config.size
         cells = np.round(points[:, :2] * 16).astype(np.int32)
-        inside = np.zeros((size, size), np.uint8)
+        inside = np.zeros((size, size), np.uint8)  # S S
         for ring in (LEFT_HALF, RIGHT_HALF, MOUTH):
             cv2.fillPoly(inside, [cells[list(ring)]], 255, lineType=cv2.LINE_AA, shift=4)
         counted = np.asarray(inside.astype(np.float32) / 255, np.float32)
@@ -139,7 +139,7 @@ class CoveredFaces:
         """
         bare, points = self.bare(index, generator)
         picture: np.ndarray = bare.astype(np.float32)
-        covered = np.zeros(bare.shape[:2], np.float32)
+        covered = np.zeros(bare.shape[:2], np.float32)  # S S
         # A shadow alone must not count as covered: without such views the network takes any dark edge for a hand.
         if generator.random() < self.config.shadows:
             kind = self._kinds[int(generator.integers(len(self._kinds)))]
@@ -168,7 +168,7 @@ class CoveredFaces:
     def inside(self, points: FloatArray) -> FloatArray:
         """The whole mesh as 0 or 1 (S S): what is covered counts on a fringe too."""
         size = self.config.size
-        mask = np.zeros((size, size), np.uint8)
+        mask = np.zeros((size, size), np.uint8)  # S S
         cells = points[:, :2].round().astype(np.int32)
         for ring in (LEFT_HALF, RIGHT_HALF, MOUTH):
             cv2.fillPoly(mask, [cells[list(ring)]], 1)

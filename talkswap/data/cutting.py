@@ -113,7 +113,7 @@ def cut(source: Source, seconds: Fraction, shortest: Fraction, rate: int) -> lis
         UnreadableMediaError: a box lies outside the picture.
     """
     info, index = open_source(source.path)
-    times = np.array([float(time) for time in index.times])
+    times = np.array([float(time) for time in index.times])  # T seconds
     # A frame shows the picture nearest in time; between two of them the border is their middle.
     middles = (times[1:] + times[:-1]) / 2
     longest, least = int(seconds * rate), int(shortest * rate)
@@ -126,7 +126,7 @@ def cut(source: Source, seconds: Fraction, shortest: Fraction, rate: int) -> lis
             if frames < least:
                 continue
             start = stretch.start + Fraction(first, rate)
-            instants = float(start) + np.arange(frames) / rate
+            instants = float(start) + np.arange(frames) / rate  # seconds
             nearest = np.searchsorted(middles, instants, side="left")
             pieces.append(Piece(source.path, start, tuple(nearest.tolist()), _scaled(stretch, info, source.path)))
     return pieces

@@ -130,8 +130,8 @@ def targets(faces: FloatArray, ignored: FloatArray, size: int) -> tuple[FloatArr
         neither face nor background is to be learnt).
     """
     cells = size // STRIDE
-    answer = np.zeros((13, cells, cells), np.float32)
-    counted = np.ones((cells, cells), np.float32)
+    answer = np.zeros((13, cells, cells), np.float32)  # 13 h w
+    counted = np.ones((cells, cells), np.float32)  # h w
     # Centres of the cells in px.
     y, x = np.mgrid[0:cells, 0:cells].astype(np.float32) * STRIDE + (STRIDE - 1) / 2
     for box in ignored:
@@ -142,7 +142,7 @@ def targets(faces: FloatArray, ignored: FloatArray, size: int) -> tuple[FloatArr
         column, row = (int(np.floor(v / STRIDE)) for v in centre + 0.5)
         if not (0 <= column < cells and 0 <= row < cells):
             continue
-        distance = np.hypot(x - centre[0], y - centre[1])
+        distance = np.hypot(x - centre[0], y - centre[1])  # h w, px
         closeness = np.exp(-((distance / (0.14 * side)) ** 2))
         # Rounding leaves no cell exactly at the centre, and the loss needs one that is certain.
         closeness[row, column] = 1
@@ -255,7 +255,7 @@ class ScenePainter:
         n = small.shape[0]
         kind = generator.random()
         if kind < 0.4:  # the square as it is: clips cropped around a head look so
-            mask = np.full((n, n), 255, np.uint8)
+            mask = np.full((n, n), 255, np.uint8)  # n n
         else:
             mask = np.zeros((n, n), np.uint8)
             axes = (n * generator.uniform(0.36, 0.5), n * generator.uniform(0.44, 0.6))

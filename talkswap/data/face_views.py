@@ -123,10 +123,10 @@ class StoredFaces:
     def _balance(self) -> FloatArray:
         """One over the root of how common a crop's turn, nod, mouth and eye opening are together."""
         p = self.landmarks
-        eyes = outer_eye_distance(p[..., :2]) + 1e-6
+        eyes = outer_eye_distance(p[..., :2]) + 1e-6  # N
         left, right = p[:, 1, 0] - p[:, 234, 0], p[:, 454, 0] - p[:, 1, 0]
         turn = (left - right) / (np.abs(left + right) + 1e-6)
-        nod = (p[:, 1, 1] - (p[:, 33, 1] + p[:, 263, 1]) / 2) / eyes
+        nod = (p[:, 1, 1] - (p[:, 33, 1] + p[:, 263, 1]) / 2) / eyes  # N
         mouth = np.linalg.norm(p[:, 13, :2] - p[:, 14, :2], axis=1) / eyes
         blink = np.linalg.norm(p[:, 159, :2] - p[:, 145, :2], axis=1) / eyes
         # Coarse cells of turn, nod, mouth and eyes: most portraits are frontal with a shut mouth.
@@ -340,7 +340,7 @@ def shape_space(faces: StoredFaces, count: int) -> tuple[FloatArray, FloatArray,
     """
     # In the network's own square all faces have one place, size and roll.
     shapes = np.stack([transform_points(affine_from_landmarks(p, 1), p) for p in faces.landmarks])  # N 478 3
-    flat = shapes.reshape(len(shapes), -1).astype(np.float64)
+    flat = shapes.reshape(len(shapes), -1).astype(np.float64)  # N 1434
     mean = flat.mean(0)
     centred = flat - mean
     if len(flat) < flat.shape[1]:  # fewer shapes than coordinates: the same directions, found sooner
@@ -349,7 +349,7 @@ def shape_space(faces: StoredFaces, count: int) -> tuple[FloatArray, FloatArray,
     else:
         values, vectors = np.linalg.eigh(centred.T @ centred / len(flat))
     order = np.argsort(-values)[:count]
-    basis = vectors[:, order]
+    basis = vectors[:, order]  # 1434 count
     rest = (centred - (centred @ basis) @ basis.T).reshape(shapes.shape)
     eyes = np.linalg.norm(shapes[:, 468] - shapes[:, 473], axis=1).mean()
     missing = float(np.linalg.norm(rest[:, :, :2], axis=2).mean() / eyes)

@@ -105,9 +105,9 @@ def label_folder(folder: Path, teacher_path: Path, out: Path, batch: int = 32) -
         for crop, points in zip(crops[start : start + batch], landmarks[start : start + batch], strict=True):
             squares.append(teacher.cut(crop, five_points(points)))
             squares.append(teacher.cut(*mirrored(crop, points)))
-        vectors = teacher(np.stack(squares))
+        vectors = teacher(np.stack(squares))  # 2B D
         pieces.append(vectors.reshape(-1, 2, vectors.shape[1]))
-    labels = np.concatenate(pieces)
+    labels = np.concatenate(pieces)  # N 2 D
     np.save(out, labels)
     return labels
 
@@ -149,7 +149,7 @@ def verification(embeddings: FloatArray, groups: list[str]) -> dict[str, float]:
     Returns:
         area under the ROC curve (``auc``), mean cosine of same and of different pairs.
     """
-    cosine = embeddings @ embeddings.T
+    cosine = embeddings @ embeddings.T  # N N
     upper = np.triu_indices(len(groups), 1)
     names = np.array(groups)
     same = (names[:, None] == names[None])[upper]

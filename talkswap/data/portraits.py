@@ -50,7 +50,7 @@ def read_picture(tar: tarfile.TarFile, member: tarfile.TarInfo) -> UInt8Image | 
     """One stored picture as RGB (H W 3), or None if it is damaged."""
     file = tar.extractfile(member)
     assert file is not None
-    bgr = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
+    bgr = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)  # H W 3
     return None if bgr is None else np.ascontiguousarray(bgr[:, :, ::-1])
 
 

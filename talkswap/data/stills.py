@@ -101,7 +101,7 @@ def draw_still(
         points = points * np.array([-1, 1, 1], np.float32) + np.array([size - 1, 0, 0], np.float32)
     if augmentation.light or augmentation.colour:
         # Light and colour in one look-up a channel.
-        table = np.arange(256)[:, None] * gain[None] + offset
+        table = np.arange(256)[:, None] * gain[None] + offset  # 256 3
         crop = cv2.LUT(np.ascontiguousarray(crop), table.clip(0, 255).astype(np.uint8)[None])
     return np.ascontiguousarray(crop), points.astype(np.float32)
 
@@ -111,7 +111,7 @@ def importance(points: FloatArray, size: int, outside: float, face: float, parts
     # At a quarter of the size: losses weigh areas, not pixels.
     small = size // 4
     weight = np.full((small, small), outside, np.float32)
-    plane = points[:, :2] / 4
+    plane = points[:, :2] / 4  # 478 2
     hull = cv2.convexHull(plane[:468].astype(np.int32))
     cv2.fillConvexPoly(weight, hull, face)
     regions = [plane[list(eye)] for eye in EYES] + [plane[[61, 291, 0, 17, 37, 267, 84, 314]]]

@@ -63,7 +63,7 @@ class SpokenClip:
 
 def head_pose(landmarks: FloatArray) -> FloatArray:
     """Where eyes, nose and face edge lie (T P), centred on the eyes, in eye distances: nearness of poses."""
-    plane = landmarks[:, :, :2]
+    plane = landmarks[:, :, :2]  # T 478 2
     first, second = plane[:, OUTER_EYE_CORNERS[0]], plane[:, OUTER_EYE_CORNERS[1]]
     size = np.maximum(np.linalg.norm(first - second, axis=1), 1e-6)[:, None, None]
     return (
@@ -103,7 +103,7 @@ def open_spoken(
         row = index.get(file.stem, {})
         with np.load(file) as arrays:
             times, landmarks, voice = arrays["times"], arrays["landmarks"], arrays["voice"]
-        mel = log_mel(voice)
+        mel = log_mel(voice)  # M 80
         clips.append(
             SpokenClip(
                 file.stem,
@@ -210,7 +210,7 @@ def check_lips(
         voice: samples at 16 kHz on the pictures' clock.
     """
     config = config or LipCheckConfig()
-    opening = mouth_opening(landmarks)
+    opening = mouth_opening(landmarks)  # T
     seen = np.isfinite(opening)
     # A correlation of a few frames says nothing.
     if seen.sum() < 10:
@@ -226,7 +226,7 @@ def check_lips(
         values = [np.interp((at - lag) * rate, np.arange(len(curve)), curve) for curve in curves]
         return max(pearson(true, np.asarray(value, np.float32)) for value in values)
 
-    scores = np.array([agreement(float(lag)) for lag in lags])
+    scores = np.array([agreement(float(lag)) for lag in lags])  # L
     best = int(scores.argmax())
     # A lag is believed where it's clearly better than none: most clips are in time.
     clear = scores[best] >= config.clear and scores[best] >= scores[count] + config.gain

@@ -155,7 +155,7 @@ class PixelConverter:
             deep = np.minimum(deep * np.float32(_WHITE / white) + np.float32(0.5), 65535).astype(np.uint16)
         elif picture.format.is_rgb:
             deep = (deep * np.float32(_WHITE / 65535) + np.float32(0.5)).astype(np.uint16)
-        rgb = np.minimum((deep.astype(np.uint32) + 128) >> 8, 255).astype(np.uint8)
+        rgb = np.minimum((deep.astype(np.uint32) + 128) >> 8, 255).astype(np.uint8)  # H W 3
         fine = np.clip(deep.astype(np.int32) - (rgb.astype(np.int32) << 8), -128, 127).astype(np.int8)
         return self._upright(rgb), self._upright(fine)
 

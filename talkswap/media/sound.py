@@ -246,7 +246,7 @@ class MonoTrack:
 
 def float_planes(frame: AudioFrame) -> np.ndarray:
     """Samples as float64 (C N), integers scaled to [-1, 1)."""
-    values = frame.to_ndarray()
+    values = frame.to_ndarray()  # C N, or 1 CN where channels are interleaved
     if not frame.format.is_planar:
         values = values.reshape(frame.samples, -1).T
     if values.dtype == np.uint8:

@@ -203,7 +203,7 @@ class Evidence:
         search = search or SearchConfig()
         if self.frames == 0:
             return Finding(None, 1.0, None, 0)
-        soft = project_at_places(self.total, self.config, search)
+        soft = project_at_places(self.total, self.config, search)  # places bits
         bits, agreement_of_path = watermark.decode(soft)
         # The likeliest places first; each further try is another chance for a false mark.
         for place in np.argsort(-agreement_of_path, kind="stable")[: search.tries]:
@@ -234,7 +234,7 @@ def project_at_places(total: FloatArray, config: watermark.WatermarkConfig, sear
             # In standard deviations, so that places can be compared.
             bits /= np.sqrt(np.maximum((bits**2).mean(-1, keepdims=True), 1e-12))
             places.append(bits.transpose(0, 2, 1).reshape(len(shifts), watermark.CODED_BITS))
-    return np.concatenate(places)
+    return np.concatenate(places)  # N bits
 
 
 def _move(field: FloatArray, matrix: MatLike, across: float, down: float) -> FloatArray:

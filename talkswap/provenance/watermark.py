@@ -95,12 +95,12 @@ def decode(soft: FloatArray) -> tuple[list[Bits], FloatArray]:
     before = (after[:, None] << 1 | np.arange(2)) & ((1 << MEMORY) - 1)  # 4096 2: states that lead to each
     newest = after >> (MEMORY - 1)  # and the input that does
     outputs = signs[before, newest[:, None]]  # 4096 2 2: coded bits of each step
-    score = np.zeros((len(soft), 1 << MEMORY), np.float32)
+    score = np.zeros((len(soft), 1 << MEMORY), np.float32)  # N 4096
     choices = []
     for values in steps.transpose(1, 0, 2):
         ways = score[:, before] + np.einsum("nk,sik->nsi", values, outputs)
         second = ways[:, :, 1] > ways[:, :, 0]
-        score = np.where(second, ways[:, :, 1], ways[:, :, 0])
+        score = np.where(second, ways[:, :, 1], ways[:, :, 0])  # N 4096
         choices.append(second)
     rows, state = np.arange(len(soft)), score.argmax(1)
     bits = []
@@ -186,7 +186,7 @@ class Carriers:
         self.shape = inside[box].shape
         raw = np.random.PCG64(config.seed).random_raw(PLANE_BITS * PLANE_BITS // 64 + 1)
         signs = np.unpackbits(np.asarray(raw, "<u8").view(np.uint8))[: PLANE_BITS**2].astype(np.float64) * 2 - 1
-        waves = orthonormal(cosines(self.shape, config.lowest) * inside[box].ravel())
+        waves = orthonormal(cosines(self.shape, config.lowest) * inside[box].ravel())  # PLANE_BITS cells
         self.patterns = np.ascontiguousarray(orthonormal(signs.reshape(PLANE_BITS, -1)) @ waves, np.float32)
         self.gain = self._gain(config)
 
@@ -265,8 +265,8 @@ class Watermark:
         """The change of Cb and Cr of ``crop`` in the window's box (2 rows columns); arguments as of a call."""
         share = np.asarray(cv2.resize(mask, (GRID, GRID), interpolation=cv2.INTER_AREA), np.float32)
         # What will be seen: the result where the mask is, the target elsewhere.
-        planes = cells_of(crop) * share + cells_of(target_crop) * (1 - share)
-        near = (share * window())[window_box()]
+        planes = cells_of(crop) * share + cells_of(target_crop) * (1 - share)  # 2 GRID GRID
+        near = (share * window())[window_box()]  # rows columns
         if float(near.sum()) < 0.02 * float(window().sum()):
             return np.zeros((PLANES, *near.shape), np.float32)  # next to nothing of the face is changed here
         squares = (COLOUR**2).mean(0) * PLANES  # of the three colours, for one of a plane that has half of all
@@ -276,7 +276,7 @@ class Watermark:
     def _change(self, plane: FloatArray, share: FloatArray, near: FloatArray, number: int, budget: float) -> FloatArray:
         """The change of one plane in the window's box, its mean square inside the mask within the budget."""
         config, box, signs = self.config, window_box(), self.signs[number::PLANES]
-        texture = texture_of(band(plane, config), config)
+        texture = texture_of(band(plane, config), config)  # GRID GRID
         # One unit of a carrier raises its projection by ``gain`` and costs ``cost`` of the mean squared change.
         gain = self.gain * float((near / texture[box]).sum() / window().sum())
         cost = float(near.sum() / window().sum() / share.sum())

@@ -69,7 +69,7 @@ def active_steps(samples: FloatArray, config: ActivityConfig | None = None) -> B
     samples = np.asarray(samples, np.float32).reshape(-1)
     if samples.size == 0:
         return np.zeros(0, bool)
-    evidence, silent = speech_evidence(samples, config)
+    evidence, silent = speech_evidence(samples, config)  # T, T
     active = hysteresis(evidence, config.on_db, config.off_db)
     per_second = float(BANDS.rate)
     active = without_bursts(active, round(config.shortest_burst * per_second))
@@ -169,7 +169,7 @@ def ease(active: BoolArray, times: Sequence[Fraction], attack: float = 0.08, rel
         raise ValueError(f"{count} activities for {len(times)} times")
     if attack < 0 or release < 0:
         raise ValueError(f"attack and release are durations, got {attack} and {release}")
-    seconds = np.array([float(time) for time in times], np.float64)
+    seconds = np.array([float(time) for time in times], np.float64)  # N
     active_times = seconds[np.asarray(active, bool)]
     if active_times.size == 0:
         return np.zeros(count, np.float32)

@@ -107,7 +107,7 @@ class HubertFeatures:
             features = np.zeros((count, self.dimension), np.float32)
             for first, last, weight in self._windows(count):
                 latent = self._convolve(self._piece(voice, first, last), moments)  # 1 C T
-                hidden = self.model.feature_projection(latent.transpose(1, 2))
+                hidden = self.model.feature_projection(latent.transpose(1, 2))  # 1 T D
                 hidden = hidden[0] if isinstance(hidden, tuple) else hidden
                 output = self.model.encoder(hidden).last_hidden_state[0]  # T D
                 features[first:last] += output.float().cpu().numpy() * weight[:, None]
@@ -149,7 +149,7 @@ class HubertFeatures:
             last = min(first + block, count)
             piece = torch.from_numpy(voice[first * stride : (last - 1) * stride + kernel]).to(self.device)
             output = convolution(piece[None, None])[0]  # C T
-            mean = output.mean(1)
+            mean = output.mean(1)  # C
             # Around the block's own mean, so that a constant offset does not eat the digits.
             total += mean.double().cpu() * (last - first)
             squares += (output - mean[:, None]).square().sum(1).double().cpu()

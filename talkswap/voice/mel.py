@@ -75,9 +75,9 @@ def power_spectra(samples: FloatArray, first: int, last: int, config: MelConfig)
     if inside.start < inside.stop:
         piece[inside.start - begin : inside.stop - begin] = samples[inside]
     emphasised = piece[1:] - config.pre_emphasis * piece[:-1]
-    windows = np.lib.stride_tricks.sliding_window_view(emphasised, config.fft)[:: config.hop]
+    windows = np.lib.stride_tricks.sliding_window_view(emphasised, config.fft)[:: config.hop]  # T fft
     window = hann(config.fft)
-    spectrum = np.fft.rfft(windows * (window * (2 / window.sum())), axis=1)
+    spectrum = np.fft.rfft(windows * (window * (2 / window.sum())), axis=1)  # T F
     return np.square(spectrum.real) + np.square(spectrum.imag)
 
 
@@ -105,7 +105,7 @@ def mel_filters(config: MelConfig) -> np.ndarray:
     Each row sums to about 1 (a mean over the band), so that white noise has the same level in every band.
     """
     edges = mel_to_hz(np.linspace(hz_to_mel(np.array(config.low)), hz_to_mel(np.array(config.high)), config.bins + 2))
-    frequency = np.fft.rfftfreq(config.fft, 1 / config.hz)
+    frequency = np.fft.rfftfreq(config.fft, 1 / config.hz)  # F
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising = (frequency - low) / (centre - low)
     falling = (high - frequency) / (high - centre)
