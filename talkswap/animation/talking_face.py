@@ -136,7 +136,7 @@ class TalkingFace:
         points = mesh - np.array([x, y, 0], np.float32)
         skin = self.source.skin(np.asarray(square, np.uint8), np.asarray(points, np.float32))
         # where hair hangs over the border, its colour says nothing about the light
-        field = colour_field(skin.crop, np.asarray(square, np.uint8), skin.mask, free=skin.plain)
+        field = colour_field(skin.colours, skin.target_colours, skin.share, free=skin.plain, size=side)
         fitted = np.asarray(cv2.add(skin.crop, field, dtype=cv2.CV_8U), np.uint8)
         blended = np.asarray(cv2.blendLinear(fitted, square, skin.mask, 1 - skin.mask), np.uint8)
         if speaks:

@@ -4,18 +4,20 @@ The source's skin is warped onto the target's mesh with some of the source's pro
 mouth and shut eyelids stay, and so does hair in front of either forehead.  The guide needs no weights.  It makes
 training pairs and, at render time, a network's input, so one crop must cost a few milliseconds.
 
-The file follows one crop: proportions, colour, mouth, eyes, and :class:`FaceGuide`, which puts them together.
+The file follows one crop: proportions, colour, and :class:`FaceGuide`, which puts them together with what moves by
+itself (:mod:`talkswap.faces.expression`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from talkswap.faces.geometry import EYE_CORNERS, neighbour_weights, smooth_step, spatial_similarity
+from talkswap.faces.expression import LEFT_IRIS, RIGHT_IRIS, closing, gaze, keep_lids, keep_mouth, turn_eyes
+from talkswap.faces.geometry import neighbour_weights, spatial_similarity
 from talkswap.faces.mask import face_mask
 from talkswap.faces.measures import eye_openings
 from talkswap.faces.mesh import (
@@ -26,14 +28,12 @@ from talkswap.faces.mesh import (
     POINTS,
     RIGHT_EYE_RING,
     MeshTexture,
-    inner_mouth_mask,
+    TexturePyramid,
     mean_face,
-    ring_mask,
 )
 from talkswap.types import FloatArray, UInt8Image
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # Rec. 601
-LEFT_IRIS, RIGHT_IRIS = (468, 469, 470, 471, 472), (473, 474, 475, 476, 477)
 LEFT_BROW = (70, 63, 105, 66, 107, 55, 65, 52, 53, 46)  # left in the picture
 RIGHT_BROW = (300, 293, 334, 296, 336, 285, 295, 282, 283, 276)
 FOREHEAD = (
@@ -58,6 +58,9 @@ class GuideConfig:
     shut: tuple[float, float] = (0.4, 0.2)  # of the source's eye opening: where an eye begins to shut, and is shut
     mouth: float = 1.0  # share of the target's teeth and tongue between its lips
     grid: int = 80  # cells on which colours are compared
+    flatten: tuple[float, float] = (1.25, 0.45)  # gain from which contrast is lowered, and the power by which
+    sharpen: float = 1.0  # unsharp masking of enlarged skin, per doubling of its size
+    bare: float = 0.8  # how far the target's forehead stays where hair covers the photo's
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ class Guided:
     mask: FloatArray  # S S in [0, 1]: where the source's skin lies
     landmarks: FloatArray  # 478 3: the mesh that the source's skin was laid on, px of the crop
     plain: FloatArray  # G G in [0, 1]: where source and target both have the colour of skin
+    colours: FloatArray  # G G 3: the source's skin, coarsely
+    target_colours: FloatArray  # G G 3: the target's crop, coarsely
+    share: FloatArray  # G G in [0, 1]: the mask, coarsely
 
 
 @lru_cache(maxsize=1)
@@ -186,8 +192,21 @@ def plain_skin(landmarks: FloatArray, grid: int, scale: float) -> FloatArray:
     return np.asarray(cv2.erode(face, np.ones((5, 5))) * (1 - cv2.dilate(parts, np.ones((3, 3)))), np.float32)
 
 
-def skin_likeness(small: FloatArray, skin: FloatArray, centre: FloatArray, ease: float) -> FloatArray:
-    """How much each cell's colour is like the face's own skin (grid grid, [0, 1]).
+def on_grid(landmarks: FloatArray, scale: float) -> FloatArray:
+    """Landmarks (478 3, px) in cells, ``scale`` of them per px; the first cell's centre is 0, as the first px's is."""
+    cells = np.asarray(landmarks, np.float32) * np.float32(scale)
+    cells[:, :2] += 0.5 * scale - 0.5
+    return cells
+
+
+def coarse(picture: UInt8Image | FloatArray, grid: int) -> FloatArray:
+    """A picture's mean over each cell of a grid (grid grid ...)."""
+    small = cv2.resize(picture, (grid, grid), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32)
+
+
+def skin_distance(small: FloatArray, skin: FloatArray, centre: FloatArray) -> FloatArray:
+    """How far each cell's colour is from the face's own skin (grid grid, squared deviations).
 
     Compared are the weighted mean colour of the middle of the face and each cell, brightness counting less than hue on
     the bright side: a highlight is skin, dark hair is not.
@@ -200,144 +219,55 @@ def skin_likeness(small: FloatArray, skin: FloatArray, centre: FloatArray, ease:
     scaled = difference / spread
     darker = np.minimum(scaled.mean(2), 0)
     hue = scaled - scaled.mean(2, keepdims=True)
-    far = darker * darker * 0.45 + (hue * hue).sum(2) * 0.25
-    return np.asarray(np.clip(ease - far, 0, 1), np.float32)
+    return np.asarray(darker * darker * 0.45 + np.einsum("hwc,hwc->hw", hue, hue) * 0.25, np.float32)
 
 
-def keep_mouth(
-    rgb: UInt8Image, landmarks: FloatArray, target_crop: UInt8Image, target_landmarks: FloatArray, share: float = 1.0
-) -> UInt8Image:
-    """The warped face with the target's own teeth and tongue between its lips, moved along with the mouth.
-
-    Args:
-        rgb: S S 3 uint8, skin laid on ``landmarks`` (478 3); changed in place.
-        target_crop: S S 3 uint8, with ``target_landmarks`` (478 3).
-        share: 0 leaves what the source had there.
-    """
-    ring = list(INNER_LIPS)
-    size = rgb.shape[0]
-    low, high = landmarks[ring, :2].min(0), landmarks[ring, :2].max(0)
-    side = int(np.ceil((high - low).max())) + 8
-    x, y = (int(v) for v in np.floor((low + high) / 2 - side / 2))
-    if high[1] - low[1] < 1.0 or x < 0 or y < 0 or x + side > size or y + side > size:
-        return rgb  # closed, or cut off by the picture's edge
-    move = (landmarks[ring, :2] - target_landmarks[ring, :2]).mean(0)
-    matrix = np.array([[1, 0, x - move[0]], [0, 1, y - move[1]]], np.float64)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    own = cv2.warpAffine(target_crop, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    inside = share * inner_mouth_mask(landmarks[:, :2] - np.array([x, y], np.float32), side)
-    area = np.ascontiguousarray(rgb[y : y + side, x : x + side])
-    rgb[y : y + side, x : x + side] = cv2.blendLinear(np.asarray(own, np.uint8), area, inside, 1 - inside)
-    return rgb
+def skin_likeness(small: FloatArray, skin: FloatArray, centre: FloatArray, ease: float) -> FloatArray:
+    """How much each cell's colour is like skin (grid grid, [0, 1]): 0 from :func:`skin_distance` ``ease`` on."""
+    return np.asarray(np.clip(ease - skin_distance(small, skin, centre), 0, 1), np.float32)
 
 
-def gaze(landmarks: FloatArray) -> FloatArray:
-    """Where each iris lies between its eye's corners (2; 0 = left corner in the picture, 1 = right)."""
-    places = []
-    for iris, (left, right) in zip((LEFT_IRIS, RIGHT_IRIS), EYE_CORNERS, strict=True):
-        axis = landmarks[right, :2] - landmarks[left, :2]
-        along = (landmarks[list(iris), :2].mean(0) - landmarks[left, :2]) @ axis
-        places.append(along / max(float(axis @ axis), 1e-6))
-    return np.asarray(places, np.float32)
-
-
-def turn_eyes(rgb: UInt8Image, landmarks: FloatArray, before: FloatArray, after: FloatArray) -> UInt8Image:
-    """Shift both irises sideways inside their lids.
+def flat_curve(mean: FloatArray, target_mean: FloatArray, exponent: float) -> UInt8Image:
+    """A tone curve per channel (256 3) that keeps a mean colour, lowers the contrast around it, and leaves highlights room.
 
     Args:
-        rgb: S S 3 uint8, changed in place.
-        landmarks: 478 3, px, of the lids.
-        before, after: :func:`gaze` of the picture, and the one that it gets.
+        mean: 3, of the face.
+        target_mean: 3, what a gain makes of it later.
+        exponent: of the contrast, in (0, 1]; 1 changes nothing.
     """
-    size = rgb.shape[0]
-    for eye, (ring, (left, right)) in enumerate(zip((LEFT_EYE_RING, RIGHT_EYE_RING), EYE_CORNERS, strict=True)):
-        lids = landmarks[list(ring), :2]
-        low, high = lids.min(0), lids.max(0)
-        side = int(np.ceil((high - low).max())) + 6
-        x, y = (int(v) for v in np.floor((low + high) / 2 - side / 2))
-        axis = landmarks[right, :2] - landmarks[left, :2]
-        square = max(float(axis @ axis), 1e-6)
-        shift = float(after[eye] - before[eye])
-        if abs(shift) * np.sqrt(square) < 0.4 or x < 0 or y < 0 or x + side > size or y + side > size:
-            continue
-        columns, rows = np.meshgrid(np.arange(side, dtype=np.float32), np.arange(side, dtype=np.float32))
-        along = ((columns + x - landmarks[left, 0]) * axis[0] + (rows + y - landmarks[left, 1]) * axis[1]) / square
-        peak = float(np.clip(after[eye], 0.2, 0.8))
-        # The shift is whole at the iris and fades to nothing at both corners, so that the lids stay.
-        share = np.clip(np.minimum(along / peak, (1 - along) / (1 - peak)), 0, 1) * shift
-        area = np.ascontiguousarray(rgb[y : y + side, x : x + side])
-        moved = cv2.remap(
-            area, columns - share * axis[0], rows - share * axis[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-        )
-        inside = ring_mask(landmarks[:, :2] - np.array([x, y], np.float32), (ring,), side, 1.0)
-        rgb[y : y + side, x : x + side] = cv2.blendLinear(np.asarray(moved, np.uint8), area, inside, 1 - inside)
-    return rgb
-
-
-def closing(openings: FloatArray, usual: FloatArray, shut: tuple[float, float]) -> FloatArray:
-    """How far each eye is shut (2; 0 = open, 1 = shut).
-
-    Args:
-        openings: 2, :func:`eye_openings` of the face.
-        usual: 2, those of the face whose skin is laid on it.
-        shut: shares of ``usual`` from which an eye begins to count as shut, and at which it is.
-    """
-    begin, end = shut
-    return np.asarray(smooth_step(openings / np.maximum(usual, 1e-3), begin, end), np.float32)
-
-
-def keep_lids(
-    rgb: UInt8Image, landmarks: FloatArray, target_crop: UInt8Image, target_landmarks: FloatArray, shares: FloatArray
-) -> UInt8Image:
-    """The warped face with the target's own eyelids where these are shut, in the colour of the skin around them.
-
-    An open eye's picture pressed into a slit is a dark bar, not a lid: the source's photo shows no shut one.
-
-    Args:
-        rgb: S S 3 uint8, skin laid on ``landmarks`` (478 3); changed in place.
-        target_crop: S S 3 uint8, with ``target_landmarks`` (478 3).
-        shares: 2, :func:`closing`: 0 leaves what the source had there.
-    """
-    size = rgb.shape[0]
-    for share, ring, (left, right) in zip(shares, (LEFT_EYE_RING, RIGHT_EYE_RING), EYE_CORNERS, strict=True):
-        axis = landmarks[right, :2] - landmarks[left, :2]
-        width = float(np.hypot(*axis))
-        middle = landmarks[list(ring), :2].mean(0)
-        side = int(np.ceil(1.9 * width)) + 4
-        x, y = (int(v) for v in np.floor(middle - side / 2))
-        if share <= 0 or width < 4 or x < 0 or y < 0 or x + side > size or y + side > size:
-            continue
-        move = (landmarks[list(ring), :2] - target_landmarks[list(ring), :2]).mean(0)
-        matrix = np.array([[1, 0, x - move[0]], [0, 1, y - move[1]]], np.float64)
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        own = cv2.warpAffine(target_crop, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        around = np.zeros((side, side), np.float32)
-        angle = float(np.degrees(np.arctan2(axis[1], axis[0])))
-        box = ((float(middle[0] - x), float(middle[1] - y)), (1.3 * width, 0.56 * width), angle)
-        cv2.ellipse(around, box, 1.0, -1, cv2.LINE_AA)
-        inside = np.asarray(cv2.GaussianBlur(around, (0, 0), 0.07 * width), np.float32)
-        area = np.ascontiguousarray(rgb[y : y + side, x : x + side])
-        # The lid takes the colour of the skin that is laid around it: the two are compared along the rim.
-        rim = (inside * (1 - inside)).astype(np.float64)
-        theirs, ours = (np.einsum("hwc,hw->c", picture, rim) / rim.sum() for picture in (own, area))
-        gain = np.clip((ours + 4) / (theirs + 4), 0.6, 1.6)
-        own = cv2.transform(own, np.diag(gain))
-        inside = inside * np.float32(share)
-        rgb[y : y + side, x : x + side] = cv2.blendLinear(np.asarray(own, np.uint8), area, inside, 1 - inside)
-    return rgb
+    middle = np.maximum(mean, 1)
+    levels = middle * (np.arange(256)[:, None] / middle) ** exponent  # 256 3
+    room = np.maximum(middle * (250 / np.maximum(target_mean, 1) - 1), 1)  # up to what the gain takes to white
+    above = np.maximum(levels - middle, 0)
+    shoulder = above / (1 + above / room) - above
+    levels += min(1.0, 4 * (1 - exponent)) * shoulder
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
 
 
 class FaceGuide:
     """One source, prepared once, laid over many target crops.
 
     Args:
-        source_rgb: H W 3 uint8, a picture of the source (its aligned crop serves well).
+        source_rgb: H W 3 uint8, a picture of the source; the more px, the more detail reaches a large target.
         source_landmarks: 478 3 in px of ``source_rgb``.
+        cover: G G in [0, 1] over ``source_rgb``: where the skin was filled, being covered in the photo
+            (:func:`talkswap.faces.skin_fill.bare_face`); None = nowhere.
     """
 
-    def __init__(self, source_rgb: UInt8Image, source_landmarks: FloatArray, config: GuideConfig | None = None) -> None:
+    def __init__(
+        self,
+        source_rgb: UInt8Image,
+        source_landmarks: FloatArray,
+        config: GuideConfig | None = None,
+        cover: FloatArray | None = None,
+    ) -> None:
         self.config = config or GuideConfig()
-        self.texture = MeshTexture(source_rgb, source_landmarks)
+        self.texture = TexturePyramid(source_rgb, source_landmarks)
+        self.cover: MeshTexture | None = None
+        if cover is not None and float(cover.max()) > 0:
+            points = on_grid(source_landmarks, cover.shape[0] / source_rgb.shape[0])
+            shares = np.asarray(np.rint(cv2.cvtColor(cover.astype(np.float32), cv2.COLOR_GRAY2RGB) * 255), np.uint8)
+            self.cover = MeshTexture(shares, points)
         self.shape = canonical_shape(source_landmarks)
         self.gaze = gaze(np.asarray(source_landmarks, np.float32))
         self.openings = eye_openings(source_landmarks)
@@ -354,7 +284,7 @@ class FaceGuide:
         """
         skin = self.skin(target_crop, target_landmarks, target_shape)
         crop = np.asarray(cv2.blendLinear(skin.crop, target_crop, skin.mask, 1 - skin.mask), np.uint8)
-        return Guided(crop, skin.mask, skin.landmarks, skin.plain)
+        return replace(skin, crop=crop)
 
     def skin(
         self, target_crop: UInt8Image, target_landmarks: FloatArray, target_shape: FloatArray | None = None
@@ -363,27 +293,30 @@ class FaceGuide:
         config, size = self.config, target_crop.shape[0]
         # The source's skin on the target's mesh, as far as both masks reach.
         landmarks = lend_shape(self.shape, target_landmarks, config.shape, target_shape)
-        rgb, valid = self.texture.warp(landmarks, size)
+        rgb, valid = self.texture.warp(landmarks, size, config.sharpen)
         mask = np.minimum(face_mask(target_landmarks, size), valid)
         # Where both show plain skin, colours are comparable; on the forehead the rest is hair.
         grid = min(config.grid, size)
-        ours, theirs = (
-            cv2.resize(p, (grid, grid), interpolation=cv2.INTER_AREA).astype(np.float32) for p in (rgb, target_crop)
-        )
-        present = cv2.resize(mask, (grid, grid), interpolation=cv2.INTER_AREA)
+        ours, theirs = (coarse(picture, grid) for picture in (rgb, target_crop))
+        present = coarse(mask, grid)
         scale = grid / size
         skin = plain_skin(target_landmarks, grid, scale) * (present > 0.5)
-        middle = 1 - filled(target_landmarks, (FOREHEAD,), grid, scale)
-        ours_skin = skin_likeness(ours, skin, middle, config.own_hair)
-        theirs_skin = skin_likeness(theirs, skin, middle, config.their_hair)
+        forehead = filled(target_landmarks, (FOREHEAD,), grid, scale)
+        ours_skin = np.clip(config.own_hair - skin_distance(ours, skin, 1 - forehead), 0, 1)
+        theirs_far = skin_distance(theirs, skin, 1 - forehead)
+        theirs_skin = np.clip(config.their_hair - theirs_far, 0, 1)
         if config.hair:
-            forehead = cv2.blur(1 - middle, (5, 5))
             shown = cv2.blur(ours_skin * theirs_skin, (3, 3))
-            keep = 1 - config.hair * forehead * (1 - shown)
-            mask = mask * cv2.resize(np.asarray(keep, np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+            keep = 1 - config.hair * cv2.blur(forehead, (5, 5)) * (1 - shown)
+            if self.cover is not None:
+                cells = [on_grid(points, scale) for points in (target_landmarks, landmarks)]
+                keep *= 1 - config.bare * self._covered_forehead(*cells, forehead, theirs_skin)
+            keep = np.asarray(keep, np.float32)
+            mask = mask * cv2.resize(keep, (size, size), interpolation=cv2.INTER_LINEAR)
+            present = present * keep
         if config.colour:
             weight = skin * ours_skin * theirs_skin
-            rgb = self._relit(rgb, ours, theirs, weight)
+            rgb, ours = self._relit(rgb, ours, theirs, weight)
         # What moves by itself in the target stays the target's: glance, blink and teeth.
         if config.gaze:
             change = np.clip(gaze(target_landmarks) - self.gaze, -config.gaze_limit, config.gaze_limit)
@@ -394,12 +327,31 @@ class FaceGuide:
         if config.mouth:
             rgb = keep_mouth(rgb, landmarks, target_crop, target_landmarks, config.mouth)
         # coloured hair may pass for skin where it is only to be covered; as a measure of the light it must not
-        plain = ours_skin * skin_likeness(theirs, skin, middle, config.own_hair)
-        return Guided(rgb, np.ascontiguousarray(mask, np.float32), landmarks, plain)
+        plain = np.asarray(ours_skin * np.clip(config.own_hair - theirs_far, 0, 1), np.float32)
+        return Guided(rgb, np.ascontiguousarray(mask, np.float32), landmarks, plain, ours, theirs, present)
 
-    def _relit(self, rgb: UInt8Image, ours: FloatArray, theirs: FloatArray, weight: FloatArray) -> UInt8Image:
-        """``rgb`` in the target's colour and light: one gain per channel for the whole face, and a smooth gain of brightness
-        for where the light falls.
+    def _covered_forehead(
+        self, target: FloatArray, landmarks: FloatArray, forehead: FloatArray, theirs_skin: FloatArray
+    ) -> FloatArray:
+        """Where the target shows a bare forehead and the photo none (grid grid, [0, 1]).
+
+        Real skin beats invented skin; the target's brows are no skin, and stay covered.
+        """
+        assert self.cover is not None
+        grid = theirs_skin.shape[0]
+        cover = self.cover.warp(landmarks, grid)[0][:, :, 0].astype(np.float32) / 255
+        brows = filled(target, (LEFT_BROW, RIGHT_BROW, LEFT_EYE_RING, RIGHT_EYE_RING), grid, 1)
+        brows = np.maximum(brows, filled(landmarks, (LEFT_BROW, RIGHT_BROW), grid, 1))
+        bare = cv2.erode(np.asarray(theirs_skin, np.float32), np.ones((3, 3))) * (
+            1 - cv2.dilate(brows, np.ones((5, 5)))
+        )
+        return np.asarray(cv2.blur(cover * bare * cv2.blur(forehead, (5, 5)), (5, 5)), np.float32)
+
+    def _relit(
+        self, rgb: UInt8Image, ours: FloatArray, theirs: FloatArray, weight: FloatArray
+    ) -> tuple[UInt8Image, FloatArray]:
+        """``rgb`` and ``ours`` in the target's colour and light: one gain per channel for the whole face, and a smooth gain
+        of brightness for where the light falls.
 
         Colour is matched once and not from place to place: coloured hair or clothes at the border would tint a cheek.
         """
@@ -407,15 +359,21 @@ class FaceGuide:
         sigma = config.light * grid
         total = weight.sum() + 1e-3
         means = [np.einsum("hwc,hw->c", p, weight) / total for p in (ours, theirs)]
-        colour = (means[1] + 2) / (means[0] + 2)  # 3
+        # A dark face made bright would get glaring highlights and grey shadows: its contrast is lowered, around its mean.
+        begin, power = config.flatten
+        brighter = float((means[1] @ LUMA + 2) / (means[0] @ LUMA + 2))
+        if brighter > begin:
+            curve = flat_curve(means[0], means[1], (brighter / begin) ** -power)
+            rgb = np.asarray(cv2.LUT(rgb, curve[None]), np.uint8)
+            ours = np.asarray(cv2.LUT(np.clip(np.rint(ours), 0, 255).astype(np.uint8), curve[None]), np.float32)
+        colour = ((means[1] + 2) / (means[0] + 2)).astype(np.float32)  # 3
         prior = 0.03  # where a wide kernel sees little skin, the whole face's mean counts
-        norm = cv2.GaussianBlur(weight, (0, 0), sigma) + prior
-        light = [
-            (cv2.GaussianBlur((p @ LUMA) * weight, (0, 0), sigma) + prior * float(m @ LUMA)) / norm
-            for p, m in zip((ours * colour.astype(np.float32), theirs), (means[1], means[1]), strict=True)
-        ]
         # a few levels keep a black crop from dividing by nothing
-        shading = np.clip((light[1] + 4) / (light[0] + 4), 1 / config.light_limit, config.light_limit)
-        gain = 1 + config.colour * (shading[:, :, None] * colour - 1)
-        large = cv2.resize(gain.astype(np.float32), rgb.shape[:2], interpolation=cv2.INTER_LINEAR)
-        return np.asarray(cv2.multiply(rgb, large, dtype=cv2.CV_8U), np.uint8)
+        sums = np.stack([(ours * colour) @ LUMA * weight, theirs @ LUMA * weight, weight], 2)
+        sums = cv2.GaussianBlur(sums.astype(np.float32), (0, 0), sigma)
+        extra, norm = prior * float(means[1] @ LUMA), sums[:, :, 2] + prior
+        light, their_light = ((sums[:, :, k] + extra) / norm for k in (0, 1))
+        shading = np.clip((their_light + 4) / (light + 4), 1 / config.light_limit, config.light_limit)
+        gain = np.asarray(1 + config.colour * (shading[:, :, None] * colour - 1), np.float32)
+        large = cv2.resize(gain, rgb.shape[:2], interpolation=cv2.INTER_LINEAR)
+        return np.asarray(cv2.multiply(rgb, large, dtype=cv2.CV_8U), np.uint8), np.clip(ours * gain, 0, 255)

@@ -102,3 +102,17 @@ def sharpness(crop: UInt8Image) -> float:
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
     inner = grey[FINE // 5 : -FINE // 5, FINE // 5 : -FINE // 5]  # the face without what is around it
     return float(np.abs(cv2.Laplacian(inner, cv2.CV_32F)).mean())
+
+
+def blur(crop: UInt8Image) -> float:
+    """Share of a crop's finest edges that further blurring leaves: about 0.3 where they are sharp, 0.6 where not.
+
+    Unlike :func:`sharpness` it hardly depends on how much there is to see in a face.
+    """
+    small = cv2.resize(crop, (160, 160), interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)[32:-32, 32:-32]
+    edges, rest = (
+        float(np.abs(cv2.Laplacian(picture, cv2.CV_32F)).mean())
+        for picture in (grey.astype(np.float32), cv2.GaussianBlur(grey.astype(np.float32), (0, 0), 1.2))
+    )
+    return rest / max(edges, 1e-6)

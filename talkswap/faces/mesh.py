@@ -25,6 +25,7 @@ from talkswap.types import FloatArray, UInt8Image
 
 ASSET = Path(__file__).parent / "assets" / "mean_face.safetensors"
 POINTS = 478
+SMALLEST_EYES = 16.0  # px between the eyes: a smaller target needs no coarser skin
 SKIN_POINTS = 468  # the rest are two irises of five points
 
 # Rings of the mesh's own numbering, each in order around its contour.
@@ -262,6 +263,55 @@ class MeshTexture:
             mirrored, share = _look_up(self.other_rgb, where[1]), where[2]
             rgb = np.asarray(cv2.blendLinear(rgb, mirrored, 1 - share, share), np.uint8)
         return np.asarray(cv2.bitwise_and(rgb, rgb, mask=(valid > 0).view(np.uint8)), np.uint8), valid
+
+
+class TexturePyramid:
+    """A source face's skin at several sizes, so that a small target shows no shimmer and a large one all detail.
+
+    Neighbouring levels differ by a factor of the square root of two: skin is never reduced by more than its fourth root,
+    which bilinear sampling bears without aliasing.
+
+    Args:
+        rgb: H W 3 uint8, the picture that holds the source face.
+        landmarks: 478 3 in px of ``rgb``.
+    """
+
+    def __init__(self, rgb: UInt8Image, landmarks: FloatArray, config: WarpConfig | None = None) -> None:
+        points = np.asarray(landmarks, np.float32)
+        self.eyes = _eye_distance(points)
+        self.levels: list[MeshTexture] = []
+        for level in range(max(1, 1 + int(2 * np.log2(max(self.eyes, 1) / SMALLEST_EYES)))):
+            ratio = 2 ** (-level / 2)
+            smaller, scaled = rgb, points
+            if level > 0:
+                width, height = (max(2, round(side * ratio)) for side in (rgb.shape[1], rgb.shape[0]))
+                smaller = np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+                scales = np.array([width / rgb.shape[1], height / rgb.shape[0], ratio], np.float32)
+                scaled = points * scales
+                scaled[:, :2] += 0.5 * scales[:2] - 0.5
+            self.levels.append(MeshTexture(smaller, scaled, config))
+
+    def warp(self, target_landmarks: FloatArray, size: int, sharpen: float = 0.0) -> tuple[UInt8Image, FloatArray]:
+        """As :meth:`MeshTexture.warp`.
+
+        Args:
+            sharpen: unsharp masking where the skin is enlarged, per doubling of its size; 0 = none.
+        """
+        enlarged = float(np.log2(max(_eye_distance(np.asarray(target_landmarks)), 1e-3) / max(self.eyes, 1e-3)))
+        level = int(np.clip(round(-2 * enlarged), 0, len(self.levels) - 1))
+        rgb, valid = self.levels[level].warp(target_landmarks, size)
+        # Skin between two levels is enlarged a little, too; what that blurs is made up for, so that no step is seen.
+        amount = sharpen * float(np.clip(enlarged + level / 2, 0, 1.5))
+        if amount > 0.05:
+            side = 3 if amount < 0.5 * sharpen else 5
+            soft = cv2.GaussianBlur(rgb, (side, side), 0)
+            rgb = np.asarray(cv2.addWeighted(rgb, 1 + amount, soft, -amount, 0), np.uint8)
+        return rgb, valid
+
+
+def _eye_distance(points: FloatArray) -> float:
+    """Between the outer corners of the eyes, in three dimensions: a turned head's is not smaller."""
+    return float(np.linalg.norm(points[33] - points[263]))
 
 
 def _look_up(rgb: UInt8Image, where: FloatArray) -> UInt8Image:

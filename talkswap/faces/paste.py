@@ -49,11 +49,12 @@ def box_of_mask(affine: FloatArray, mask: FloatArray, shape: tuple[int, ...]) ->
 
 
 def colour_field(
-    crop: UInt8Image,
-    target_crop: UInt8Image,
+    crop: UInt8Image | FloatArray,
+    target_crop: UInt8Image | FloatArray,
     mask: FloatArray,
     config: PasteConfig | None = None,
     free: FloatArray | None = None,
+    size: int | None = None,
 ) -> FloatArray:
     """The smooth colour difference that brings ``crop`` to the target's light along the mask's border.
 
@@ -61,12 +62,14 @@ def colour_field(
     convolution, wide kernels filling what narrow ones do not reach.  Where ``free`` (G G) says that something is in
     front, the difference belongs to that thing and counts for nothing.
 
+    The pictures may be coarse already; ``size`` then is the side of the crop.
+
     Returns:
         S S 3 float32, to be added to ``crop``.
     """
     config = config or PasteConfig()
-    size = crop.shape[0]
-    cells = min(40, size)
+    size = size or crop.shape[0]
+    cells = min(40, crop.shape[0])
     small = (cells, cells)  # light varies slowly: a coarse grid shows it all
     ours = cv2.resize(crop, small, interpolation=cv2.INTER_AREA).astype(np.float32)
     theirs = cv2.resize(target_crop, small, interpolation=cv2.INTER_AREA).astype(np.float32)

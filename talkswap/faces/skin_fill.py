@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from talkswap.faces.guide import FOREHEAD, LEFT_BROW, RIGHT_BROW, filled, plain_skin, skin_likeness
+from talkswap.faces.geometry import smooth_step
+from talkswap.faces.guide import FOREHEAD, LEFT_BROW, RIGHT_BROW, filled, on_grid, plain_skin, skin_likeness
 from talkswap.faces.mesh import FACE_OVAL, LEFT_EYE_RING, OUTER_LIPS, RIGHT_EYE_RING, mean_face, rasterise, spread
 from talkswap.types import FloatArray, UInt8Image
 
@@ -29,6 +30,8 @@ class SkinFillConfig:
     least_likeness: float = 0.55  # of skin; below, a cell is hair
     widen: int = 11  # cells by which hair is widened: its shadow and its fringe go with it
     side: float = 0.72  # below the mouth only cells this far out count, in half widths of the face: a beard stays
+    covered: float = 0.6  # likelihood of the occlusion network from which a spot counts as hair, whatever its colour
+    working_size: int = 480  # px, side of the picture in which hair is replaced: filled skin is smooth
     least_share: float = 0.004  # of the face; less hair is left alone
     light: float = 0.06  # sigma, in sides of the picture, over which the mirrored half takes on the light
 
@@ -39,14 +42,18 @@ class SkinFill:
 
     rgb: UInt8Image  # S S 3
     share: float  # of the face that was filled
+    cover: FloatArray  # G G in [0, 1]: where
 
 
-def hair_mask(rgb: UInt8Image, landmarks: FloatArray, config: SkinFillConfig) -> tuple[FloatArray, FloatArray]:
+def hair_mask(
+    rgb: UInt8Image, landmarks: FloatArray, config: SkinFillConfig, covered: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Where hair lies on a face, and where plain skin is seen.
 
     Args:
         rgb: S S 3 uint8.
         landmarks: 478 3, px of the picture.
+        covered: H H, likelihoods of the occlusion network over the picture; None = by colour alone.
 
     Returns:
         (hair: grid grid in {0, 1}; skin: grid grid in [0, 1], without brows, eyes, nostrils and lips).
@@ -59,6 +66,8 @@ def hair_mask(rgb: UInt8Image, landmarks: FloatArray, config: SkinFillConfig) ->
     face = filled(landmarks, (FACE_OVAL,), grid, scale) > 0.5
     features = cv2.dilate(filled(landmarks, FEATURES, grid, scale), np.ones((5, 5)))
     unlike = (likeness < config.least_likeness) & (features < 0.3) & face
+    if covered is not None:
+        unlike |= (cv2.resize(covered, (grid, grid)) > config.covered) & (features < 0.3) & face
     # Below the mouth dark skin at the chin is a beard; hair hangs at the sides.
     cells = (landmarks[:, :2] + 0.5) * scale - 0.5
     rows, columns = np.mgrid[0:grid, 0:grid]
@@ -75,24 +84,44 @@ def hair_mask(rgb: UInt8Image, landmarks: FloatArray, config: SkinFillConfig) ->
         if statistics[label, cv2.CC_STAT_AREA] > 12 and (piece & (rim > 0)).any():
             hair[piece] = 1
     widened = cv2.dilate(hair, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (config.widen, config.widen)))
+    # The other half's eye, mirrored over this one, is a second eye beside it.
+    eyes = filled(landmarks, (LEFT_EYE_RING, RIGHT_EYE_RING), grid, scale)
+    widened[cv2.dilate(eyes, np.ones((7, 7))) > 0.3] = 0
     skin = cv2.erode(np.clip(likeness, 0, 1), np.ones((3, 3))) * (1 - features) * face
     return np.asarray(widened, np.float32), np.asarray(skin, np.float32)
 
 
-def bare_face(rgb: UInt8Image, landmarks: FloatArray, config: SkinFillConfig | None = None) -> SkinFill:
+def bare_face(
+    rgb: UInt8Image,
+    landmarks: FloatArray,
+    config: SkinFillConfig | None = None,
+    covered: FloatArray | None = None,
+) -> SkinFill:
     """A photo's square crop without the hair on its face.
 
     Args:
         rgb: S S 3 uint8, the aligned photo.
         landmarks: 478 3, px of it.
+        covered: H H, likelihoods of the occlusion network over the crop; None = hair is known by its colour alone.
     """
     config = config or SkinFillConfig()
     size = rgb.shape[0]
-    hair_cells, skin_cells = hair_mask(rgb, landmarks, config)
+    if size > config.working_size:
+        # Fill a smaller picture, and take from it only what is filled: the rest keeps its detail and its bits.
+        points = on_grid(landmarks, config.working_size / size)
+        side = (config.working_size, config.working_size)
+        fill = bare_face(np.asarray(cv2.resize(rgb, side, interpolation=cv2.INTER_AREA)), points, config, covered)
+        if fill.share == 0:
+            return SkinFill(rgb, 0.0, fill.cover)
+        large = np.asarray(cv2.resize(fill.rgb, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
+        weight = cv2.resize(np.minimum(fill.cover * 2, 1), (size, size))
+        mixed = np.asarray(cv2.blendLinear(large, rgb, weight, 1 - weight), np.uint8)
+        return SkinFill(np.where(weight[:, :, None] > 0, mixed, rgb), fill.share, fill.cover)
+    hair_cells, skin_cells = hair_mask(rgb, landmarks, config, covered)
     face_cells = filled(landmarks, (FACE_OVAL,), config.grid, config.grid / size) > 0.5
     share = float((hair_cells * face_cells).sum() / max(face_cells.sum(), 1))
     if share < config.least_share:
-        return SkinFill(rgb, 0.0)
+        return SkinFill(rgb, 0.0, np.zeros_like(hair_cells))
     soft = cv2.GaussianBlur(hair_cells, (0, 0), 1.2)
     hair, skin = (np.asarray(cv2.resize(cells, (size, size)), np.float32) for cells in (soft, skin_cells))
     where, covered = _mirrored_places(landmarks, size, config.grid)
@@ -103,7 +132,9 @@ def bare_face(rgb: UInt8Image, landmarks: FloatArray, config: SkinFillConfig | N
 
     own = rgb.astype(np.float32)
     other, other_hair, other_skin = mirrored(own), mirrored(hair), mirrored(skin)
-    usable = (1 - other_hair) * covered * (other_skin > 0.3)
+    # Only whole patches of the other half serve: single spots between strands would be speckles on a cheek.
+    whole = cv2.morphologyEx(skin, cv2.MORPH_OPEN, np.ones((2 * (size // 80) + 1,) * 2))
+    usable = (1 - other_hair) * covered * smooth_step(mirrored(np.asarray(whole, np.float32)), 0.1, 0.5)
     both = (1 - hair) * (1 - other_hair) * covered
     other = np.clip(other * _light_ratio(own, other, both, config.light * size), 0, 255)
     # Own skin where it's seen, then the other half's, and what neither shows from the skin around.
@@ -114,7 +145,7 @@ def bare_face(rgb: UInt8Image, landmarks: FloatArray, config: SkinFillConfig | N
     trust = (known * known * (3 - 2 * known))[:, :, None]
     result = joined * trust + around * (1 - trust)
     changed = np.where(hair[:, :, None] > 0.01, result, own)
-    return SkinFill(np.clip(np.rint(changed), 0, 255).astype(np.uint8), share)
+    return SkinFill(np.clip(np.rint(changed), 0, 255).astype(np.uint8), share, np.asarray(soft, np.float32))
 
 
 def _mirrored_places(landmarks: FloatArray, size: int, grid: int) -> tuple[FloatArray, FloatArray]:

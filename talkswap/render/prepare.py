@@ -20,7 +20,6 @@ from talkswap.checkpoints.presets import find_preset, resolve_auto
 from talkswap.device import Device, choose_device
 from talkswap.errors import UsageError, WeightsMissingError
 from talkswap.faces.analyse import FaceAnalyser, load_analyser
-from talkswap.faces.guide import FaceGuide
 from talkswap.faces.occlusion import NAME as OCCLUSION
 from talkswap.faces.occlusion import OcclusionReader, load_occlusion
 from talkswap.faces.people import Person
@@ -35,7 +34,7 @@ from talkswap.render.painter import Painter, VoiceMotion
 from talkswap.render.people import PersonRequest, Subject, find_people, person_requests
 from talkswap.render.portraits import make_portraits, shortcomings, style_clip, style_of
 from talkswap.render.segments import work_folder
-from talkswap.render.source import SMALL_FACE, SourceEncoder, read_photo
+from talkswap.render.source import SMALL_FACE, SourceEncoder, guide_of, read_photo
 from talkswap.systems.contract import Portrait, SpeechFeatures, System
 from talkswap.systems.registry import load_system, requirements
 from talkswap.types import ClipInfo, ProgressEvent, RenderPlan, UInt8Image, Voice
@@ -331,7 +330,7 @@ def find_subjects(
         UsageError: two names mean one person, or the clip of --style-from lends no style.
     """
     system, analyser = networks.system, networks.analyser
-    encode = SourceEncoder(photos, analyser, system.crop.size)
+    encode = SourceEncoder(photos, analyser, system.crop.size, networks.occlusion)
     sources = [encode(request.photos) if request.photos else None for request in requests]
     for source, request in zip(sources, requests, strict=True):
         if source is not None and len(source.photos) > 1:
@@ -367,7 +366,7 @@ def find_subjects(
         performance = system.begin(portrait, None if source is None else source.source, features, gate)
         painter = None
         if system.guided:
-            skin = None if source is None else FaceGuide(source.source.face.crop, source.source.face.landmarks)
+            skin = None if source is None else guide_of(source.source)
             painter = Painter(portrait, skin, motion, gate, plan.lip_strength)
             log.warnings += shortcomings(portrait, person.index) if motion is not None else []
         photos_of_source, identity = ((), None) if source is None else (source.photos, source.identity)

@@ -31,6 +31,8 @@ class Source:
 
     face: AlignedFace  # from the best photo: its skin is used
     others: tuple[AlignedFace, ...] = ()  # from further photos: the identity is the mean over all
+    detail: AlignedFace | None = None  # the best photo's at its own resolution, hair off the face; None = ``face``
+    cover: FloatArray | None = None  # G G in [0, 1] over ``detail``: where it was covered and is filled; None = nowhere
 
 
 class SpeechFeatures(Protocol):

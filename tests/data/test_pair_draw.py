@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 
 from talkswap.cli import main
 from talkswap.errors import TrainingDataError
-from talkswap.faces.guide import FOREHEAD, FaceGuide, gaze
+from talkswap.faces.expression import gaze
+from talkswap.faces.guide import FOREHEAD, FaceGuide
 from talkswap.faces.mesh import INNER_LIPS, mean_face
 from talkswap.systems.swaptalk.training.codes import load_vqgan
 from talkswap.systems.swaptalk.training.pair_draw import DIFFERENT, PairConfig, PairDraw, load_proxy

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from talkswap.faces import guide, mesh
+from talkswap.faces import expression, guide, mesh
 from talkswap.faces.geometry import EYE_CORNERS, ffhq_affine, transform_points
 from talkswap.faces.guide import FaceGuide, GuideConfig
 from talkswap.faces.measures import LID_MIDDLES, eye_openings
@@ -24,8 +24,8 @@ def person(
     points = mesh.mean_face().points.copy()
     points[list(mesh.INNER_LIPS[11:]), 1] += mouth
     for ring, iris in (
-        (mesh.LEFT_EYE_RING, guide.LEFT_IRIS),
-        (mesh.RIGHT_EYE_RING, guide.RIGHT_IRIS),
+        (mesh.LEFT_EYE_RING, expression.LEFT_IRIS),
+        (mesh.RIGHT_EYE_RING, expression.RIGHT_IRIS),
     ):
         middle = points[list(ring), 1].mean()
         points[list(ring), 1] = middle + (points[list(ring), 1] - middle) * (1 - blink)
@@ -49,7 +49,7 @@ def portrait(points: FloatArray, skin: tuple[int, int, int], size: int = SIZE) -
     fill(guide.RIGHT_BROW, (50, 30, 20))
     fill(mesh.OUTER_LIPS, (170, 60, 70))
     fill(mesh.INNER_LIPS, (250, 250, 250))
-    for ring, iris in ((mesh.LEFT_EYE_RING, guide.LEFT_IRIS), (mesh.RIGHT_EYE_RING, guide.RIGHT_IRIS)):
+    for ring, iris in ((mesh.LEFT_EYE_RING, expression.LEFT_IRIS), (mesh.RIGHT_EYE_RING, expression.RIGHT_IRIS)):
         fill(ring, (235, 235, 235))
         centre = points[list(iris), :2].mean(0)
         cv2.circle(picture, (round(float(centre[0])), round(float(centre[1]))), size // 53, (20, 60, 120), -1)
@@ -128,7 +128,7 @@ def test_teeth_come_from_the_target_and_lids_follow_it() -> None:
 def test_the_gaze_follows_the_target() -> None:
     source, target = person(size=320), person(glance=0.05, size=320)
     source_rgb, target_rgb = portrait(source, (190, 140, 120), 320), portrait(target, (190, 140, 120), 320)
-    for share, wanted in ((0.0, guide.gaze(source)), (1.0, guide.gaze(target))):
+    for share, wanted in ((0.0, expression.gaze(source)), (1.0, expression.gaze(target))):
         crop = FaceGuide(source_rgb, source, GuideConfig(gaze=share, colour=0)).lay(target_rgb, target).crop
         for eye, (left, right) in enumerate(EYE_CORNERS):
             y = round(float(target[[left, right], 1].mean()))
@@ -151,7 +151,7 @@ def test_openings_are_measured_in_parts_of_the_face() -> None:
 
 def test_an_eye_counts_as_shut_only_near_the_end_of_a_blink() -> None:
     usual = np.array([0.1, 0.1], np.float32)
-    shares = [float(guide.closing(usual * part, usual, (0.4, 0.2))[0]) for part in (1.0, 0.4, 0.3, 0.2, 0.0)]
+    shares = [float(expression.closing(usual * part, usual, (0.4, 0.2))[0]) for part in (1.0, 0.4, 0.3, 0.2, 0.0)]
     assert shares == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-5)
 
 
@@ -198,3 +198,35 @@ def test_one_guide_is_cheap() -> None:
     for _ in range(10):
         laid.lay(target_rgb, target)
     assert (time.process_time() - started) / 10 < 0.05  # about 7 ms on a quiet core
+
+
+def test_highlights_of_dark_skin_do_not_burn_out_on_a_light_face() -> None:
+    source, target = person(), person(yaw=8)
+    dark, light = portrait(source, (100, 66, 50)), portrait(target, (225, 180, 160))
+    x, y = np.round(source[50, :2]).astype(int)
+    cv2.circle(dark, (int(x), int(y)), 6, (140, 108, 92), -1)  # a highlight on the cheek
+    spots = {}
+    for name, flatten in (("flat", GuideConfig().flatten), ("plain", (1e9, 0.0))):
+        laid = FaceGuide(dark, source, GuideConfig(flatten=flatten)).lay(light, target)
+        x, y = np.round(laid.landmarks[50, :2]).astype(int)
+        spots[name] = laid.crop[y, x].astype(int)
+        x, y = np.round(laid.landmarks[280, :2]).astype(int)  # the other cheek, as light as the target's
+        assert np.abs(laid.crop[y, x].astype(int) - light[y, x]).max() < 16
+    assert spots["plain"][0] == 255, "the red channel is at its end"
+    assert spots["flat"].max() < 250 and spots["flat"].min() > 180
+
+
+def test_a_bare_forehead_stays_where_the_photo_s_is_covered() -> None:
+    source, target = person(), person()
+    source_rgb, target_rgb = portrait(source, (190, 140, 120)), portrait(target, (190, 140, 120))
+    x, y = np.round(target[151, :2]).astype(int)  # the middle of the forehead
+    spot = (slice(y - 2, y + 3), slice(x - 2, x + 3))
+    source_rgb[spot] = (150, 100, 80)
+    target_rgb[spot] = (205, 155, 135)
+    cover = np.zeros((80, 80), np.float32)
+    cover[: round(target[8, 1] / 2)] = 1  # down to the brows
+    bare, covered = (FaceGuide(source_rgb, source, cover=c).lay(target_rgb, target) for c in (None, cover))
+    assert np.abs(covered.crop[spot].astype(int) - target_rgb[spot]).mean() < 16
+    assert np.abs(bare.crop[spot].astype(int) - target_rgb[spot]).mean() > 25
+    brow = target[list(guide.LEFT_BROW), :2].mean(0).round().astype(int)
+    assert covered.mask[brow[1], brow[0]] > 0.8 * bare.mask[brow[1], brow[0]] > 0.3, "brows stay the photo's"

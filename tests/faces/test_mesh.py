@@ -145,3 +145,19 @@ def test_missing_asset_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         mesh.mean_face()
     monkeypatch.undo()
     mesh.mean_face.cache_clear()
+
+
+def test_skin_on_a_small_target_shows_no_aliases_and_on_a_large_one_all_detail() -> None:
+    size = 640
+    source = face_landmarks(size)
+    stripes = np.zeros((size, size, 3), np.uint8)
+    stripes[:, ::2] = 255  # as fine as a picture can be
+    pyramid = mesh.TexturePyramid(stripes, source)
+    small, large = face_landmarks(96), face_landmarks(size)
+    rgb, valid = pyramid.warp(small, 96)
+    inside = cv2.erode(valid, np.ones((9, 9))) > 0.99
+    assert rgb[inside].astype(float).std() < 12, "grey, not moiré"
+    aliased = mesh.MeshTexture(stripes, source).warp(small, 96)[0]
+    assert aliased[inside].astype(float).std() > 25
+    rgb, valid = pyramid.warp(large, size)
+    assert rgb[cv2.erode(valid, np.ones((9, 9))) > 0.99].astype(float).std() > 60
