@@ -94,11 +94,7 @@ def verify(
     frames: Annotated[int, typer.Option(min=0, help="Frames to search for the invisible mark; 0 = none.")] = 240,
     trust: Annotated[
         Path | None,
-        typer.Option(
-            help="PEM file with certificates of authorities to trust.",
-            readable=False,
-            show_default=False,
-        ),
+        typer.Option(help="PEM file with certificates of authorities to trust.", readable=False, show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the marks as JSON.")] = False,
 ) -> None:

@@ -143,12 +143,7 @@ class Run:
     """One evaluation in its folder."""
 
     def __init__(
-        self,
-        plan: EvaluationPlan,
-        clips: EvaluationSet,
-        pairs: list[Pair],
-        methods: list[Method],
-        progress: OnProgress,
+        self, plan: EvaluationPlan, clips: EvaluationSet, pairs: list[Pair], methods: list[Method], progress: OnProgress
     ) -> None:
         self.plan, self.clips, self.methods, self.progress = plan, clips, methods, progress
         self.drawn, self.pairs = pairs, pairs[: plan.limit or None]

@@ -39,10 +39,7 @@ class IdentityStageConfig:
     relational: float = 4.0  # weight of the cosine-matrix term
 
 
-PRESETS = {
-    "compact": IdentityStageConfig(),
-    "paper": IdentityStageConfig(network=IdentityConfig.named("large")),
-}
+PRESETS = {"compact": IdentityStageConfig(), "paper": IdentityStageConfig(network=IdentityConfig.named("large"))}
 
 
 def networks(config: IdentityStageConfig) -> Mapping[str, nn.Module]:

@@ -99,10 +99,7 @@ class OcclusionStage(Stage):
         cover = torch.sigmoid(logit)
         both = (cover * covered * counted).sum()
         overlap = (2 * both + 1) / (((cover + covered) * counted).sum() + 1)
-        return entropy + self.config.overlap * (1 - overlap), {
-            "entropy": entropy.detach(),
-            "overlap": overlap.detach(),
-        }
+        return entropy + self.config.overlap * (1 - overlap), {"entropy": entropy.detach(), "overlap": overlap.detach()}
 
     def _answer(self, views: list[CoveredView]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Answer, truth and what counts (each N S/2 S/2) of some views."""

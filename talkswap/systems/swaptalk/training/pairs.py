@@ -105,8 +105,7 @@ class PairCodes:
         """Raise TrainingDataError unless the folder was made with this encoder and these codebooks."""
         if self.meta["hash"] != code_hash(network):
             raise TrainingDataError(
-                f"the pairs in {self.folder} were made with another VQGAN",
-                "make them anew with `talkswap data pairs`",
+                f"the pairs in {self.folder} were made with another VQGAN", "make them anew with `talkswap data pairs`"
             )
 
     def rows(self, numbers: NDArray[np.int64]) -> dict[str, Tensor]:

@@ -62,12 +62,7 @@ PRESETS = {
     "paper": SyncExpertStageConfig(
         network=PAPER,
         loop=LoopConfig(
-            steps=200_000,
-            batch=96,
-            learning_rate=1e-4,
-            betas=(0.9, 0.999),
-            weight_decay=0.0,
-            final_rate=1.0,
+            steps=200_000, batch=96, learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=0.0, final_rate=1.0
         ),
         lost=0.0,
         noise=0.0,  # its codes have no scale that a fixed noise could be told by
