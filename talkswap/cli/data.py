@@ -11,17 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from talkswap.cli.options import (
-    Quiet,
-    SystemName,
-    command_group,
-    flag_of,
-    option_fields,
-    option_parameters,
-    option_values,
-    system_among,
-)  # fmt: skip
-from talkswap.cli.output import choose_progress, note, print_warning, table, to_json
+from talkswap.cli import options, output
 from talkswap.errors import InputMissingError, TrainingDataError, UnreadableMediaError, UsageError
 
 if TYPE_CHECKING:
@@ -69,14 +59,14 @@ def _prepare(sources: list[Source], config: PrepareConfig, quiet: bool) -> dict[
     """Run the preparation and say what came of it, on stderr."""
     from talkswap.data.prepare import prepare as run
 
-    with choose_progress(quiet, "jobs") as progress:
+    with output.choose_progress(quiet, "jobs") as progress:
         manifest = run(sources, config, progress)
     counts = manifest["counts"]
-    note(f"{counts['clips']} clips ({counts['seconds']:.0f} s) of {counts['sources']} videos in {config.out}")
+    output.note(f"{counts['clips']} clips ({counts['seconds']:.0f} s) of {counts['sources']} videos in {config.out}")
     for reason, count in manifest["refused_by_reason"].items():
-        note(f"refused: {count} x {reason}")
+        output.note(f"refused: {count} x {reason}")
     if len(manifest["sources"]) and not manifest["speakers"]["val"]:
-        print_warning("one speaker alone cannot be split, so nothing is held out; the stages want a second one")
+        output.print_warning("one speaker alone cannot be split, so nothing is held out; the stages want a second one")
     return manifest
 
 
@@ -117,7 +107,7 @@ def prepare(
     hubert: Hubert = None,
     teachers: Teachers = None,
     workers: Workers = 2,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Cut anybody's videos into clips at 25 frames/s with faces, voices and features, split by speaker.
 
@@ -131,13 +121,13 @@ def prepare(
     sources = [Source(video, speaker_of(video, listed)) for video in find_videos(videos)]
     names = {key for source in sources for key in (str(source.path), source.path.name, source.path.stem)}
     if unknown := [name for name in listed if name not in names]:
-        print_warning(f"{len(unknown)} files of {speakers} are not among the videos, {unknown[0]} first")
+        output.print_warning(f"{len(unknown)} files of {speakers} are not among the videos, {unknown[0]} first")
     length = Fraction(round(seconds * 25), 25)
     config = _config(
         out, workers, seed, hubert, teachers, smallest, least_correlation, seconds=length, frame_step=frame_step
     )
     manifest = _prepare(sources, config, quiet)
-    typer.echo(to_json(_summary(manifest, out)))
+    typer.echo(output.to_json(_summary(manifest, out)))
     _judge(manifest)
 
 
@@ -154,7 +144,7 @@ def portraits(
     from talkswap.data.portraits import PortraitsConfig
     from talkswap.data.portraits import prepare as run
 
-    typer.echo(to_json(run(PortraitsConfig(source, teachers, out, frame_step, workers), echo=note)))
+    typer.echo(output.to_json(run(PortraitsConfig(source, teachers, out, frame_step, workers), echo=output.note)))
 
 
 def hdtf(
@@ -169,7 +159,7 @@ def hdtf(
     teachers: Teachers = None,
     workers: Workers = 2,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what is there and what is missing.")] = False,
-    quiet: Quiet = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Prepare the HDTF videos that you have by HDTF's own lists, and say which are missing.
 
@@ -182,12 +172,12 @@ def hdtf(
 
     listing = read_lists(lists)
     for problem in listing.problems:
-        print_warning(problem)
+        output.print_warning(problem)
     sources, missing = find_listed(listing, videos)
     if missing:
         rows = [[entry.subset, entry.name, str(len(entry.ranges)), entry.address] for entry in missing]
-        typer.echo(table(["SUBSET", "MISSING", "CLIPS", "ADDRESS"], rows), err=True)
-    note(f"{len(sources)} of {len(listing.videos)} listed videos are in {videos}")
+        typer.echo(output.table(["SUBSET", "MISSING", "CLIPS", "ADDRESS"], rows), err=True)
+    output.note(f"{len(sources)} of {len(listing.videos)} listed videos are in {videos}")
     found: dict[str, Any] = {
         "listed": len(listing.videos),
         "found": len(sources),
@@ -195,14 +185,14 @@ def hdtf(
         "problems": listing.problems,
     }
     if dry_run:
-        typer.echo(to_json(found))
+        typer.echo(output.to_json(found))
         return
     if not sources:
         raise TrainingDataError(f"none of the listed videos is in {videos}", "name them NAME.mp4 as in the lists")
     config = _config(out, workers, seed, hubert, teachers, smallest, least_correlation)
     manifest = _prepare(sources, config, quiet)
     protocol = write_protocol(out, manifest, pairs, seed, missing)
-    typer.echo(to_json({**found, **_summary(manifest, out), "protocol": protocol}))
+    typer.echo(output.to_json({**found, **_summary(manifest, out), "protocol": protocol}))
     _judge(manifest)
 
 
@@ -212,20 +202,22 @@ def maker_command(maker: Maker, system: str) -> Callable[..., None]:
 
     kind = resolve(maker.config)
 
-    def command(*, system: SystemName = system, quiet: Quiet = False, **given: Any) -> None:
-        values = option_values(kind, given)
-        for field in option_fields(kind):
+    def command(*, system: options.SystemName = system, quiet: options.Quiet = False, **given: Any) -> None:
+        values = options.option_values(kind, given)
+        for field in options.option_fields(kind):
             if field.default is MISSING and values[field.name] is None:
-                raise UsageError(f"data {maker.name} needs {flag_of(field)}", f"`talkswap data {maker.name} --help`")
-        with choose_progress(quiet, maker.name) as progress:
-            summary = resolve(maker.run)(kind(**values), progress, note)
-        typer.echo(to_json(summary))
+                raise UsageError(
+                    f"data {maker.name} needs {options.flag_of(field)}", f"`talkswap data {maker.name} --help`"
+                )
+        with output.choose_progress(quiet, maker.name) as progress:
+            summary = resolve(maker.run)(kind(**values), progress, output.note)
+        typer.echo(output.to_json(summary))
 
     command.__doc__ = kind.__doc__
     # Typer reads the signature: the fields of the config stand where **given is.
     signature = inspect.signature(command, eval_str=True)
     fixed = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = signature.replace(parameters=[*option_parameters(kind), *fixed])  # type: ignore[attr-defined]
+    command.__signature__ = signature.replace(parameters=[*options.option_parameters(kind), *fixed])  # type: ignore[attr-defined]
     return command
 
 
@@ -238,11 +230,11 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {  # with its line in the
 
 def build_application(markup: Literal["rich"] | None, arguments: Sequence[str]) -> typer.Typer:
     """The ``data`` group, with the makers of the system that the arguments name."""
-    application = command_group("Prepare training data.", markup)
+    application = options.command_group("Prepare training data.", markup)
     for name, (command, short) in COMMANDS.items():
         application.command(name, short_help=short)(command)
     if "data" in arguments:
-        system = system_among(arguments)
+        system = options.system_among(arguments)
         for maker in system.makers:
             application.command(maker.name, short_help=maker.help)(maker_command(maker, system.name))
     return application

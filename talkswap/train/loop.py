@@ -19,12 +19,11 @@ import torch
 
 from talkswap.errors import TrainingError
 from talkswap.files import write_atomically
-from talkswap.train import state
+from talkswap.records import to_plain
+from talkswap.train import figures, optimiser, state
 from talkswap.train.batches import made_ahead, worker_count
-from talkswap.train.figures import Means, Pace, RunLog, StepProgress, draw_curve
-from talkswap.train.optimiser import Optimiser, divergence
 from talkswap.train.processes import Interruption, Processes
-from talkswap.train.stage import Batch, LoopConfig, Stage, draw_number, plain, share_config
+from talkswap.train.stage import Batch, LoopConfig, Stage, draw_number, share_config
 
 ASK_EVERY = 4  # steps between two rounds in which processes ask each other whether to stop
 SAVING_SPEED = 2e8  # bytes per second, assumed before the first save was timed
@@ -66,8 +65,8 @@ class Trainer:
             torch.set_num_threads(config.threads)
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True  # every step has the same shapes
-        self.optimiser = Optimiser(stage, config, self.processes)
-        self.means = Means()
+        self.optimiser = optimiser.Optimiser(stage, config, self.processes)
+        self.means = figures.Means()
         self.seconds = 0.0  # trained, over all parts of the run
         self._whole = True  # False while a step or a save is half done
         self._saved_at = -1  # step
@@ -140,7 +139,7 @@ class Trainer:
         return True
 
     def train(
-        self, echo: Callable[[str], None] = print, watch: Callable[[StepProgress], None] | None = None
+        self, echo: Callable[[str], None] = print, watch: Callable[[figures.StepProgress], None] | None = None
     ) -> dict[str, float]:
         """Train to the last step or the time limit; saves, scores and exports at the end.
 
@@ -172,21 +171,21 @@ class Trainer:
         interruption: Interruption,
         stack: ExitStack,
         echo: Callable[[str], None],
-        watch: Callable[[StepProgress], None] | None,
+        watch: Callable[[figures.StepProgress], None] | None,
     ) -> dict[str, float]:
         stage, config, alone = self.stage, self.config, self.processes.count == 1
         workers = worker_count(config.workers, self.device, self.processes.on_host)
         pin = self.device.type == "cuda"
         batches = stack.enter_context(made_ahead(stage, self._numbers(), workers, config.prefetch, pin))
-        log: RunLog | None = None
+        log: figures.RunLog | None = None
         if self.processes.main:
             self._describe()
-            log = RunLog(self.run, self.step, echo)
+            log = figures.RunLog(self.run, self.step, echo)
             stack.callback(log.close)
         self.processes.same(
             [*stage.network.state_dict().values(), *self.optimiser.average.module.state_dict().values()]
         )
-        before, pace = self.seconds, Pace()
+        before, pace = self.seconds, figures.Pace()
         saved = pace.started
         stage.network.train()
         while self.step < config.steps:
@@ -257,10 +256,10 @@ class Trainer:
         config = self.stage.config
         if hasattr(config, "loop"):
             config = dataclasses.replace(config, loop=self.config)
-        described = plain({"stage": self.stage.name, "config": config, "loop": self.config})
+        described = to_plain({"stage": self.stage.name, "config": config, "loop": self.config})
         write_atomically(self.run / "config.json", json.dumps(described, indent=1))
 
-    def _show(self, log: RunLog, export: bool = False) -> dict[str, float]:
+    def _show(self, log: figures.RunLog, export: bool = False) -> dict[str, float]:
         """Scores, sample sheet and curve, and at the end of a run the weights, all of the averaged network."""
         began = time.monotonic()
         with self.averaged():
@@ -269,7 +268,7 @@ class Trainer:
             if export:
                 self.stage.export(self.run / "export")
         log.scores(self.step, scores)
-        draw_curve(self.run / "curve.jsonl", self.run / "curve.png")
+        figures.draw_curve(self.run / "curve.jsonl", self.run / "curve.png")
         self._showing = time.monotonic() - began
         return scores
 
@@ -295,7 +294,7 @@ class Trainer:
 
     def _refuse_divergence(self) -> None:
         if not self.means.finite():
-            raise divergence(self.stage.name, self.step)
+            raise optimiser.divergence(self.stage.name, self.step)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,17 +11,22 @@ buffers and prefetched batches come on top: about a fifth.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from talkswap.checkpoints.networks import unpack
 from talkswap.errors import TrainingError
+from talkswap.types import UInt8Image
 
 Batch = dict[str, Tensor]
 
@@ -143,20 +148,38 @@ def share_config(config: Any, processes: int) -> Any:
     return dataclasses.replace(config, loop=dataclasses.replace(loop, batch=loop.batch // parts))
 
 
-def plain(value: Any) -> Any:
-    """Dataclasses, paths and tuples as JSON values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {k: plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value
-
-
 def seed_all(seed: int, number: int) -> None:
     """Set torch's generators, on every device, for one piece of work."""
     torch.manual_seed(step_seed(seed, number))
+
+
+def to_tensor(pictures: Sequence[UInt8Image]) -> Tensor:
+    """uint8 pictures (H W 3 each) to B 3 H W in [-1, 1]."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pictures(x: Tensor) -> UInt8Image:
+    """B 3 H W in [-1, 1] to uint8 B H W 3."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def load_weights(network: nn.Module, file: Path) -> None:
+    """Put the weights of an earlier run or export into a network, as floats; an export may be stored in eight bits."""
+    network.load_state_dict({name: value.float() for name, value in unpack(load_file(file)).items()})
+
+
+def export_network(network: nn.Module, config: Any, folder: Path, name: str, half: bool = True) -> None:
+    """Write ``NAME.safetensors``, in half precision or as it is, and ``NAME.json`` with the config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = network.state_dict().items()
+    save_file(
+        {
+            key: value.half().contiguous() if half and value.is_floating_point() else value.contiguous()
+            for key, value in state
+        },
+        folder / f"{name}.safetensors",
+    )
+    (folder / f"{name}.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
 
 
 SAMPLES = 2  # batch normalisation wants more than one

@@ -8,16 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from talkswap.checkpoints.preset_folder import has, network_folder, verify_tensors
-from talkswap.checkpoints.presets import find_preset, preset_state
+from talkswap.checkpoints import preset_folder, presets
+from talkswap.evaluation.judges import mouth_sync, observe, recognition
 from talkswap.evaluation.judges.inception import load_compact_features, load_inception
-from talkswap.evaluation.judges.mouth_sync import MouthJudge
-from talkswap.evaluation.judges.observe import Photo
-from talkswap.evaluation.judges.recognition import IdentityJudge, load_identity_judge
 from talkswap.evaluation.judges.syncnet import FILE as SYNCNET
 from talkswap.evaluation.judges.syncnet import SyncNetJudge
-from talkswap.evaluation.metrics.frechet import FeatureNetwork
-from talkswap.evaluation.metrics.lip_sync import SyncJudge, SyncScore
+from talkswap.evaluation.metrics import frechet, lip_sync
 from talkswap.evaluation.metrics.metric import Judge
 from talkswap.types import FloatArray
 
@@ -46,10 +42,10 @@ class Gallery:
 class Judges:
     """All judges, loaded once for a whole evaluation."""
 
-    features: FeatureNetwork
-    sync: SyncJudge
-    identity: IdentityJudge
-    truths: dict[str, SyncScore] = field(default_factory=dict)  # of true clips, by file: each is judged once
+    features: frechet.FeatureNetwork
+    sync: lip_sync.SyncJudge
+    identity: recognition.IdentityJudge
+    truths: dict[str, lip_sync.SyncScore] = field(default_factory=dict)  # of true clips, by file: each is judged once
 
     def judge(self, kind: str) -> Judge | None:
         """The judge of a kind of metrics (:attr:`~talkswap.evaluation.metrics.metric.Metric.network`); None for no network."""
@@ -59,11 +55,11 @@ class Judges:
         """Every judge, for the report."""
         return self.features.judge, self.sync.judge, self.identity.judge
 
-    def person(self, photo: Photo) -> FloatArray:
+    def person(self, photo: observe.Photo) -> FloatArray:
         """Unit vector (D) of the person in a photo."""
         return np.asarray(self.identity([photo.crop], photo.landmarks[None])[0], np.float32)
 
-    def gallery(self, photos: Sequence[Photo]) -> Gallery:
+    def gallery(self, photos: Sequence[observe.Photo]) -> Gallery:
         """The persons of some photos."""
         vectors = np.stack([self.person(photo) for photo in photos])
         return Gallery(tuple(photo.name for photo in photos), tuple(photo.speaker for photo in photos), vectors)
@@ -77,10 +73,12 @@ def load_judges(files: JudgeFiles) -> Judges:
         WeightsCorruptError: a file is damaged or of another network.
         DependencyError: a named file needs a package that isn't installed.
     """
-    return Judges(load_features(files.inception), load_sync_judge(files.syncnet), load_identity_judge(files.identity))
+    return Judges(
+        load_features(files.inception), load_sync_judge(files.syncnet), recognition.load_identity_judge(files.identity)
+    )
 
 
-def load_features(file: Path | None = None) -> FeatureNetwork:
+def load_features(file: Path | None = None) -> frechet.FeatureNetwork:
     """Inception if its file is at hand, else the compact stand-in.
 
     Raises:
@@ -88,14 +86,14 @@ def load_features(file: Path | None = None) -> FeatureNetwork:
     """
     if file is not None:
         return load_inception(file)
-    paper = preset_state("paper")
-    if any(has(folder, f"{INCEPTION}.safetensors") for folder in paper.folders):
+    paper = presets.preset_state("paper")
+    if any(preset_folder.has(folder, f"{INCEPTION}.safetensors") for folder in paper.folders):
         # `talkswap download` converts the pinned file: the published tensors in another container
-        return load_inception(verify_tensors(paper, INCEPTION)[0], published=True)
-    return load_compact_features(network_folder(find_preset("compact"), "faces/detector"))
+        return load_inception(preset_folder.verify_tensors(paper, INCEPTION)[0], published=True)
+    return load_compact_features(preset_folder.network_folder(presets.find_preset("compact"), "faces/detector"))
 
 
-def load_sync_judge(file: Path | None = None, device: str = "cpu") -> SyncJudge:
+def load_sync_judge(file: Path | None = None, device: str = "cpu") -> lip_sync.SyncJudge:
     """SyncNet if its file is at hand, else the compact stand-in.
 
     Args:
@@ -106,6 +104,8 @@ def load_sync_judge(file: Path | None = None, device: str = "cpu") -> SyncJudge:
         WeightsMissingError: the named file isn't there, or even the stand-in's networks are missing.
         WeightsCorruptError: a file is damaged or of another network.
     """
-    if file is not None or any(has(folder, f"{SYNCNET}.safetensors") for folder in preset_state("paper").folders):
+    if file is not None or any(
+        preset_folder.has(folder, f"{SYNCNET}.safetensors") for folder in presets.preset_state("paper").folders
+    ):
         return SyncNetJudge(file, device)
-    return MouthJudge()
+    return mouth_sync.MouthJudge()

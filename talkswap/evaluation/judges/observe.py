@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 
 from talkswap.errors import NoSourceFaceError, NoTargetFaceError
 from talkswap.evaluation.metrics.metric import has_face
-from talkswap.faces.analyse import FaceAnalyser
-from talkswap.faces.geometry import align, box_around, box_overlap, invert_affine, transform_points, warp_crop
-from talkswap.faces.mesh import POINTS
+from talkswap.faces import analyse, geometry, mesh
 from talkswap.faces.people import FaceChooser
 from talkswap.faces.track import FaceTracker, TrackedFace
 from talkswap.files import write_arrays, write_error
@@ -77,7 +75,7 @@ class Observation:
         """The landmarks (T 478 3) in px of the picture."""
         points = np.full_like(self.landmarks, np.nan)
         for row in np.flatnonzero(has_face(self.landmarks)):
-            points[row] = transform_points(invert_affine(self.affines[row]), self.landmarks[row])
+            points[row] = geometry.transform_points(geometry.invert_affine(self.affines[row]), self.landmarks[row])
         return points
 
     def pictures(self) -> Iterator[UInt8Image]:
@@ -89,7 +87,7 @@ class Observation:
                 yield frame.rgb
 
 
-def open_photo(name: str, speaker: str, path: Path, analyser: FaceAnalyser, size: int) -> Photo:
+def open_photo(name: str, speaker: str, path: Path, analyser: analyse.FaceAnalyser, size: int) -> Photo:
     """Read a photo and cut its largest face out.
 
     Raises:
@@ -102,7 +100,7 @@ def open_photo(name: str, speaker: str, path: Path, analyser: FaceAnalyser, size
         raise NoSourceFaceError(f"no face was found in {path}", "choose a photo with one face seen from the front")
     # A photo may show bystanders; the largest face is the one that is meant.
     face = max(faces, key=lambda f: float((f.box[2] - f.box[0]) * (f.box[3] - f.box[1])))
-    aligned = align(picture, face.landmarks, size)
+    aligned = geometry.align(picture, face.landmarks, size)
     return Photo(name, speaker, path, aligned.crop, aligned.landmarks)
 
 
@@ -116,7 +114,7 @@ def sound_of(video: Path) -> Voice:
 
 
 def track_clip(
-    video: Path, analyser: FaceAnalyser, size: int, cache: Path | None = None, end: float = math.inf
+    video: Path, analyser: analyse.FaceAnalyser, size: int, cache: Path | None = None, end: float = math.inf
 ) -> ClipTrack:
     """Follow the most prominent face of a clip.
 
@@ -144,7 +142,7 @@ def track_clip(
                 break
             face = choose(tracker.update(frame), *frame.rgb.shape[:2])
             times.append(float(frame.time))
-            landmarks.append(np.full((POINTS, 3), np.nan, np.float32) if face is None else face.face.landmarks)
+            landmarks.append(np.full((mesh.POINTS, 3), np.nan, np.float32) if face is None else face.face.landmarks)
             affines.append(None if face is None else face.affine(size))
     # Without a face the square stays where it was last; before the first face it is where that one will be.
     last = next((affine for affine in affines if affine is not None), None)
@@ -184,18 +182,18 @@ def observe_truth(video: Path, voice: Voice, track: ClipTrack, size: int, folder
             crops = create_crop_file(path, count, size)
             with ClipReader(probe(video)) as reader:
                 for row, frame in zip(range(count), reader.frames(), strict=False):
-                    crops[row] = warp_crop(frame.rgb, track.affines[row], size)
+                    crops[row] = geometry.warp_crop(frame.rgb, track.affines[row], size)
             crops.flush()
         except OSError as error:
             raise write_error(path, error) from error
-    aligned = np.stack([transform_points(m, p) for m, p in zip(track.affines, track.landmarks, strict=True)])
+    aligned = np.stack([geometry.transform_points(m, p) for m, p in zip(track.affines, track.landmarks, strict=True)])
     return Observation(
         video, track.times, crops, aligned, track.affines, voice, track.width, track.height, np.arange(count)
     )
 
 
 def observe_result(
-    video: Path, truth: Observation, analyser: FaceAnalyser, folder: Path, end: float = math.inf
+    video: Path, truth: Observation, analyser: analyse.FaceAnalyser, folder: Path, end: float = math.inf
 ) -> Observation:
     """A finished clip, cut by the truth's squares.
 
@@ -219,7 +217,7 @@ def observe_result(
     path = folder / f"{video.stem}.crops.npy"
     places = truth.picture_landmarks
     times: list[float] = []
-    landmarks = np.full((len(rows), POINTS, 3), np.nan, np.float32)
+    landmarks = np.full((len(rows), mesh.POINTS, 3), np.nan, np.float32)
     try:
         crops = create_crop_file(path, len(rows), size)
         with ClipReader(info, index) as reader:
@@ -229,9 +227,9 @@ def observe_result(
                 affine = truth.affines[rows[row]]
                 face = face_at(tracker.update(frame), places[rows[row]])
                 times.append(float(frame.time))
-                crops[row] = warp_crop(frame.rgb, affine, size)
+                crops[row] = geometry.warp_crop(frame.rgb, affine, size)
                 if face is not None:
-                    landmarks[row] = transform_points(affine, face.face.landmarks)
+                    landmarks[row] = geometry.transform_points(affine, face.face.landmarks)
         crops.flush()
     except OSError as error:
         raise write_error(path, error) from error
@@ -285,7 +283,9 @@ def face_at(faces: list[TrackedFace], place: FloatArray) -> TrackedFace | None:
     if not np.isfinite(place[0, 0]):  # the truth has no face in this frame
         return faces[0]
     # A swap changes identity, so the face is recognised by its place and not by who it is.
-    shares = [box_overlap(box_around(face.face.landmarks), box_around(place)) for face in faces]
+    shares = [
+        geometry.box_overlap(geometry.box_around(face.face.landmarks), geometry.box_around(place)) for face in faces
+    ]
     best = int(np.argmax(shares))
     return faces[best] if shares[best] >= LEAST_OVERLAP else None
 

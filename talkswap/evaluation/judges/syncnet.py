@@ -28,9 +28,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from talkswap.checkpoints.networks import load_network, read_tensors
-from talkswap.checkpoints.preset_folder import verify_tensors
-from talkswap.checkpoints.presets import preset_state
+from talkswap.checkpoints import networks, preset_folder, presets
 from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.evaluation.metrics.lip_sync import SyncScore, grid_rows, offset_distances, score_of
 from talkswap.evaluation.metrics.metric import Judge, check_landmarks, has_face
@@ -131,11 +129,11 @@ def load_syncnet(path: Path) -> SyncNet:
     """
     if not path.is_file():
         raise WeightsMissingError(f"no SyncNet at {path}", "run `talkswap download syncnet_v2`")
-    tensors = read_tensors([path], "`talkswap download syncnet_v2` fetches the published file and converts it")
+    tensors = networks.read_tensors([path], "`talkswap download syncnet_v2` fetches the published file and converts it")
     network = SyncNet()
     # Files of before 2018 lack batch normalisation's counters, which inference doesn't use.
     counters = {name: value for name, value in network.state_dict().items() if name.endswith(COUNTER)}
-    return load_network(network, counters | tensors, "syncnet_v2")
+    return networks.load_network(network, counters | tensors, "syncnet_v2")
 
 
 @torch.inference_mode()
@@ -259,7 +257,7 @@ class SyncNetJudge:
     """
 
     def __init__(self, file: Path | None = None, device: str = "cpu", published: bool | None = None) -> None:
-        path = file if file is not None else verify_tensors(preset_state("paper"), FILE)[0]
+        path = file if file is not None else preset_folder.verify_tensors(presets.preset_state("paper"), FILE)[0]
         self.network = load_syncnet(path).to(device)
         digest = file_sha256(path)
         if published is None:
@@ -288,7 +286,7 @@ class SyncNetJudge:
 def downloaded_hash() -> str:
     """sha256 of the file that `talkswap download` fetched; empty if it isn't here, or is damaged."""
     try:
-        return file_sha256(verify_tensors(preset_state("paper"), FILE)[0])
+        return file_sha256(preset_folder.verify_tensors(presets.preset_state("paper"), FILE)[0])
     except (WeightsMissingError, WeightsCorruptError):
         return ""
 

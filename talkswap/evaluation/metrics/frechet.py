@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.metrics.metric import Crops, Judge, Metric, sampled
+from talkswap.evaluation.metrics.metric import Crops, Judge, Metric
 from talkswap.types import FloatArray
 
 EVERY = 5  # stride in frames: neighbours are nearly the same picture
@@ -144,18 +144,3 @@ def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> flo
     distance = shift @ shift + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * shared
     # Equal sets may come out a rounding error below zero.
     return max(float(distance), 0.0)
-
-
-def gather(network: FeatureNetwork, crops: Crops, into: FeatureStatistics, every: int = EVERY) -> None:
-    """Add the features of a clip's crops to statistics.
-
-    Args:
-        network: computes the features.
-        crops: N S S 3 uint8.
-        into: ``FeatureStatistics.empty(network.dimension)`` at first.
-        every: stride in frames.
-
-    Raises:
-        TrainingDataError: these are no crops, or the features do not fit.
-    """
-    into.add(network(crops[sampled(len(crops), every)]))

@@ -37,10 +37,7 @@ from numpy.typing import NDArray
 
 from talkswap.errors import TrainingDataError
 from talkswap.evaluation.metrics.metric import PAPER_SIZE, Metric, check_landmarks, check_pair, has_face
-from talkswap.faces.geometry import neighbour_weights, spatial_similarity
-from talkswap.faces.insightface import MESH_OF_68
-from talkswap.faces.measures import head_rotation
-from talkswap.faces.mesh import FACE_OVAL, SKIN_POINTS, STEADY, mean_face
+from talkswap.faces import geometry, insightface, measures, mesh
 from talkswap.types import FloatArray
 
 LMD = Metric(
@@ -62,7 +59,7 @@ EXPRESSION = Metric(
     about="Difference between the result's and the truth's facial motion, pose and each face's own shape removed",
 )  # fmt: skip
 
-MOUTH_OF_68 = MESH_OF_68[48:]  # outer lips, then inner
+MOUTH_OF_68 = insightface.MESH_OF_68[48:]  # outer lips, then inner
 NEIGHBOURHOOD = 0.1  # eye distances, sigma of the weights by which neighbours count
 LEAST_FRAMES = 5  # with a face, for a resting face to mean anything
 
@@ -94,7 +91,7 @@ def landmark_distance(result: FloatArray, truth: FloatArray, size: int) -> Float
     Raises:
         TrainingDataError: shapes do not fit.
     """
-    return _distances(result, truth, MESH_OF_68, size, centred=False)
+    return _distances(result, truth, insightface.MESH_OF_68, size, centred=False)
 
 
 def mouth_distance(result: FloatArray, truth: FloatArray, size: int) -> FloatArray:
@@ -144,7 +141,7 @@ def pose_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
     check_pair(result, truth)
     errors: NDArray[np.float32] = np.full((len(result), 4), np.nan, np.float32)
     for index in np.flatnonzero(has_face(result) & has_face(truth)):
-        own, reference = head_rotation(result[index]), head_rotation(truth[index])
+        own, reference = measures.head_rotation(result[index]), measures.head_rotation(truth[index])
         difference = np.array(angles(own)) - np.array(angles(reference))
         errors[index, 0] = angle_between(reference, own)
         errors[index, 1:] = np.abs((difference + 180) % 360 - 180)  # the short way round
@@ -154,22 +151,22 @@ def pose_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
 @lru_cache(maxsize=1)
 def moving_points() -> NDArray[np.intp]:
     """P: numbers of the skin's points inside the face's outline."""
-    return np.setdiff1d(np.arange(SKIN_POINTS), np.array(FACE_OVAL))
+    return np.setdiff1d(np.arange(mesh.SKIN_POINTS), np.array(mesh.FACE_OVAL))
 
 
 @lru_cache(maxsize=1)
 def smoothing() -> NDArray[np.float64]:
     """P P, rows sum to one: the weights by which each moving point is averaged with its neighbours."""
-    return neighbour_weights(mean_face().points[moving_points()].astype(np.float64), NEIGHBOURHOOD)
+    return geometry.neighbour_weights(mesh.mean_face().points[moving_points()].astype(np.float64), NEIGHBOURHOOD)
 
 
 def upright(landmarks: FloatArray) -> NDArray[np.float64]:
     """A face (478 3) turned and scaled onto the mean face, in eye distances of the mean face."""
     points = np.asarray(landmarks, np.float64)
-    steady = list(STEADY)
-    reference = mean_face().points[steady].astype(np.float64)
+    steady = list(mesh.STEADY)
+    reference = mesh.mean_face().points[steady].astype(np.float64)
     # Steady points alone place the face; a fit to all points would absorb part of the expression.
-    scale, rotation, shift = spatial_similarity(points[steady], reference)
+    scale, rotation, shift = geometry.spatial_similarity(points[steady], reference)
     return scale * points @ rotation.T + shift
 
 

@@ -11,27 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from talkswap.checkpoints.networks import resolve
-from talkswap.checkpoints.preset_folder import weight_hashes
-from talkswap.checkpoints.presets import find_preset
+from talkswap.checkpoints import networks, preset_folder, presets
 from talkswap.errors import TalkswapError, UsageError
 from talkswap.evaluation.protocol.hdtf import evaluate
 from talkswap.evaluation.protocol.methods import Method, Rendering, Setup, Task, render_pair
 from talkswap.evaluation.protocol.plan import EvaluationPlan, OnProgress, Table, published_rows
 from talkswap.evaluation.results import Evaluation
-from talkswap.systems.description import Ablation
-from talkswap.systems.registry import find_system, requirements
+from talkswap.systems import description, registry
 from talkswap.types import DEFAULT_SYSTEM
 
 
-def ablations(system: str = DEFAULT_SYSTEM) -> dict[str, Ablation]:
+def ablations(system: str = DEFAULT_SYSTEM) -> dict[str, description.Ablation]:
     """The tables of a system's paper that can be filled, by number.
 
     Raises:
         UsageError: there is no such system.
     """
-    name = find_system(system).ablations
-    return {ablation.number: ablation for ablation in resolve(name)} if name else {}
+    name = registry.find_system(system).ablations
+    return {ablation.number: ablation for ablation in networks.resolve(name)} if name else {}
 
 
 def parse_runs(texts: Sequence[str]) -> dict[str, Path]:
@@ -79,14 +76,14 @@ def ablate(
     return evaluate(replace(plan, setting=table.setting), progress, command, methods, target)
 
 
-def rows(system: str, table: Ablation, name: str, folder: Path) -> list[Method]:
+def rows(system: str, table: description.Ablation, name: str, folder: Path) -> list[Method]:
     """The rows of one run, one for each variant of the table.
 
     Raises:
         WeightsMissingError, WeightsCorruptError.
     """
-    needs = requirements(system)
-    preset = find_preset("auto", folder, needs)
+    needs = registry.requirements(system)
+    preset = presets.find_preset("auto", folder, needs)
     try:
         # The columns are read from the run's own configuration, so that nobody has to type them.
         choices = table.choices(preset)
@@ -103,7 +100,7 @@ def rows(system: str, table: Ablation, name: str, folder: Path) -> list[Method]:
             f"{name}-{variant}" if variant else name, f"{name}, {variant}" if variant else name,
             f"the preset folder {folder}", partial(render, options), swaps=table.swap,
             choices={**choices, **{key: str(value) for key, value in options.items()}},
-            hashes=lambda setup: weight_hashes(find_preset("auto", folder, needs)),
+            hashes=lambda setup: preset_folder.weight_hashes(presets.find_preset("auto", folder, needs)),
         )
         for variant, options in table.variants.items()
     ]  # fmt: skip

@@ -12,15 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from talkswap.errors import InputMissingError, TrainingDataError
-from talkswap.faces.analyse import FaceAnalyser
-from talkswap.faces.geometry import outer_eye_distance
-from talkswap.faces.measures import mouth_opening, pearson
-from talkswap.faces.mesh import INNER_LIPS, OUTER_LIPS
+from talkswap.faces import analyse, geometry, measures, mesh
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
 from talkswap.types import FloatArray, UInt8Image
 
-LIPS = (*OUTER_LIPS, *INNER_LIPS)
+LIPS = (*mesh.OUTER_LIPS, *mesh.INNER_LIPS)
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class FaceScorer:
         analyser: the one to measure.
     """
 
-    def __init__(self, analyser: FaceAnalyser) -> None:
+    def __init__(self, analyser: analyse.FaceAnalyser) -> None:
         self._analyser = analyser
         self._labelled = self._searches = 0
         self._errors: list[tuple[float, float]] = []  # of each frame: all points, lips
@@ -71,13 +68,15 @@ class FaceScorer:
             self._labelled += 1
             if face is None:
                 continue
-            distance = np.linalg.norm(face.landmarks[:, :2] - label[:, :2], axis=1) / outer_eye_distance(label[:, :2])
+            distance = np.linalg.norm(face.landmarks[:, :2] - label[:, :2], axis=1) / geometry.outer_eye_distance(
+                label[:, :2]
+            )
             self._errors.append((float(distance.mean()), float(distance[list(LIPS)].mean())))
-            openings.append((float(mouth_opening(face.landmarks)), float(mouth_opening(label))))
+            openings.append((float(measures.mouth_opening(face.landmarks)), float(measures.mouth_opening(label))))
         curves = np.array(openings)
         # A mouth that never moves has no correlation.
         if len(curves) > 2 and curves.std(0).min() > 1e-6:
-            self._openings.append(pearson(*curves.T))
+            self._openings.append(measures.pearson(*curves.T))
 
     def scores(self) -> FaceScores:
         """The figures of all clips so far.
@@ -99,7 +98,7 @@ class FaceScorer:
         )
 
 
-def score_faces(analyser: FaceAnalyser, clips: Path, labels: Path) -> FaceScores:
+def score_faces(analyser: analyse.FaceAnalyser, clips: Path, labels: Path) -> FaceScores:
     """Measure all clips of a folder that have labels (``NAME.npz`` with ``landmarks``, as `talkswap data prepare` writes).
 
     Raises:

@@ -14,9 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
-from talkswap.checkpoints.networks import resolve
-from talkswap.checkpoints.preset_folder import has_network, weight_hashes
-from talkswap.checkpoints.presets import find_preset
+from talkswap.checkpoints import networks, preset_folder, presets
 from talkswap.errors import NoAudioError, UsageError
 from talkswap.media.index import index_frames
 from talkswap.media.mux import mux
@@ -130,10 +128,10 @@ def method_of(system: SystemDescription, row: EvaluationRow) -> Method:
         return render_pair(system.name, options, task, setup, swap=row.swaps)
 
     def missing(setup: Setup) -> str:
-        parts = list(resolve(system.missing)(system.name)) if system.missing else []
+        parts = list(networks.resolve(system.missing)(system.name)) if system.missing else []
         if row.network:
-            preset = find_preset(setup.preset, setup.weights, requirements(system.name))
-            parts += [] if has_network(preset, row.network) else [row.network]
+            preset = presets.find_preset(setup.preset, setup.weights, requirements(system.name))
+            parts += [] if preset_folder.has_network(preset, row.network) else [row.network]
         if len(parts) < 2:
             return f"part {parts[0]} is missing" if parts else ""
         return f"parts {', '.join(parts[:-1])} and {parts[-1]} are missing"
@@ -141,8 +139,8 @@ def method_of(system: SystemDescription, row: EvaluationRow) -> Method:
     def hashes(setup: Setup) -> dict[str, str]:
         # Systems of published parts have no preset of their own to state hashes.
         if system.hashes:
-            return dict(resolve(system.hashes)(system.name))
-        return weight_hashes(find_preset(setup.preset, setup.weights, requirements(system.name)))
+            return dict(networks.resolve(system.hashes)(system.name))
+        return preset_folder.weight_hashes(presets.find_preset(setup.preset, setup.weights, requirements(system.name)))
 
     return Method(row.key, row.label, row.about, render, missing, row.swaps, hashes=hashes, note=row.note)
 

@@ -21,8 +21,7 @@ import cv2
 import numpy as np
 
 from talkswap.checkpoints.networks import resolve
-from talkswap.data.hdtf import draw_pairs
-from talkswap.data.stills import paths_of
+from talkswap.data import hdtf, stills
 from talkswap.errors import (
     InputMissingError,
     OutputExistsError,
@@ -36,8 +35,7 @@ from talkswap.evaluation.results import ClipRefused, Kind, Setting
 from talkswap.files import file_sha256, write_atomically
 from talkswap.media.probe import probe
 from talkswap.media.reader import ClipReader
-from talkswap.systems.description import PublishedRow
-from talkswap.systems.registry import find_system
+from talkswap.systems import description, registry
 from talkswap.types import DEFAULT_SYSTEM, ProgressEvent
 
 OnProgress = Callable[[ProgressEvent], None]
@@ -89,17 +87,17 @@ class Table:
     kind: Kind
     number: str  # the paper's
     title: str
-    published: tuple[PublishedRow, ...]
+    published: tuple[description.PublishedRow, ...]
     metrics: tuple[str, ...] = ()  # keys of the columns shown; none: all
 
 
-def published_rows(system: str) -> tuple[PublishedRow, ...]:
+def published_rows(system: str) -> tuple[description.PublishedRow, ...]:
     """All rows of the tables of a system's paper.
 
     Raises:
         UsageError: there is no such system.
     """
-    name = find_system(system).published
+    name = registry.find_system(system).published
     return tuple(resolve(name)) if name else ()
 
 
@@ -112,7 +110,7 @@ def comparison_table(system: str) -> Table:
     # Rows with a setting compare methods; rows without one belong to ablations.
     rows = tuple(row for row in published_rows(system) if row.setting)
     number = ", ".join(dict.fromkeys(row.table for row in rows))
-    return Table("hdtf", number, f"Table {number}" if number else find_system(system).title, rows)
+    return Table("hdtf", number, f"Table {number}" if number else registry.find_system(system).title, rows)
 
 
 def check_folder(plan: EvaluationPlan) -> None:
@@ -254,7 +252,7 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
 
 def clip_of(folder: Path, record: dict[str, Any], rate: int) -> EvaluationClip:
     """A clip of the manifest."""
-    paths = paths_of(record["name"], record["split"])
+    paths = stills.paths_of(record["name"], record["split"])
     stated = {paths[kind]: record["files"][paths[kind]] for kind in ("video", "voice")}
     frames = int(record["frames"])
     return EvaluationClip(
@@ -275,7 +273,7 @@ def draw(clips: EvaluationSet, count: int, seed: int, portraits: Path | None = N
     """
     by_name = {clip.name: clip for clip in clips.clips}
     speakers = [(clip.name, clip.speaker) for clip in clips.clips]
-    names = draw_pairs(speakers, count, seed)
+    names = hdtf.draw_pairs(speakers, count, seed)
     if not names:
         speaker = clips.clips[0].speaker
         raise TrainingDataError(

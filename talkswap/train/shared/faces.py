@@ -21,13 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from talkswap.data import detection
-from talkswap.data.face_views import HELD_BACKGROUNDS, StoredFaces, ViewConfig, check_enough, read_backgrounds
+from talkswap.data import detection, face_views
 from talkswap.errors import UsageError
 from talkswap.faces.detector import DetectorConfig, DetectorNetwork, FaceDetector, face_square, save_detector
 from talkswap.faces.landmarks import LandmarkConfig, LandmarkNetwork
 from talkswap.train.shared.landmarks import LandmarkSettings, LandmarkStage
-from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, to_tensor
 from talkswap.types import UInt8Image
 
 PARTS = ("landmarks", "detector")
@@ -71,18 +70,18 @@ class DetectorStage(Stage):
         settings: DetectorSettings = config.detector
         self._settings = settings
         self.network: DetectorNetwork = DetectorNetwork(settings.network)
-        faces = StoredFaces(config.data, ("portraits-train", "frames-train"))
-        backgrounds = read_backgrounds(config.scenes)
+        faces = face_views.StoredFaces(config.data, ("portraits-train", "frames-train"))
+        backgrounds = face_views.read_backgrounds(config.scenes)
         teacher = config.teachers / detection.DETECTOR_TEACHER_FILE
         scenes = detection.read_scenes(
             config.scenes, detection.DetectorTeacher(teacher, detection.DOUBTFUL) if teacher.is_file() else None
         )
-        check_enough(len(backgrounds), HELD_BACKGROUNDS, "backgrounds", config.scenes)
-        check_enough(len(scenes), detection.HELD_SCENES, "labelled photographs", config.scenes)
-        self._held_backgrounds = backgrounds[:HELD_BACKGROUNDS]
+        face_views.check_enough(len(backgrounds), face_views.HELD_BACKGROUNDS, "backgrounds", config.scenes)
+        face_views.check_enough(len(scenes), detection.HELD_SCENES, "labelled photographs", config.scenes)
+        self._held_backgrounds = backgrounds[: face_views.HELD_BACKGROUNDS]
         self._held_scenes = scenes[-detection.HELD_SCENES :]
         self._painter = detection.ScenePainter(
-            settings.pictures, faces, scenes[: -detection.HELD_SCENES], backgrounds[HELD_BACKGROUNDS:]
+            settings.pictures, faces, scenes[: -detection.HELD_SCENES], backgrounds[face_views.HELD_BACKGROUNDS :]
         )
 
     def batch(self, step: int) -> Batch:
@@ -97,7 +96,7 @@ class DetectorStage(Stage):
             answers.append(answer)
             counted.append(cells)
         return {
-            "picture": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1,
+            "picture": to_tensor(pictures),
             "wanted": torch.from_numpy(np.stack(answers)),
             "counted": torch.from_numpy(np.stack(counted)),
         }
@@ -125,7 +124,7 @@ class DetectorStage(Stage):
         generator = np.random.default_rng(2)
         held = []
         for name in ("portraits-val", "frames-val"):
-            faces = StoredFaces(self.config.data, (name,))
+            faces = face_views.StoredFaces(self.config.data, (name,))
             settings = detection.SceneConfig(size=320, smallest=24, largest=290, photographs=0, empty=0, most=1)
             painter = detection.ScenePainter(settings, faces, [], self._held_backgrounds)
             for index in range(0, len(faces), 4):
@@ -198,7 +197,7 @@ class FacesStageConfig:
 PRESETS = {
     "compact": FacesStageConfig(),
     "paper": FacesStageConfig(
-        landmarks=LandmarkSettings(network=LandmarkConfig.named("large"), views=ViewConfig(size=192)),
+        landmarks=LandmarkSettings(network=LandmarkConfig.named("large"), views=face_views.ViewConfig(size=192)),
         detector=DetectorSettings(network=DetectorConfig.named("large")),
     ),
 }

@@ -28,20 +28,17 @@ from talkswap.data.face_views import (
     read_backgrounds,
     shape_space,
 )
-from talkswap.faces.geometry import outer_eye_distance
-from talkswap.faces.landmarks import POINTS, LandmarkConfig, LandmarkNetwork, load_landmarks, save_landmarks
-from talkswap.faces.measures import eye_openings, mouth_opening, pearson
-from talkswap.faces.mesh import FACE_OVAL, INNER_LIPS, LEFT_EYE_RING, OUTER_LIPS, RIGHT_EYE_RING, mean_face
+from talkswap.faces import geometry, landmarks, measures, mesh
 from talkswap.train.stage import Batch, Stage
 from talkswap.types import FloatArray
 
-LIPS = (*OUTER_LIPS, *INNER_LIPS)
-LEFT_EYE = (*LEFT_EYE_RING, *range(468, 473))
-RIGHT_EYE = (*RIGHT_EYE_RING, *range(473, 478))
+LIPS = (*mesh.OUTER_LIPS, *mesh.INNER_LIPS)
+LEFT_EYE = (*mesh.LEFT_EYE_RING, *range(468, 473))
+RIGHT_EYE = (*mesh.RIGHT_EYE_RING, *range(473, 478))
 PARTS = (LIPS, LEFT_EYE, RIGHT_EYE)
 # Points of the upper lids and those that they meet, between the corners of each eye; the rings run corner to corner.
-UPPER_LIDS = (*LEFT_EYE_RING[2:7], *RIGHT_EYE_RING[2:7])
-LOWER_LIDS = (*LEFT_EYE_RING[14:9:-1], *RIGHT_EYE_RING[14:9:-1])
+UPPER_LIDS = (*mesh.LEFT_EYE_RING[2:7], *mesh.RIGHT_EYE_RING[2:7])
+LOWER_LIDS = (*mesh.LEFT_EYE_RING[14:9:-1], *mesh.RIGHT_EYE_RING[14:9:-1])
 BLINKS = "blinks-train"  # folder beside the others
 LID_KNEE = 0.25  # of the knee of all points: lids are never far from where they belong
 
@@ -50,7 +47,7 @@ LID_KNEE = 0.25  # of the knee of all points: lids are never far from where they
 class LandmarkSettings:
     """The landmark network, its views and its loss."""
 
-    network: LandmarkConfig = LandmarkConfig()
+    network: landmarks.LandmarkConfig = landmarks.LandmarkConfig()
     views: ViewConfig = ViewConfig()
     lips: float = 3.0  # weight of a point, where the skin has 1
     eyes: float = 2.5
@@ -95,17 +92,17 @@ class LandmarkStage(Stage):
         backgrounds = read_backgrounds(config.scenes)
         check_enough(len(backgrounds), HELD_BACKGROUNDS, "backgrounds", config.scenes)
         self._held = backgrounds[:HELD_BACKGROUNDS]
-        self._mirror = mean_face().mirror
+        self._mirror = mesh.mean_face().mirror
         self._views = FaceViews(settings.views, faces, backgrounds[HELD_BACKGROUNDS:], self._mirror)
-        self.network: LandmarkNetwork = LandmarkNetwork(settings.network)
+        self.network: landmarks.LandmarkNetwork = landmarks.LandmarkNetwork(settings.network)
         if settings.start is not None:
-            self.network.load_state_dict(load_landmarks(settings.start).state_dict())
+            self.network.load_state_dict(landmarks.load_landmarks(settings.start).state_dict())
         else:
             mean, basis, _ = shape_space(faces, settings.network.coefficients)
             self.network.set_basis(mean, basis)
-        weight = torch.ones(POINTS)
+        weight = torch.ones(landmarks.POINTS)
         for indices, value in (
-            (FACE_OVAL, settings.oval),
+            (mesh.FACE_OVAL, settings.oval),
             (LEFT_EYE, settings.eyes),
             (RIGHT_EYE, settings.eyes),
             (LIPS, settings.lips),
@@ -188,15 +185,15 @@ class LandmarkStage(Stage):
             for careful, kind in ((1.0, "followed"), (0.0, "careless")):
                 pictures, targets = self._held_views(name, careful)
                 answer, presence = self._read(pictures)
-                eyes = outer_eye_distance(targets[..., :2])
+                eyes = geometry.outer_eye_distance(targets[..., :2])
                 error = np.linalg.norm(answer[..., :2] - targets[..., :2], axis=2) / eyes[:, None]
                 scores[f"{short}_{kind}"] = float(error.mean())
                 scores[f"{short}_{kind}_lips"] = float(error[:, list(LIPS)].mean())
-                openings = [mouth_opening(p) for p in (answer, targets)]
-                eye_pairs = [eye_openings(p).mean(1) for p in (answer, targets)]
+                openings = [measures.mouth_opening(p) for p in (answer, targets)]
+                eye_pairs = [measures.eye_openings(p).mean(1) for p in (answer, targets)]
                 if len(targets) > 2:  # of two faces any correlation is 1 or -1
-                    scores[f"{short}_{kind}_opening"] = pearson(*openings)
-                    scores[f"{short}_{kind}_eye_opening"] = pearson(*eye_pairs)
+                    scores[f"{short}_{kind}_opening"] = measures.pearson(*openings)
+                    scores[f"{short}_{kind}_eye_opening"] = measures.pearson(*eye_pairs)
                 scores[f"{short}_{kind}_found"] = float((presence > 0.5).mean())
         size = self._settings.network.size
         empty = [cv2.resize(b, (size, size), interpolation=cv2.INTER_AREA) for b in self._held]
@@ -222,4 +219,4 @@ class LandmarkStage(Stage):
 
     def export(self, folder: Path) -> None:
         """Write ``landmarks.safetensors`` and ``landmarks.json``."""
-        save_landmarks(self.network, folder)
+        landmarks.save_landmarks(self.network, folder)

@@ -23,7 +23,7 @@ from talkswap.data.occluders import HELD, TRAINED, Materials
 from talkswap.faces.geometry import outer_eye_distance
 from talkswap.faces.mesh import mean_face
 from talkswap.faces.occlusion import OcclusionConfig, OcclusionNetwork, save_occlusion
-from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, to_tensor
 from talkswap.types import FloatArray
 
 FACES = ("portraits-val", "frames-val")  # held out
@@ -85,7 +85,7 @@ class OcclusionStage(Stage):
 
     @staticmethod
     def _batch(views: list[CoveredView]) -> Batch:
-        picture = torch.from_numpy(np.stack([v.picture for v in views])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        picture = to_tensor([v.picture for v in views])
         masks = torch.from_numpy(np.stack([[v.covered, v.counted] for v in views]))
         masks = F.avg_pool2d(masks, 2)
         return {"picture": picture, "covered": masks[:, 0], "counted": masks[:, 1]}

@@ -13,7 +13,7 @@ want is a second label for all of it: one network then comes near to their ensem
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,24 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError
 from talkswap.faces.measures import pearson
 from talkswap.train.shared.speech_labels import SOUNDS, ClipLabels, SpeechLabels, load_encoder, shape_at, teacher_shapes
-from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
+from talkswap.train.stage import (
+    SAMPLES,
+    Batch,
+    LoopConfig,
+    Networks,
+    Part,
+    Stage,
+    Work,
+    export_network,
+    load_weights,
+    step_seed,
+)  # fmt: skip
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE
 from talkswap.voice.speech_encoder import MEASURES, SpeechEncoder, SpeechEncoderConfig
@@ -173,7 +183,7 @@ class SpeechEncoderStage(Stage):
         torch.manual_seed(config.loop.seed)
         self.network: SpeechLearner = SpeechLearner(config.network)
         if config.start is not None:
-            self.encoder.load_state_dict({k: v.float() for k, v in load_file(config.start).items()})
+            load_weights(self.encoder, config.start)
         lags = read_lags(config.lags)
         net, room = config.network, round(config.stretch * (1 + config.speed)) + 1
         spoken = {
@@ -387,12 +397,8 @@ class SpeechEncoderStage(Stage):
         cv2.imwrite(str(path), np.concatenate(panels))
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.calibrate()
-        save_file(
-            {k: v.contiguous() for k, v in self.encoder.state_dict().items()}, folder / "speech_encoder.safetensors"
-        )
-        (folder / "speech_encoder.json").write_text(json.dumps(asdict(self.config.network), indent=1))
+        export_network(self.encoder, self.config.network, folder, "speech_encoder", half=False)
         lags = {c.name: self.lag_of(c) for c in self.calibration + self.clips}
         agreement = {c.name: round(self.agreement_of(c, lags[c.name]), 3) for c in self.calibration + self.clips}
         (folder / "agreement.json").write_text(json.dumps(dict(sorted(agreement.items())), indent=1))

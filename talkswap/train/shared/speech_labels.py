@@ -8,17 +8,17 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from talkswap.data.talking import SpokenClip
 from talkswap.errors import TrainingDataError
+from talkswap.records import from_plain
+from talkswap.train.stage import load_weights
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE, MelConfig
 from talkswap.voice.speech_encoder import SpeechEncoder, SpeechEncoderConfig
@@ -134,10 +134,9 @@ def load_encoder(folder: Path) -> SpeechEncoder:
             f"no speech_encoder.safetensors in {folder}", "name the export folder of a finished run"
         )
     stored = json.loads((folder / "speech_encoder.json").read_text())
-    names = {f.name for f in fields(SpeechEncoderConfig)}
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in names}
-    encoder = SpeechEncoder(SpeechEncoderConfig(**values))
-    encoder.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    names = {field.name for field in fields(SpeechEncoderConfig)}  # an export of another version may have more
+    encoder = SpeechEncoder(from_plain(SpeechEncoderConfig, {k: v for k, v in stored.items() if k in names}))
+    load_weights(encoder, path)
     return encoder.eval()
 
 

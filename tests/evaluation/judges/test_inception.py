@@ -26,7 +26,7 @@ from talkswap.evaluation.judges.inception import (
     load_inception,
     resize_as_tensorflow,
 )
-from talkswap.evaluation.metrics.frechet import FeatureStatistics, frechet_distance, gather
+from talkswap.evaluation.metrics.frechet import FeatureStatistics, frechet_distance
 from talkswap.faces.mesh import FACE_OVAL, MeshTexture, ring_mask
 
 # Of torch-fidelity's 2048 features: the first eight, every 256th, and mean and deviation of all.
@@ -153,7 +153,7 @@ def features() -> DetectorFeatures:
 def distance(features: DetectorFeatures, crops: np.ndarray, others: np.ndarray) -> float:
     seen = [FeatureStatistics.empty(features.dimension) for _ in range(2)]
     for part, into in zip((crops, others), seen, strict=True):
-        gather(features, part, into, every=1)
+        into.add(features(part))
     return frechet_distance(*seen)
 
 

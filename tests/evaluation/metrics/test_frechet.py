@@ -4,6 +4,8 @@ closed form of the normal distribution (1e-9), and against SciPy's root of the p
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -12,8 +14,9 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from talkswap.errors import TrainingDataError
-from talkswap.evaluation.metrics.frechet import FeatureStatistics, frechet_distance, gather
+from talkswap.evaluation.metrics.frechet import FeatureStatistics, frechet_distance
 from talkswap.evaluation.metrics.metric import Judge
+from talkswap.evaluation.protocol.measure import features
 
 GENERATOR = np.random.default_rng(5)
 
@@ -51,7 +54,7 @@ def test_it_equals_torchmetrics() -> None:
         judge.update(torch.from_numpy(crops).permute(0, 3, 1, 2), real=real)
         mine.append(FeatureStatistics.empty(12))
         for start in range(0, 60, 7):  # clip by clip
-            gather(SquaresOfCrops(), crops[start : start + 7], mine[-1], every=1)
+            mine[-1].add(SquaresOfCrops()(crops[start : start + 7]))
     np.testing.assert_allclose(frechet_distance(*mine), float(judge.compute()), rtol=1e-4)
 
 
@@ -101,9 +104,11 @@ def test_parts_add_up_to_the_whole_even_far_from_zero() -> None:
 
 
 def test_it_looks_at_every_fifth_frame() -> None:
-    seen = FeatureStatistics.empty(12)
-    gather(SquaresOfCrops(), np.zeros((12, 16, 16, 3), np.uint8), seen)
-    assert seen.count == 2
+    clip, judges = (
+        SimpleNamespace(crops=np.zeros((12, 16, 16, 3), np.uint8)),
+        SimpleNamespace(features=SquaresOfCrops()),
+    )
+    assert len(features(clip, judges)) == 2  # type: ignore[arg-type]
 
 
 def test_what_does_not_fit_is_named() -> None:

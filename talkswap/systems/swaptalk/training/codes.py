@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from talkswap.checkpoints.networks import unpack
 from talkswap.data.talking import SpokenClip, open_spoken, smoothed_quads
 from talkswap.errors import InputMissingError, TrainingDataError
 from talkswap.faces.geometry import quad_affine, warp_crop
 from talkswap.files import write_arrays
+from talkswap.records import from_plain
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
+from talkswap.train.stage import load_weights, to_tensor
 
 RAW_STEP = 4.0 / 127  # raw vectors have unit variance and are stored in steps of this
 
@@ -52,18 +53,13 @@ def load_vqgan(path: Path, config: VQGANConfig | None = None) -> VQGAN:
     Args:
         config: its sizes; None reads them from the ``.json`` beside an export, or takes the compact preset's.
     """
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise InputMissingError(f"no VQGAN weights at {path}", "train the stage vqgan first")
     settings = path.with_suffix(".json")
     if config is None and settings.is_file():
-        stored: dict[str, Any] = json.loads(settings.read_text())
-        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        config = VQGANConfig(**stored)
+        config = from_plain(VQGANConfig, json.loads(settings.read_text()))
     network = VQGAN(config or VQGANConfig())
-    weights = unpack(load_file(path))  # an export may be stored in eight bits
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+    load_weights(network, path)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.eval().requires_grad_(False)
 
@@ -174,7 +170,7 @@ class ClipEncoder:
 
     def _codes(self, halves: NDArray[np.uint8], lower: bool) -> list[tuple[Any, Any]]:
         """Code numbers (G/2 G) of each half, and its vectors on the codes' scale where modules work on those."""
-        x = torch.from_numpy(np.ascontiguousarray(halves)).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = to_tensor(list(halves))
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
             features = self.network.encoder(x)

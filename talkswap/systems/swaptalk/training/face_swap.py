@@ -6,17 +6,15 @@ which costs ten times the module itself, so they are computed on a part of each 
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from talkswap.errors import InputMissingError, TrainingDataError
@@ -24,9 +22,22 @@ from talkswap.systems.swaptalk.face_swap import PAPER, FaceSwap, FaceSwapConfig
 from talkswap.systems.swaptalk.training.codes import load_vqgan
 from talkswap.systems.swaptalk.training.pair_draw import PairConfig, PairDraw
 from talkswap.systems.swaptalk.training.pairs import PICTURES, PairCodes
-from talkswap.systems.swaptalk.training.vqgan import decoder_parts, gradients, to_pictures, to_tensor
+from talkswap.systems.swaptalk.training.vqgan import decoder_parts, gradients
 from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
-from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
+from talkswap.train.stage import (
+    SAMPLES,
+    Batch,
+    LoopConfig,
+    Networks,
+    Part,
+    Stage,
+    Work,
+    export_network,
+    load_weights,
+    step_seed,
+    to_pictures,
+    to_tensor,
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ class FaceSwapStage(Stage):
         torch.manual_seed(config.loop.seed)
         self.network: FaceSwap = FaceSwap(config.network)
         if config.start is not None:
-            self.network.load_state_dict({k: v.float() for k, v in load_file(config.start).items()})
+            load_weights(self.network, config.start)
         self.vqgan = load_vqgan(config.vqgan)
         self.pairs = PairCodes(config.pairs)
         self.pairs.check(self.vqgan)
@@ -324,7 +335,4 @@ class FaceSwapStage(Stage):
 
     def export(self, folder: Path) -> None:
         """Write ``face_swap.safetensors`` (fp16) and ``face_swap.json``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
-        save_file(state, folder / "face_swap.safetensors")
-        (folder / "face_swap.json").write_text(json.dumps(asdict(self.config.network), indent=1) + "\n")
+        export_network(self.network, self.config.network, folder, "face_swap")

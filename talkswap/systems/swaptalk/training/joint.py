@@ -12,8 +12,6 @@ stay frozen and the rest learns from what it shows:
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,8 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from talkswap.checkpoints.networks import unpack
 from talkswap.data.stills import open_stills
 from talkswap.faces.identity import load_identity
 from talkswap.faces.landmarks import load_landmarks
@@ -43,11 +39,22 @@ from talkswap.systems.swaptalk.training.joint_rows import (
     reading_gain,
     sharpness,
 )
-from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradients, to_pictures, to_tensor
+from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradients
 from talkswap.systems.swaptalk.vqgan import VQGAN
 from talkswap.train.losses import PerceptualNetwork, perceptual_loss
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
-from talkswap.train.stage import SAMPLES, Batch, Networks, Part, Stage, Work
+from talkswap.train.stage import (
+    SAMPLES,
+    Batch,
+    Networks,
+    Part,
+    Stage,
+    Work,
+    export_network,
+    load_weights,
+    to_pictures,
+    to_tensor,
+)
 from talkswap.types import FloatArray
 
 
@@ -69,9 +76,9 @@ class JointStage(Stage):
         self.config: JointStageConfig = config
         torch.manual_seed(config.loop.seed)
         vqgan, lip_sync = load_vqgan(config.vqgan), LipSync(config.network)
-        lip_sync.load_state_dict({k: v.float() for k, v in unpack(load_file(config.lip_sync)).items()})
+        load_weights(lip_sync, config.lip_sync)
         if config.speech is not None:
-            lip_sync.transform.speech.load_state_dict({k: v.float() for k, v in load_file(config.speech).items()})
+            load_weights(lip_sync.transform.speech, config.speech)
         vqgan.requires_grad_(False)
         vqgan.decoder.requires_grad_(True)
         lip_sync.requires_grad_(False)
@@ -285,10 +292,8 @@ class JointStage(Stage):
         cv2.imwrite(str(path), np.concatenate(lines)[:, :, ::-1])
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, part in (("vqgan", self.network.vqgan), ("lip_sync", self.network.lip_sync)):
-            save_file({k: v.contiguous() for k, v in part.state_dict().items()}, folder / f"{name}.safetensors")
-            (folder / f"{name}.json").write_text(json.dumps(asdict(part.config), indent=1))
+        export_network(self.network.vqgan, self.network.vqgan.config, folder, "vqgan", half=False)
+        export_network(self.network.lip_sync, self.network.lip_sync.config, folder, "lip_sync", half=False)
 
 
 def networks(config: JointStageConfig) -> dict[str, nn.Module]:

@@ -15,16 +15,10 @@ from torch import Tensor
 from talkswap.data.stills import StillAugmentation, Stills, draw_still, importance, open_stills
 from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError
-from talkswap.faces.geometry import OUTER_EYE_CORNERS
-from talkswap.faces.guide import FaceGuide
-from talkswap.faces.landmarks import LandmarkNetwork, affine_from_landmarks
-from talkswap.faces.mask import lower_face_mask
-from talkswap.faces.measures import INNER_BOTTOM, INNER_TOP, MOUTH_PAIRS, MOUTH_SPREAD, yaw_degrees
-from talkswap.faces.mesh import OUTER_LIPS
+from talkswap.faces import geometry, guide, landmarks, mask, measures, mesh
 from talkswap.systems.swaptalk.lip_sync import LipSyncConfig
 from talkswap.systems.swaptalk.training.pair_draw import compatible
-from talkswap.systems.swaptalk.training.vqgan import to_tensor
-from talkswap.train.stage import Batch, LoopConfig, step_seed
+from talkswap.train.stage import Batch, LoopConfig, step_seed, to_tensor
 from talkswap.types import FloatArray, UInt8Image
 from talkswap.voice.mel import SILENCE
 
@@ -118,9 +112,9 @@ class JointRows:
         portraits = self.sets[0]
         number = int(random.integers(len(portraits)))
         source = np.asarray(portraits.landmarks[number], np.float32)
-        if not compatible(yaw_degrees(source), yaw_degrees(points)):
+        if not compatible(measures.yaw_degrees(source), measures.yaw_degrees(points)):
             return crop, points
-        guided = FaceGuide(np.asarray(portraits.crops[number]), source).lay(crop, points)
+        guided = guide.FaceGuide(np.asarray(portraits.crops[number]), source).lay(crop, points)
         return guided.crop, guided.landmarks
 
     def batch(self, step: int) -> Batch:
@@ -140,10 +134,10 @@ class JointRows:
             if number < config.driven:
                 weights.append(importance(points, size, 0.7, 1.2, 2.5))
             else:
-                lower = cv2.dilate(lower_face_mask(points, size), np.ones((15, 15)))
+                lower = cv2.dilate(mask.lower_face_mask(points, size), np.ones((15, 15)))
                 small = cv2.resize(lower, (size // 4, size // 4), interpolation=cv2.INTER_AREA)
                 weights.append(np.asarray(1 - small, np.float32))
-            corner = points[list(OUTER_LIPS), :2].mean(0) - config.mouth_side / 2 + random.integers(-12, 13, 2)
+            corner = points[list(mesh.OUTER_LIPS), :2].mean(0) - config.mouth_side / 2 + random.integers(-12, 13, 2)
             mouths.append([int(np.clip(c, 0, size - config.mouth_side)) for c in corner])
         for _ in range(config.loop.batch - count):
             crop, points = draw_still(
@@ -185,12 +179,12 @@ def mouth_measures(points: Tensor) -> Tensor:
     Returns:
         B 7 in units of MOUTH_SPREAD.
     """
-    between = points[:, OUTER_EYE_CORNERS[0]] - points[:, OUTER_EYE_CORNERS[1]]
+    between = points[:, geometry.OUTER_EYE_CORNERS[0]] - points[:, geometry.OUTER_EYE_CORNERS[1]]
     eyes, flat = between.norm(dim=1).clamp(min=1e-3), between[:, :2].norm(dim=1).clamp(min=1e-3)
-    lips = points[:, list(INNER_TOP), :2].mean(1) - points[:, list(INNER_BOTTOM), :2].mean(1)
+    lips = points[:, list(measures.INNER_TOP), :2].mean(1) - points[:, list(measures.INNER_BOTTOM), :2].mean(1)
     lengths = [(lips.square().sum(1) + 1e-4).sqrt() / flat]
-    lengths += [(points[:, a] - points[:, b]).norm(dim=1) / eyes for a, b in MOUTH_PAIRS]
-    return torch.stack(lengths, 1) / torch.from_numpy(MOUTH_SPREAD).to(points)
+    lengths += [(points[:, a] - points[:, b]).norm(dim=1) / eyes for a, b in measures.MOUTH_PAIRS]
+    return torch.stack(lengths, 1) / torch.from_numpy(measures.MOUTH_SPREAD).to(points)
 
 
 @dataclass(frozen=True)
@@ -215,7 +209,7 @@ def open_talking_stills(
     stills = open_stills(data / f"frames-{split}")
     clips = {clip.name: clip for clip in open_spoken(data, split, videos)}
     count = len(stills)
-    shape = np.zeros((count, len(MOUTH_SPREAD)), np.float32)
+    shape = np.zeros((count, len(measures.MOUTH_SPREAD)), np.float32)
     pose: list[FloatArray] = []
     speech = np.zeros((count, window, 80), np.float32)
     groups: dict[str, list[int]] = {}
@@ -245,13 +239,13 @@ def landmark_squares(faces: Iterable[FloatArray], side: int, size: int) -> Tenso
     to_unit = np.array([[2 / side, 0, 1 / side - 1], [0, 2 / side, 1 / side - 1], [0, 0, 1]])
     affines = []
     for points in faces:
-        affine = affine_from_landmarks(points, size)  # crop px to square px
+        affine = landmarks.affine_from_landmarks(points, size)  # crop px to square px
         inverse = np.linalg.inv(np.vstack([affine.astype(np.float64), [0, 0, 1]]))
         affines.append((to_unit @ inverse @ to_px)[:2])
     return torch.from_numpy(np.stack(affines).astype(np.float32))
 
 
-def read_points(network: LandmarkNetwork, crops: Tensor, squares: Tensor) -> Tensor:
+def read_points(network: landmarks.LandmarkNetwork, crops: Tensor, squares: Tensor) -> Tensor:
     """Landmarks (B 478 3, px of the network's square) of crops (B 3 S S in [-1, 1]); gradients reach the pixels."""
     size = network.config.size
     with torch.autocast(crops.device.type, enabled=False):
@@ -261,7 +255,7 @@ def read_points(network: LandmarkNetwork, crops: Tensor, squares: Tensor) -> Ten
         return network(square)[0]
 
 
-def reading_gain(network: LandmarkNetwork, talking: TalkingStills, each: int = 6) -> Tensor:
+def reading_gain(network: landmarks.LandmarkNetwork, talking: TalkingStills, each: int = 6) -> Tensor:
     """How far a landmark network's measures move when the labels' move by one (7): it answers timidly.
 
     Slopes within clips of ``each`` stills, so that differences between people do not count.
@@ -287,7 +281,7 @@ def reading_gain(network: LandmarkNetwork, talking: TalkingStills, each: int = 6
 
 def mouth_crop(crop: UInt8Image, points: FloatArray) -> UInt8Image:
     """The rectangle around the lips (478 3 landmarks, px)."""
-    lips = np.asarray(points)[list(OUTER_LIPS), :2]
+    lips = np.asarray(points)[list(mesh.OUTER_LIPS), :2]
     low, high = np.floor(lips.min(0) - 6).astype(int), np.ceil(lips.max(0) + 7).astype(int)
     return np.asarray(crop)[max(0, low[1]) : high[1], max(0, low[0]) : high[0]]
 

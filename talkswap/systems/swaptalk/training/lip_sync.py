@@ -13,7 +13,7 @@ means, and mouths move as far as they are told to.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,29 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from talkswap.errors import InputMissingError, TrainingDataError, TrainingError
 from talkswap.faces.measures import pearson
+from talkswap.records import from_plain
 from talkswap.systems.swaptalk.lip_sync import PAPER, LipSync, LipSyncConfig
 from talkswap.systems.swaptalk.sync_expert import SyncExpert, SyncExpertConfig, sync_loss
 from talkswap.systems.swaptalk.training.codes import code_hash, load_vqgan
 from talkswap.systems.swaptalk.training.sync_expert import TalkingMoments, given_latents, open_moments
 from talkswap.systems.swaptalk.training.vqgan import decoder_parts
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
-from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
+from talkswap.train.stage import (
+    SAMPLES,
+    Batch,
+    LoopConfig,
+    Networks,
+    Part,
+    Stage,
+    Work,
+    export_network,
+    load_weights,
+    step_seed,
+)
 from talkswap.types import FloatArray
 from talkswap.voice.features import FeatureExtractor
 
@@ -151,9 +162,9 @@ class LipSyncStage(Stage):
         self.network: LipSync = LipSync(config.network)
         self.compact = config.network.backbone == "compact"
         if config.start is not None:
-            self.network.load_state_dict({k: v.float() for k, v in load_file(config.start).items()})
+            load_weights(self.network, config.start)
         elif config.speech is not None and self.compact:
-            self.network.transform.speech.load_state_dict({k: v.float() for k, v in load_file(config.speech).items()})
+            load_weights(self.network.transform.speech, config.speech)
         if config.freeze_speech and self.compact:
             self.network.transform.speech.requires_grad_(False)
         frozen: dict[str, nn.Module] = {"vqgan": load_vqgan(config.vqgan)}
@@ -164,12 +175,9 @@ class LipSyncStage(Stage):
             )
         if config.expert is not None:
             stored = json.loads((config.expert / "sync_expert.json").read_text())
-            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-            expert = SyncExpertConfig(**values)
+            expert = from_plain(SyncExpertConfig, stored)
             frozen["expert"] = SyncExpert(expert)
-            frozen["expert"].load_state_dict(
-                {k: v.float() for k, v in load_file(config.expert / "sync_expert.safetensors").items()}
-            )
+            load_weights(frozen["expert"], config.expert / "sync_expert.safetensors")
             frames = expert.frames
         self.frozen = nn.ModuleDict(frozen)
         self.frames = frames
@@ -429,8 +437,5 @@ class LipSyncStage(Stage):
         cv2.imwrite(str(path), np.concatenate(sheet)[:, :, ::-1])
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
-        save_file(half, folder / "lip_sync.safetensors")
-        (folder / "lip_sync.json").write_text(json.dumps(asdict(self.config.network), indent=1))
+        export_network(self.network, self.config.network, folder, "lip_sync")
         (folder / "clips.json").write_text(json.dumps([c.name for c in self.clips]))

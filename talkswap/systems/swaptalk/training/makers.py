@@ -89,19 +89,17 @@ def draw_pairs(options: PairsOptions, report: Report, echo: Echo) -> dict[str, A
             raise InputMissingError(f"{file} does not exist", "check the path")
     if options.proxy == "mesh" and (options.inswapper or options.arcface):
         raise UsageError("--inswapper and --arcface belong to --proxy inswapper", "add --proxy inswapper")
-    from talkswap.checkpoints.preset_folder import network_folder
-    from talkswap.checkpoints.presets import find_preset
-    from talkswap.systems.swaptalk.training.pair_draw import PairConfig, load_proxy
-    from talkswap.systems.swaptalk.training.pairs import make_pairs
+    from talkswap.checkpoints import preset_folder, presets
+    from talkswap.systems.swaptalk.training import pair_draw, pairs
 
-    proxy = load_proxy(options.proxy, options.inswapper, options.arcface)
-    identity = options.identity or network_folder(find_preset("compact"), "faces/identity")
+    proxy = pair_draw.load_proxy(options.proxy, options.inswapper, options.arcface)
+    identity = options.identity or preset_folder.network_folder(presets.find_preset("compact"), "faces/identity")
     share = options.same
     if share is None:
         # a published swap of two people needs no pairs of one person to learn what geometry gets wrong
-        share = PairConfig().same if options.proxy == "mesh" else 0.0
-    config = PairConfig(same=share, source_forehead=options.forehead)
-    summary = make_pairs(
+        share = pair_draw.PairConfig().same if options.proxy == "mesh" else 0.0
+    config = pair_draw.PairConfig(same=share, source_forehead=options.forehead)
+    summary = pairs.make_pairs(
         options.data, options.vqgan, identity, options.out, options.count, options.seed, config=config, proxy=proxy,
         report=report,
     )  # fmt: skip

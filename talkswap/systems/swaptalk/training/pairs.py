@@ -23,6 +23,7 @@ from talkswap.files import write_atomically
 from talkswap.systems.swaptalk.training.codes import RAW_STEP, code_hash, load_vqgan
 from talkswap.systems.swaptalk.training.pair_draw import DIFFERENT, SAME, Pair, PairConfig, PairDraw, Proxy
 from talkswap.systems.swaptalk.vqgan import VQGAN
+from talkswap.train.stage import to_tensor
 from talkswap.types import ProgressEvent
 
 PICTURES = ("source", "target", "guide", "result")
@@ -152,10 +153,7 @@ class CodeWriter:
         """Store a few pairs (one batch of the encoder)."""
         grid, arrays = self.network.config.grid, self.arrays
         rows = slice(self.done, self.done + len(pairs))
-        crops = {
-            name: torch.from_numpy(np.stack([getattr(p, name) for p in pairs])).permute(0, 3, 1, 2).float() / 127.5 - 1
-            for name in PICTURES
-        }
+        crops = {name: to_tensor([getattr(pair, name) for pair in pairs]) for name in PICTURES}
         for name, crop in crops.items():
             upper, lower = self.network.encode(crop.contiguous(memory_format=torch.channels_last))
             arrays[f"{name}_index"][rows] = torch.cat([upper.number, lower.number], 1).numpy().astype(np.uint16)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from talkswap.data.talking import open_spoken
@@ -27,7 +26,18 @@ from talkswap.systems.swaptalk.training.codes import RAW_STEP, TalkingClip, code
 from talkswap.systems.swaptalk.vqgan import Codebook
 from talkswap.train.figures import draw_curve
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
-from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
+from talkswap.train.stage import (
+    SAMPLES,
+    Batch,
+    LoopConfig,
+    Networks,
+    Part,
+    Stage,
+    Work,
+    export_network,
+    load_weights,
+    step_seed,
+)
 from talkswap.types import FloatArray
 from talkswap.voice.features import FeatureExtractor
 
@@ -171,7 +181,7 @@ class SyncExpertStage(Stage):
         torch.manual_seed(config.loop.seed)
         self.network: SyncExpert = SyncExpert(config.network)
         if config.speech is not None:
-            self.network.speech.load_state_dict({k: v.float() for k, v in load_file(config.speech).items()})
+            load_weights(self.network.speech, config.speech)
         vqgan = load_vqgan(config.vqgan)
         self.frozen = nn.ModuleDict({"lower": vqgan.lower})
         weights, frames = code_hash(vqgan), config.network.frames
@@ -287,8 +297,5 @@ class SyncExpertStage(Stage):
         draw_curve(path.parent / "curve.jsonl", path)
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
-        save_file(half, folder / "sync_expert.safetensors")
-        (folder / "sync_expert.json").write_text(json.dumps(asdict(self.config.network), indent=1))
+        export_network(self.network, self.config.network, folder, "sync_expert")
         (folder / "clips.json").write_text(json.dumps([c.name for c in self.strong]))

@@ -7,8 +7,7 @@ stays valid.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -17,14 +16,27 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from talkswap.data.stills import StillAugmentation, Stills, draw_still, importance, open_stills
 from talkswap.errors import InputMissingError
 from talkswap.systems.swaptalk.vqgan import COMPACT, PAPER, VQGAN, Quantized, VQGANConfig
 from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
-from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
+from talkswap.train.stage import (
+    SAMPLES,
+    Batch,
+    LoopConfig,
+    Networks,
+    Part,
+    Stage,
+    Work,
+    export_network,
+    load_weights,
+    step_seed,
+    to_pictures,
+    to_tensor,
+)
 from talkswap.types import FloatArray, UInt8Image
 
 
@@ -85,16 +97,6 @@ def gradients(x: Tensor) -> tuple[Tensor, Tensor]:
     return F.pad(x[..., 1:] - x[..., :-1], (0, 1)), F.pad(x[..., 1:, :] - x[..., :-1, :], (0, 0, 0, 1))
 
 
-def to_tensor(crops: list[np.ndarray]) -> Tensor:
-    """uint8 crops (S S 3 each) to B 3 S S in [-1, 1]."""
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-def to_pictures(x: Tensor) -> np.ndarray:
-    """B 3 S S in [-1, 1] to uint8 B S S 3."""
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
 class VQGANStage(Stage):
     """Trains :class:`~talkswap.systems.swaptalk.vqgan.VQGAN`."""
 
@@ -106,7 +108,7 @@ class VQGANStage(Stage):
         torch.manual_seed(config.loop.seed)
         self.network: VQGAN = VQGAN(config.network)
         if config.start is not None:
-            self.network.load_state_dict({k: v.float() for k, v in load_file(config.start).items()})
+            load_weights(self.network, config.start)
         if config.decoder_only:
             for part in (self.network.encoder, self.network.upper, self.network.lower):
                 part.requires_grad_(False)
@@ -295,13 +297,10 @@ class VQGANStage(Stage):
         cv2.imwrite(str(path), np.concatenate(rows)[:, :, ::-1])
 
     def export(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: v.contiguous() for k, v in self.network.state_dict().items()}, folder / "vqgan-float32.safetensors"
-        )
-        half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in self.network.state_dict().items()}
-        save_file(half, folder / "vqgan.safetensors")
-        (folder / "vqgan.json").write_text(json.dumps(asdict(self.config.network), indent=1))
+        """Write the network twice: as it was trained, and in half precision with its config."""
+        export_network(self.network, self.config.network, folder, "vqgan")
+        exact = {name: value.contiguous() for name, value in self.network.state_dict().items()}
+        save_file(exact, folder / "vqgan-float32.safetensors")
 
 
 def networks(config: VQGANStageConfig) -> dict[str, nn.Module]:

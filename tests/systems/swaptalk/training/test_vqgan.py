@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from talkswap.errors import InputMissingError, TrainingDataError, TrainingError
 from talkswap.faces.identity import IdentityConfig, IdentityNetwork, save_identity
 from talkswap.faces.mesh import mean_face
-from talkswap.systems.swaptalk.training.vqgan import PRESETS, VQGANStage, VQGANStageConfig, to_pictures, to_tensor
+from talkswap.systems.swaptalk.training.vqgan import PRESETS, VQGANStage, VQGANStageConfig
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.train.loop import Trainer
 from talkswap.train.losses import LEVELS, TAPPED, PerceptualNetwork, perceptual_loss
-from talkswap.train.stage import LoopConfig
+from talkswap.train.stage import LoopConfig, to_pictures, to_tensor
 from tests.train.learning import fixed_figure
 
 TINY = VQGANConfig(
