@@ -14,17 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
+from talkswap.cli import output
 from talkswap.cli.options import option_fields, option_parameters, option_values, system_among
-from talkswap.cli.output import (
-    choose_progress,
-    note,
-    print_error,
-    print_warning,
-    printable,
-    table,
-    to_json,
-    write_json,
-)  # fmt: skip
 from talkswap.errors import OutputExistsError, OutputUnwritableError, PartialError, TalkswapError, UsageError
 from talkswap.types import RenderPlan, RenderReport
 
@@ -178,7 +169,7 @@ def save_plan(file: Path, plan: RenderPlan, overwrite: bool) -> None:
     if file.exists() and not overwrite:
         raise OutputExistsError(f"{file} already exists", "choose another name, or allow it with --overwrite")
     write_plans(file, [plan])
-    note(f"the plan is in {file}, nothing was rendered; `talkswap render --plan {file}` does it")
+    output.note(f"the plan is in {file}, nothing was rendered; `talkswap render --plan {file}` does it")
 
 
 def print_summaries(plans: Sequence[RenderPlan]) -> None:
@@ -186,7 +177,7 @@ def print_summaries(plans: Sequence[RenderPlan]) -> None:
     from talkswap.render.forecast import plan_summary
 
     summaries = [plan_summary(plan) for plan in plans]
-    typer.echo(to_json({"plans": summaries} if len(plans) > 1 else summaries[0]))
+    typer.echo(output.to_json({"plans": summaries} if len(plans) > 1 else summaries[0]))
 
 
 def render_plans(plans: Sequence[RenderPlan], quiet: bool, report: Path | None) -> None:
@@ -200,20 +191,20 @@ def render_plans(plans: Sequence[RenderPlan], quiet: bool, report: Path | None) 
     reports: list[RenderReport] = []
     for plan in plans:
         try:
-            with choose_progress(quiet) as progress:
+            with output.choose_progress(quiet) as progress:
                 finished = render_clip(plan, progress)
         except TalkswapError as error:
             if len(plans) == 1:
                 raise
             error.message = f"{plan.output}: {error.message}"
-            print_error(error)
+            output.print_error(error)
             continue
         for warning in finished.warnings:
-            print_warning(warning)
+            output.print_warning(warning)
         typer.echo(last_line(finished))  # before the report: the clip is there, whatever happens to that
         reports.append(finished)
     if report is not None and reports:
-        write_json(report, reports[0] if len(plans) == 1 else reports)
+        output.write_json(report, reports[0] if len(plans) == 1 else reports)
     if failed := len(plans) - len(reports):
         raise PartialError(f"{failed} of {len(plans)} renders failed", "what failed stands above; the others are done")
 
@@ -248,12 +239,13 @@ def batch(
     from talkswap.render.batch import DONE, FAILED, read_jobs, results_file, run_jobs
 
     jobs = read_jobs(jobs_table)
-    with choose_progress(quiet, "jobs") as progress:
+    with output.choose_progress(quiet, "jobs") as progress:
         results = run_jobs(jobs, results_file(jobs_table), workers, progress, ray)
     rows = [
-        [r.state, f"{r.seconds:.1f} s", str(r.exit_code), printable(r.output), printable(r.message)] for r in results
+        [r.state, f"{r.seconds:.1f} s", str(r.exit_code), output.printable(r.output), output.printable(r.message)]
+        for r in results
     ]
-    typer.echo(table(["STATE", "TIME", "CODE", "OUTPUT", "MESSAGE"], rows))
+    typer.echo(output.table(["STATE", "TIME", "CODE", "OUTPUT", "MESSAGE"], rows))
     failed = [result for result in results if result.state == FAILED]
     if failed:
         done = sum(result.state == DONE for result in results)

@@ -35,21 +35,10 @@ from talkswap.device import choose_device
 from talkswap.evaluation.judges import observe
 from talkswap.evaluation.judges.judges import Gallery, Judges, load_judges
 from talkswap.evaluation.metrics.metric import Judge
+from talkswap.evaluation.protocol import plan as planning
 from talkswap.evaluation.protocol.measure import Case, columns, features, measure
 from talkswap.evaluation.protocol.methods import Method, Rendering, Task, choose_methods
-from talkswap.evaluation.protocol.plan import (
-    EvaluationClip,
-    EvaluationPlan,
-    EvaluationSet,
-    OnProgress,
-    Pair,
-    Table,
-    check_folder,
-    comparison_table,
-    draw,
-    open_evaluation_set,
-    photo_of,
-)
+from talkswap.evaluation.protocol.plan import EvaluationClip, EvaluationPlan, EvaluationSet, OnProgress, Pair, Table
 from talkswap.evaluation.protocol.summary import figures_of, provenance, set_figures
 from talkswap.evaluation.report.report import templates, write_report
 from talkswap.evaluation.report.sheets import draw_sheets, write_photo
@@ -93,13 +82,13 @@ def evaluate(
     """
     templates()  # hours of work shall not end at a missing package
     progress = progress or (lambda event: None)
-    table = table or comparison_table(plan.system)
+    table = table or planning.comparison_table(plan.system)
     rows = list(methods) if methods is not None else choose_methods(plan.system, plan.methods)
-    clips = open_evaluation_set(plan.data, plan.split)
-    pairs, possible = draw(clips, plan.pairs, plan.seed, plan.portraits)
+    clips = planning.open_evaluation_set(plan.data, plan.split)
+    pairs, possible = planning.draw(clips, plan.pairs, plan.seed, plan.portraits)
     if shortage := plan.shortage(len(pairs), clips):
         progress(ProgressEvent("evaluate", 0, 0, shortage))
-    check_folder(plan)
+    planning.check_folder(plan)
     # Two runs in one folder would write each other's files.
     with locked(plan.out):
         run = Run(plan, clips, pairs, rows, progress)
@@ -275,7 +264,7 @@ class Run:
         """The source face of a pair."""
         path = pair.photo
         if path is None:
-            path = photo_of(pair.source, self.work / "photos" / f"{pair.source.name}.png")
+            path = planning.photo_of(pair.source, self.work / "photos" / f"{pair.source.name}.png")
         # A portrait shows nobody of the data set, so its file name stands for the person.
         speaker = pair.source.speaker if pair.photo is None else path.stem
         return observe.open_photo(pair.source_name, speaker, path, self.analyser, self.plan.size)

@@ -20,15 +20,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from talkswap import errors
 from talkswap.checkpoints.networks import resolve
 from talkswap.data import hdtf, stills
-from talkswap.errors import (
-    InputMissingError,
-    OutputExistsError,
-    OutputUnwritableError,
-    TrainingDataError,
-    UnreadableMediaError,
-)
 from talkswap.evaluation.judges.judges import JudgeFiles
 from talkswap.evaluation.protocol.methods import Setup
 from talkswap.evaluation.results import ClipRefused, Kind, Setting
@@ -120,18 +114,18 @@ def check_folder(plan: EvaluationPlan) -> None:
         OutputExistsError, OutputUnwritableError.
     """
     if plan.out.exists() and not plan.out.is_dir():
-        raise OutputUnwritableError(f"{plan.out} is a file", "name a folder with --out")
+        raise errors.OutputUnwritableError(f"{plan.out} is a file", "name a folder with --out")
     if not plan.out.is_dir():
         return
     # The plan's record marks a folder as ours; anything else in it belongs to somebody.
     begun = (plan.out / "work" / "plan.json").is_file()
     others = [path for path in plan.out.iterdir() if path.name != ".lock"]
     if begun and not plan.resume:
-        raise OutputExistsError(
+        raise errors.OutputExistsError(
             f"{plan.out} holds an evaluation", "add --resume to go on with it, or name another --out"
         )
     if others and not begun:
-        raise OutputExistsError(f"{plan.out} is not empty", "name a new folder with --out")
+        raise errors.OutputExistsError(f"{plan.out} is not empty", "name a new folder with --out")
 
 
 @dataclass(frozen=True)
@@ -204,7 +198,9 @@ def photo_of(clip: EvaluationClip, path: Path) -> Path:
                 _, data = cv2.imencode(".png", np.ascontiguousarray(frame.rgb[:, :, ::-1]))
                 write_atomically(path, data.tobytes(), parents=True)
                 return path
-    raise UnreadableMediaError(f"frame {clip.portrait} of {clip.video} does not decode", "prepare the data set again")
+    raise errors.UnreadableMediaError(
+        f"frame {clip.portrait} of {clip.video} does not decode", "prepare the data set again"
+    )
 
 
 def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
@@ -219,11 +215,11 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
         TrainingDataError: it isn't a prepared data set, or has no clip in this split.
     """
     if not folder.is_dir():
-        raise InputMissingError(f"{folder} is no folder", "name a folder made by `talkswap data prepare`")
+        raise errors.InputMissingError(f"{folder} is no folder", "name a folder made by `talkswap data prepare`")
     path = folder / "manifest.json"
     hint = "run `talkswap data prepare` to its end"
     if not path.is_file():
-        raise TrainingDataError(f"{folder} is no prepared data set: it has no manifest.json", hint)
+        raise errors.TrainingDataError(f"{folder} is no prepared data set: it has no manifest.json", hint)
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         rate = int(manifest["settings"]["clip"]["rate"])
@@ -240,10 +236,10 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
                 ClipRefused(f"{v['subset']}_{v['name']}", f"not among the videos: {v['address']}") for v in videos
             )
     except (ValueError, KeyError, TypeError) as error:
-        raise TrainingDataError(f"{path} is damaged or of another version: {error}", hint) from error
+        raise errors.TrainingDataError(f"{path} is damaged or of another version: {error}", hint) from error
     if not clips:
         where = "in it" if split == "all" else f"in its split {split}"
-        raise TrainingDataError(
+        raise errors.TrainingDataError(
             f"{folder} has no clip {where}",
             "prepare videos of more speakers, or take --split all where nothing in the folder was ever trained on",
         )
@@ -276,7 +272,7 @@ def draw(clips: EvaluationSet, count: int, seed: int, portraits: Path | None = N
     names = hdtf.draw_pairs(speakers, count, seed)
     if not names:
         speaker = clips.clips[0].speaker
-        raise TrainingDataError(
+        raise errors.TrainingDataError(
             f"the {len(speakers)} clips of {clips.folder} (split {clips.split}) show one speaker only, {speaker}",
             "a face swap needs two; prepare videos of more people, with --speakers where one speaks in several",
         )
@@ -294,10 +290,10 @@ def draw(clips: EvaluationSet, count: int, seed: int, portraits: Path | None = N
 def deal_portraits(folder: Path, count: int, seed: int) -> Sequence[Path]:
     """Portraits in an order that the seed decides, each about as often as any other."""
     if not folder.is_dir():
-        raise InputMissingError(f"{folder} is no folder", "name a folder of pictures with --portraits")
+        raise errors.InputMissingError(f"{folder} is no folder", "name a folder of pictures with --portraits")
     photos = sorted(path for path in folder.iterdir() if path.suffix.lower() in PORTRAITS)
     if not photos:
-        raise TrainingDataError(f"{folder} holds no picture", f"give {', '.join(PORTRAITS)} files")
+        raise errors.TrainingDataError(f"{folder} holds no picture", f"give {', '.join(PORTRAITS)} files")
     # Dealt in rounds, so that no portrait comes a second time before all have come once.
     order = np.random.default_rng(seed).permutation(len(photos))
     return [photos[int(order[number % len(photos)])] for number in range(count)]

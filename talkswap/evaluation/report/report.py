@@ -17,16 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from talkswap.errors import DependencyError, OutputExistsError, UsageError
+from talkswap.evaluation import results
 from talkswap.evaluation.report import tables
 from talkswap.evaluation.report.plots import Dots, Plot, dot_plot
-from talkswap.evaluation.results import (
-    Evaluation,
-    MethodResult,
-    PairResult,
-    SettingResult,
-    read_evaluation,
-    write_evaluation,
-)
+from talkswap.evaluation.results import Evaluation, MethodResult, PairResult, SettingResult
 from talkswap.files import write_atomically, write_error
 from talkswap.records import from_plain, to_plain
 
@@ -66,7 +60,7 @@ def write_report(folder: Path, evaluation: Evaluation) -> ReportFiles:
         OutputUnwritableError: the folder is missing or read-only, or the disk full.
     """
     written = ReportFiles(folder / "report.json", folder / "report.md", folder / "report.html")
-    write_evaluation(written.data, evaluation)
+    results.write_evaluation(written.data, evaluation)
     write_atomically(written.text, build_markdown(evaluation))
     write_atomically(written.page, build_page(evaluation, folder))
     return written
@@ -124,7 +118,7 @@ def publish(report: Path, out: Path, overwrite: bool = False) -> ReportFiles:
         raise UsageError(f"{out} is the report's own folder", "choose another --out")
     if (out / "report.json").exists() and not overwrite:
         raise OutputExistsError(f"{out} holds a report already", "choose another --out, or allow it with --overwrite")
-    public = without_people_and_places(read_evaluation(report))
+    public = without_people_and_places(results.read_evaluation(report))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -286,20 +280,20 @@ def pair_article(environment: jinja2.Environment, setting: SettingResult, number
     """The pictures of one pair, as markup."""
     from markupsafe import Markup
 
-    results = [(method, pair) for method in setting.methods for pair in method.pairs if pair.number == number]
-    faces, mouths = strips(results, folder)
-    pair = results[0][1]
+    outcomes = [(method, pair) for method in setting.methods for pair in method.pairs if pair.number == number]
+    faces, mouths = strips(outcomes, folder)
+    pair = outcomes[0][1]
     template = environment.get_template("pair.html.jinja")
     return Markup(template.render(name=tables.pair_name(pair), pair=pair, faces=faces, mouths=mouths))
 
 
-def strips(results: list[tuple[MethodResult, PairResult]], folder: Path) -> tuple[list[Strip], list[Strip]]:
+def strips(outcomes: list[tuple[MethodResult, PairResult]], folder: Path) -> tuple[list[Strip], list[Strip]]:
     """Rows of faces and rows of mouths of one pair: photo, target, then every method that finished."""
     # Photo and target belong to the pair, so any method's result names them.
-    shared = next(pair.pictures for _, pair in results if pair.pictures is not None)
+    shared = next(pair.pictures for _, pair in outcomes if pair.pictures is not None)
     faces = [("Source photo", "Face", shared.photo), ("Target", "Face over time", shared.target_frames)]
     mouths = [("Target", "Mouth over time", shared.target_mouths)]
-    for method, pair in results:
+    for method, pair in outcomes:
         # The ground truth shows the same as the target.
         if pair.pictures is not None and not (method.key == tables.GROUND_TRUTH and shared.target_frames):
             faces.append((method.label, "Face over time", pair.pictures.frames))

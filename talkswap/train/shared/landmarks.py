@@ -19,15 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from talkswap.data.face_views import (
-    HELD_BACKGROUNDS,
-    FaceViews,
-    StoredFaces,
-    ViewConfig,
-    check_enough,
-    read_backgrounds,
-    shape_space,
-)
+from talkswap.data import face_views
 from talkswap.faces import geometry, landmarks, measures, mesh
 from talkswap.train.stage import Batch, Stage
 from talkswap.types import FloatArray
@@ -48,7 +40,7 @@ class LandmarkSettings:
     """The landmark network, its views and its loss."""
 
     network: landmarks.LandmarkConfig = landmarks.LandmarkConfig()
-    views: ViewConfig = ViewConfig()
+    views: face_views.ViewConfig = face_views.ViewConfig()
     lips: float = 3.0  # weight of a point, where the skin has 1
     eyes: float = 2.5
     oval: float = 1.5
@@ -88,17 +80,19 @@ class LandmarkStage(Stage):
         shares: dict[str, float] = {}
         if settings.blinks > 0 and (config.data / BLINKS / "landmarks.npy").is_file():
             names, shares = (*names, BLINKS), {BLINKS: settings.blinks}
-        faces = StoredFaces(config.data, names, shares)
-        backgrounds = read_backgrounds(config.scenes)
-        check_enough(len(backgrounds), HELD_BACKGROUNDS, "backgrounds", config.scenes)
-        self._held = backgrounds[:HELD_BACKGROUNDS]
+        faces = face_views.StoredFaces(config.data, names, shares)
+        backgrounds = face_views.read_backgrounds(config.scenes)
+        face_views.check_enough(len(backgrounds), face_views.HELD_BACKGROUNDS, "backgrounds", config.scenes)
+        self._held = backgrounds[: face_views.HELD_BACKGROUNDS]
         self._mirror = mesh.mean_face().mirror
-        self._views = FaceViews(settings.views, faces, backgrounds[HELD_BACKGROUNDS:], self._mirror)
+        self._views = face_views.FaceViews(
+            settings.views, faces, backgrounds[face_views.HELD_BACKGROUNDS :], self._mirror
+        )
         self.network: landmarks.LandmarkNetwork = landmarks.LandmarkNetwork(settings.network)
         if settings.start is not None:
             self.network.load_state_dict(landmarks.load_landmarks(settings.start).state_dict())
         else:
-            mean, basis, _ = shape_space(faces, settings.network.coefficients)
+            mean, basis, _ = face_views.shape_space(faces, settings.network.coefficients)
             self.network.set_basis(mean, basis)
         weight = torch.ones(landmarks.POINTS)
         for indices, value in (
@@ -163,9 +157,9 @@ class LandmarkStage(Stage):
 
     def _held_views(self, name: str, careful: float) -> tuple[list[np.ndarray], FloatArray]:
         """Clean views of a val folder's faces; the same at every call."""
-        faces = StoredFaces(self.config.data, (name,))
-        settings = ViewConfig(size=self._settings.network.size, careful=careful)
-        views = FaceViews(settings, faces, self._held, self._mirror)
+        faces = face_views.StoredFaces(self.config.data, (name,))
+        settings = face_views.ViewConfig(size=self._settings.network.size, careful=careful)
+        views = face_views.FaceViews(settings, faces, self._held, self._mirror)
         generator = np.random.default_rng(1)
         pictures, points = [], []
         for index in range(len(faces)):

@@ -26,19 +26,9 @@ from torch import Tensor, nn
 from talkswap.data.talking import open_spoken
 from talkswap.errors import TrainingDataError
 from talkswap.faces.measures import pearson
+from talkswap.train import stage
 from talkswap.train.shared.speech_labels import SOUNDS, ClipLabels, SpeechLabels, load_encoder, shape_at, teacher_shapes
-from talkswap.train.stage import (
-    SAMPLES,
-    Batch,
-    LoopConfig,
-    Networks,
-    Part,
-    Stage,
-    Work,
-    export_network,
-    load_weights,
-    step_seed,
-)  # fmt: skip
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray
 from talkswap.voice.mel import SILENCE
 from talkswap.voice.speech_encoder import MEASURES, SpeechEncoder, SpeechEncoderConfig
@@ -183,7 +173,7 @@ class SpeechEncoderStage(Stage):
         torch.manual_seed(config.loop.seed)
         self.network: SpeechLearner = SpeechLearner(config.network)
         if config.start is not None:
-            load_weights(self.encoder, config.start)
+            stage.load_weights(self.encoder, config.start)
         lags = read_lags(config.lags)
         net, room = config.network, round(config.stretch * (1 + config.speed)) + 1
         spoken = {
@@ -398,7 +388,7 @@ class SpeechEncoderStage(Stage):
 
     def export(self, folder: Path) -> None:
         self.calibrate()
-        export_network(self.encoder, self.config.network, folder, "speech_encoder", half=False)
+        stage.export_network(self.encoder, self.config.network, folder, "speech_encoder", half=False)
         lags = {c.name: self.lag_of(c) for c in self.calibration + self.clips}
         agreement = {c.name: round(self.agreement_of(c, lags[c.name]), 3) for c in self.calibration + self.clips}
         (folder / "agreement.json").write_text(json.dumps(dict(sorted(agreement.items())), indent=1))

@@ -23,21 +23,9 @@ from talkswap.systems.swaptalk.training.codes import load_vqgan
 from talkswap.systems.swaptalk.training.pair_draw import PairConfig, PairDraw
 from talkswap.systems.swaptalk.training.pairs import PICTURES, PairCodes
 from talkswap.systems.swaptalk.training.vqgan import decoder_parts, gradients
+from talkswap.train import stage
 from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
-from talkswap.train.stage import (
-    SAMPLES,
-    Batch,
-    LoopConfig,
-    Networks,
-    Part,
-    Stage,
-    Work,
-    export_network,
-    load_weights,
-    step_seed,
-    to_pictures,
-    to_tensor,
-)
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ class FaceSwapStage(Stage):
         torch.manual_seed(config.loop.seed)
         self.network: FaceSwap = FaceSwap(config.network)
         if config.start is not None:
-            load_weights(self.network, config.start)
+            stage.load_weights(self.network, config.start)
         self.vqgan = load_vqgan(config.vqgan)
         self.pairs = PairCodes(config.pairs)
         self.pairs.check(self.vqgan)
@@ -282,7 +270,7 @@ class FaceSwapStage(Stage):
         if self._held_out is None:
             draw = self._draw()
             pairs = [draw.draw(np.random.default_rng([self.config.seed, k])) for k in range(self.config.validation)]
-            self._held_out = {name: to_tensor([getattr(p, name) for p in pairs]) for name in PICTURES}
+            self._held_out = {name: stage.to_tensor([getattr(p, name) for p in pairs]) for name in PICTURES}
             self._held_out["mask"] = torch.from_numpy(np.stack([p.mask for p in pairs]))[:, None]
         return self._held_out
 
@@ -329,10 +317,12 @@ class FaceSwapStage(Stage):
     def sample(self, path: Path) -> None:
         """Rows of source, target, guide, proxy (decoded), result, result pasted."""
         part = self.render(0, min(8, self.config.validation))
-        columns = [to_pictures(part[name]) for name in ("source", "target", "guide", "proxy", "made", "made-pasted")]
+        columns = [
+            stage.to_pictures(part[name]) for name in ("source", "target", "guide", "proxy", "made", "made-pasted")
+        ]
         rows = [np.concatenate([column[k] for column in columns], 1) for k in range(len(columns[0]))]
         cv2.imwrite(str(path), np.concatenate(rows)[:, :, ::-1])
 
     def export(self, folder: Path) -> None:
         """Write ``face_swap.safetensors`` (fp16) and ``face_swap.json``."""
-        export_network(self.network, self.config.network, folder, "face_swap")
+        stage.export_network(self.network, self.config.network, folder, "face_swap")

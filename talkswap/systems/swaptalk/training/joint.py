@@ -27,34 +27,15 @@ from talkswap.faces.landmarks import load_landmarks
 from talkswap.faces.measures import INNER_BOTTOM, INNER_TOP, pearson
 from talkswap.faces.mesh import OUTER_LIPS
 from talkswap.systems.swaptalk.lip_sync import LipSync
+from talkswap.systems.swaptalk.training import joint_rows
 from talkswap.systems.swaptalk.training.codes import load_vqgan
-from talkswap.systems.swaptalk.training.joint_rows import (
-    JointRows,
-    JointStageConfig,
-    landmark_squares,
-    mouth_crop,
-    mouth_measures,
-    open_talking_stills,
-    read_points,
-    reading_gain,
-    sharpness,
-)
+from talkswap.systems.swaptalk.training.joint_rows import JointRows, JointStageConfig, mouth_crop, sharpness
 from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradients
 from talkswap.systems.swaptalk.vqgan import VQGAN
+from talkswap.train import stage
 from talkswap.train.losses import PerceptualNetwork, perceptual_loss
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
-from talkswap.train.stage import (
-    SAMPLES,
-    Batch,
-    Networks,
-    Part,
-    Stage,
-    Work,
-    export_network,
-    load_weights,
-    to_pictures,
-    to_tensor,
-)
+from talkswap.train.stage import SAMPLES, Batch, Networks, Part, Stage, Work
 from talkswap.types import FloatArray
 
 
@@ -76,9 +57,9 @@ class JointStage(Stage):
         self.config: JointStageConfig = config
         torch.manual_seed(config.loop.seed)
         vqgan, lip_sync = load_vqgan(config.vqgan), LipSync(config.network)
-        load_weights(lip_sync, config.lip_sync)
+        stage.load_weights(lip_sync, config.lip_sync)
         if config.speech is not None:
-            load_weights(lip_sync.transform.speech, config.speech)
+            stage.load_weights(lip_sync.transform.speech, config.speech)
         vqgan.requires_grad_(False)
         vqgan.decoder.requires_grad_(True)
         lip_sync.requires_grad_(False)
@@ -93,18 +74,18 @@ class JointStage(Stage):
             teachers["perceptual"] = PerceptualNetwork(config.perceptual_network)
         self.frozen = nn.ModuleDict(teachers)
         window, lags = config.network.window, read_lags(config.lags)
-        self.talking = open_talking_stills(config.data, "train", config.videos, lags, window)
-        self.held_out = open_talking_stills(config.data, "val", config.videos, {}, window)
+        self.talking = joint_rows.open_talking_stills(config.data, "train", config.videos, lags, window)
+        self.held_out = joint_rows.open_talking_stills(config.data, "val", config.videos, {}, window)
         self.rows = JointRows(config, self.talking, self.reader.config.size)
-        self.gain = reading_gain(self.reader, self.talking)
+        self.gain = joint_rows.reading_gain(self.reader, self.talking)
         self._real: list[Tensor] = []
         self._made: list[Tensor] = []
 
     def _squares(self, faces: list[FloatArray]) -> Tensor:
-        return landmark_squares(faces, self.network.vqgan.config.size, self.reader.config.size)
+        return joint_rows.landmark_squares(faces, self.network.vqgan.config.size, self.reader.config.size)
 
     def _read(self, crops: Tensor, squares: Tensor) -> Tensor:
-        return mouth_measures(read_points(self.reader, crops, squares))
+        return joint_rows.mouth_measures(joint_rows.read_points(self.reader, crops, squares))
 
     def batch(self, step: int) -> Batch:
         return self.rows.batch(step)
@@ -205,14 +186,14 @@ class JointStage(Stage):
         # the reader sees each picture a little moved, and sometimes grey: a colour that only it takes for an opening pays nothing
         squares = batch["square"] + torch.randn_like(batch["square"]) * 0.01
         with torch.no_grad():
-            before = read_points(self.reader, crop[:last], squares)
+            before = joint_rows.read_points(self.reader, crop[:last], squares)
         shown = decoded[:last]
         grey = torch.rand(last, 1, 1, 1, device=decoded.device) < 0.6
         shown = torch.where(grey, shown.mean(1, keepdim=True).expand_as(shown), shown)
-        after = read_points(self.reader, shown, squares)
+        after = joint_rows.read_points(self.reader, shown, squares)
         lips = list(OUTER_LIPS) + list(INNER_TOP) + list(INNER_BOTTOM)
         points = (after[:first, lips, :2] - before[:first, lips, :2]).abs().mean()
-        change = mouth_measures(after[first:]) - mouth_measures(before[first:])
+        change = joint_rows.mouth_measures(after[first:]) - joint_rows.mouth_measures(before[first:])
         intended = (target[first:] - batch["own"][first:]).clamp(-4, 4) * self.gain.to(change)
         part = F.smooth_l1_loss(change, intended, reduction="none")
         landmark = part[:, 0].mean() + 0.3 * part[:, 1:].mean()
@@ -245,7 +226,7 @@ class JointStage(Stage):
         decoded = []
         half = net.vqgan.config.grid // 2
         for part in np.array_split(np.arange(len(rows)), max(1, len(rows) // 6)):
-            crop = to_tensor([np.asarray(talking.stills.crops[i]) for i in rows[part]])
+            crop = stage.to_tensor([np.asarray(talking.stills.crops[i]) for i in rows[part]])
             latent = net.vqgan.embed(crop)
             tokens = net.lip_sync.transform.speech.tokens(torch.from_numpy(talking.speech[models[part]]))
             shape = torch.from_numpy(talking.shape[models[part]])
@@ -258,16 +239,17 @@ class JointStage(Stage):
         numbers = np.linspace(0, len(stills) - 1, self.config.validation).astype(int)
         psnr, sharp = [], []
         for part in np.array_split(numbers, max(1, len(numbers) // 8)):
-            crop = to_tensor([np.asarray(stills.crops[i]) for i in part])
+            crop = stage.to_tensor([np.asarray(stills.crops[i]) for i in part])
             decoded = self.network.vqgan.decode(self.network.vqgan.embed(crop)).float().clamp(-1, 1)
             psnr += (-10 * torch.log10(((decoded - crop) / 2).square().mean((1, 2, 3)))).tolist()
-            sharp += [sharpness(a) / sharpness(b) for a, b in zip(to_pictures(decoded), to_pictures(crop), strict=True)]
-        rows, models, pictures = self._spoken(self.config.validation)
-        read = self._read(pictures, self._squares(talking.faces(rows)))[:, 0].numpy()
+            pictures, originals = stage.to_pictures(decoded), stage.to_pictures(crop)
+            sharp += [sharpness(a) / sharpness(b) for a, b in zip(pictures, originals, strict=True)]
+        rows, models, spoken = self._spoken(self.config.validation)
+        read = self._read(spoken, self._squares(talking.faces(rows)))[:, 0].numpy()
         real = [sharpness(mouth_crop(talking.stills.crops[r], talking.stills.landmarks[r])) for r in rows]
         lips = [
             sharpness(mouth_crop(p, talking.stills.landmarks[r]))
-            for p, r in zip(to_pictures(pictures), rows, strict=True)
+            for p, r in zip(stage.to_pictures(spoken), rows, strict=True)
         ]
         return {
             "psnr": float(np.mean(psnr)),
@@ -280,10 +262,10 @@ class JointStage(Stage):
 
     def sample(self, path: Path) -> None:
         """Rows of target, donor of the mouth, result; twelve held-out frames."""
-        rows, models, pictures = self._spoken(self.config.validation)
+        rows, models, spoken = self._spoken(self.config.validation)
         chosen = np.linspace(0, len(rows) - 1, 12).astype(int)
         crops = self.held_out.stills.crops
-        decoded = to_pictures(pictures)
+        decoded = stage.to_pictures(spoken)
         lines = [
             np.concatenate([np.asarray(p) for p in line], 1)
             for part in (chosen[:6], chosen[6:])
@@ -292,8 +274,8 @@ class JointStage(Stage):
         cv2.imwrite(str(path), np.concatenate(lines)[:, :, ::-1])
 
     def export(self, folder: Path) -> None:
-        export_network(self.network.vqgan, self.network.vqgan.config, folder, "vqgan", half=False)
-        export_network(self.network.lip_sync, self.network.lip_sync.config, folder, "lip_sync", half=False)
+        stage.export_network(self.network.vqgan, self.network.vqgan.config, folder, "vqgan", half=False)
+        stage.export_network(self.network.lip_sync, self.network.lip_sync.config, folder, "lip_sync", half=False)
 
 
 def networks(config: JointStageConfig) -> dict[str, nn.Module]:

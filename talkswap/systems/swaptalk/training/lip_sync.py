@@ -31,19 +31,9 @@ from talkswap.systems.swaptalk.sync_expert import SyncExpert, SyncExpertConfig, 
 from talkswap.systems.swaptalk.training.codes import code_hash, load_vqgan
 from talkswap.systems.swaptalk.training.sync_expert import TalkingMoments, given_latents, open_moments
 from talkswap.systems.swaptalk.training.vqgan import decoder_parts
+from talkswap.train import stage
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
-from talkswap.train.stage import (
-    SAMPLES,
-    Batch,
-    LoopConfig,
-    Networks,
-    Part,
-    Stage,
-    Work,
-    export_network,
-    load_weights,
-    step_seed,
-)
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray
 from talkswap.voice.features import FeatureExtractor
 
@@ -162,9 +152,9 @@ class LipSyncStage(Stage):
         self.network: LipSync = LipSync(config.network)
         self.compact = config.network.backbone == "compact"
         if config.start is not None:
-            load_weights(self.network, config.start)
+            stage.load_weights(self.network, config.start)
         elif config.speech is not None and self.compact:
-            load_weights(self.network.transform.speech, config.speech)
+            stage.load_weights(self.network.transform.speech, config.speech)
         if config.freeze_speech and self.compact:
             self.network.transform.speech.requires_grad_(False)
         frozen: dict[str, nn.Module] = {"vqgan": load_vqgan(config.vqgan)}
@@ -177,7 +167,7 @@ class LipSyncStage(Stage):
             stored = json.loads((config.expert / "sync_expert.json").read_text())
             expert = from_plain(SyncExpertConfig, stored)
             frozen["expert"] = SyncExpert(expert)
-            load_weights(frozen["expert"], config.expert / "sync_expert.safetensors")
+            stage.load_weights(frozen["expert"], config.expert / "sync_expert.safetensors")
             frames = expert.frames
         self.frozen = nn.ModuleDict(frozen)
         self.frames = frames
@@ -437,5 +427,5 @@ class LipSyncStage(Stage):
         cv2.imwrite(str(path), np.concatenate(sheet)[:, :, ::-1])
 
     def export(self, folder: Path) -> None:
-        export_network(self.network, self.config.network, folder, "lip_sync")
+        stage.export_network(self.network, self.config.network, folder, "lip_sync")
         (folder / "clips.json").write_text(json.dumps([c.name for c in self.clips]))

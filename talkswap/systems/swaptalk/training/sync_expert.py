@@ -24,20 +24,10 @@ from talkswap.faces.measures import pearson
 from talkswap.systems.swaptalk.sync_expert import PAPER, SyncExpert, SyncExpertConfig, contrastive_loss
 from talkswap.systems.swaptalk.training.codes import RAW_STEP, TalkingClip, code_hash, load_vqgan, open_codes
 from talkswap.systems.swaptalk.vqgan import Codebook
+from talkswap.train import stage
 from talkswap.train.figures import draw_curve
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
-from talkswap.train.stage import (
-    SAMPLES,
-    Batch,
-    LoopConfig,
-    Networks,
-    Part,
-    Stage,
-    Work,
-    export_network,
-    load_weights,
-    step_seed,
-)
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray
 from talkswap.voice.features import FeatureExtractor
 
@@ -181,7 +171,7 @@ class SyncExpertStage(Stage):
         torch.manual_seed(config.loop.seed)
         self.network: SyncExpert = SyncExpert(config.network)
         if config.speech is not None:
-            load_weights(self.network.speech, config.speech)
+            stage.load_weights(self.network.speech, config.speech)
         vqgan = load_vqgan(config.vqgan)
         self.frozen = nn.ModuleDict({"lower": vqgan.lower})
         weights, frames = code_hash(vqgan), config.network.frames
@@ -297,5 +287,5 @@ class SyncExpertStage(Stage):
         draw_curve(path.parent / "curve.jsonl", path)
 
     def export(self, folder: Path) -> None:
-        export_network(self.network, self.config.network, folder, "sync_expert")
+        stage.export_network(self.network, self.config.network, folder, "sync_expert")
         (folder / "clips.json").write_text(json.dumps([c.name for c in self.strong]))

@@ -22,21 +22,9 @@ from torch import Tensor, nn
 from talkswap.data.stills import StillAugmentation, Stills, draw_still, importance, open_stills
 from talkswap.errors import InputMissingError
 from talkswap.systems.swaptalk.vqgan import COMPACT, PAPER, VQGAN, Quantized, VQGANConfig
+from talkswap.train import stage
 from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
-from talkswap.train.stage import (
-    SAMPLES,
-    Batch,
-    LoopConfig,
-    Networks,
-    Part,
-    Stage,
-    Work,
-    export_network,
-    load_weights,
-    step_seed,
-    to_pictures,
-    to_tensor,
-)
+from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray, UInt8Image
 
 
@@ -108,7 +96,7 @@ class VQGANStage(Stage):
         torch.manual_seed(config.loop.seed)
         self.network: VQGAN = VQGAN(config.network)
         if config.start is not None:
-            load_weights(self.network, config.start)
+            stage.load_weights(self.network, config.start)
         if config.decoder_only:
             for part in (self.network.encoder, self.network.upper, self.network.lower):
                 part.requires_grad_(False)
@@ -153,7 +141,7 @@ class VQGANStage(Stage):
         weight = F.interpolate(
             torch.from_numpy(np.stack(weights))[:, None], (config.size, config.size), mode="bilinear"
         )
-        return {"crop": to_tensor(crops), "weight": weight}
+        return {"crop": stage.to_tensor(crops), "weight": weight}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         config, crop = self.config, batch["crop"]
@@ -265,7 +253,7 @@ class VQGANStage(Stage):
         crops = [np.asarray(stills.crops[int(i)]) for i in rows]
         if self.config.size != crops[0].shape[0]:
             crops = [cv2.resize(c, (self.config.size,) * 2, interpolation=cv2.INTER_AREA) for c in crops]
-        return to_tensor(crops)
+        return stage.to_tensor(crops)
 
     def score(self) -> dict[str, float]:
         device = next(self.network.parameters()).device
@@ -291,14 +279,14 @@ class VQGANStage(Stage):
         for name in ("portraits-val", "frames-val"):
             crop = self._held_out(name, 6).to(device)
             result = torch.cat([self.network(c).float() for c in crop.split(4)])
-            for pictures in (to_pictures(crop), to_pictures(result)):
+            for pictures in (stage.to_pictures(crop), stage.to_pictures(result)):
                 row = np.concatenate(list(pictures), 1)
                 rows.append(np.pad(row, ((0, 0), (0, 6 * row.shape[0] - row.shape[1]), (0, 0))))
         cv2.imwrite(str(path), np.concatenate(rows)[:, :, ::-1])
 
     def export(self, folder: Path) -> None:
         """Write the network twice: as it was trained, and in half precision with its config."""
-        export_network(self.network, self.config.network, folder, "vqgan")
+        stage.export_network(self.network, self.config.network, folder, "vqgan")
         exact = {name: value.contiguous() for name, value in self.network.state_dict().items()}
         save_file(exact, folder / "vqgan-float32.safetensors")
 
