@@ -17,6 +17,9 @@ import pytest
 
 from talkswap.cli import main
 from talkswap.media.sound import load_voice
+from tests.data.talking_clips import talking_clips
+
+__all__ = ["talking_clips"]
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WIDTH, HEIGHT = 480, 270

@@ -21,9 +21,8 @@ from talkswap.systems.swaptalk.training.codes import load_vqgan
 from talkswap.systems.swaptalk.training.pair_draw import DIFFERENT, PairConfig, PairDraw, load_proxy
 from talkswap.systems.swaptalk.training.pairs import PairCodes
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
+from tests.data.conftest import Prepared
 from tests.systems.swaptalk.training.test_proxies import write_networks
-
-from .conftest import Prepared
 
 TINY = VQGANConfig(
     size=320, widths=(8, 8, 16), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1), code_width=16, codes=32,
