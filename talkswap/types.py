@@ -1,7 +1,5 @@
 """The small frozen types that pass between rooms; no torch here, so that importing them is free."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from fractions import Fraction

@@ -4,8 +4,6 @@ The voice is cut into chunks of 100 mesh frames of which neighbours share 20 (Re
 template on, independently of the others, so chunks run side by side; where two overlap the later one fades in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any

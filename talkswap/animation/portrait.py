@@ -4,8 +4,6 @@ Style-SyncFormer (ReSyncer 3.1) speaks from a person's *template*, their shape w
 displacements from it.  The frames that show the person best lend the rest: frontal views of the face, and open mouths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache

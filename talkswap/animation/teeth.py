@@ -5,8 +5,6 @@ edges.  So each layer comes from one mouth: the skull's from the one with the lo
 jaw's from the one with the deepest hollow under that edge.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

@@ -3,8 +3,6 @@
 Nothing heavy is imported before a command needs it, so that ``talkswap --help`` answers at once.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """``talkswap weights …``: pack trained networks, publish them, check and list preset folders."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Annotated, Literal

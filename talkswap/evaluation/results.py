@@ -7,8 +7,6 @@ Figures of a published network and figures of a compact stand-in never share a t
 the columns of one table at a time.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

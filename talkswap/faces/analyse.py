@@ -4,8 +4,6 @@ The compact analyser puts three small networks together.  The detector says roug
 network draws each one's mesh, and the identity network says who it is.  Following a face needs the second alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

@@ -5,8 +5,6 @@ construction, and a wide-open mouth doesn't leave the crop.  Everything here wor
 needs the mean face is in :mod:`talkswap.faces.mesh` and :mod:`talkswap.faces.measures`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

@@ -6,8 +6,6 @@ observation, and what still differs at eyes, brows, nose and lips is spread over
 detector at a small size in the face's own neighbourhood only.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 from typing import Any

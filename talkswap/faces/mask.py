@@ -5,8 +5,6 @@ itself and reaches 1 a little further in, so that hairline and jaw border stay t
 on a coarse grid, in sixteenths of a cell, so that it moves as smoothly as the landmarks do.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from statistics import NormalDist
 

@@ -5,8 +5,6 @@ covered.  A render multiplies its mask by the share that is free.  Only clear an
 face looks worse than a lost hair.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from fractions import Fraction

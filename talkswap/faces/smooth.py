@@ -7,8 +7,6 @@ setting serves every face size.  A point's speed is averaged with its neighbours
 point to point, doesn't pass for motion.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache

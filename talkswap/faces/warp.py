@@ -10,8 +10,6 @@ an open mouth into the line of a shut one.  So each lip's flow is continued over
 resolution.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 

@@ -5,8 +5,6 @@ takes no other with it.  What became of each is one line of ``JOBS.results.jsonl
 ends; a job is done when its last line says so, nothing of it has changed since, and its output is still there.
 """
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

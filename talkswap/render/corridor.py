@@ -7,8 +7,6 @@ Each stage works ahead of the next in a thread of its own (:mod:`talkswap.render
 encoder and nothing holds a whole clip.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import threading
 from collections.abc import Iterator, Sequence

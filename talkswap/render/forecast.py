@@ -5,8 +5,6 @@ through the whole corridor and the encoder into a temporary file.  The other fra
 without a face cost less.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

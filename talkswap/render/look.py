@@ -4,8 +4,6 @@ A render needs to know whose face it changes before it meets the first frame, an
 when that one is away.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@
 What a voice does to a person's mesh is computed once, when the painter begins; each frame asks for it at its own time.
 """
 
-from __future__ import annotations
-
 from fractions import Fraction
 
 from talkswap.animation.motion import MeshMotion, mesh_motion, usual_style

@@ -4,8 +4,6 @@
 named without one; with neither it is the person of ``--face``, or the most prominent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

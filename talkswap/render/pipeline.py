@@ -4,8 +4,6 @@ A stage is a generator.  :func:`ahead` runs it in a thread of its own and keeps 
 items, so memory does not depend on the clip's length; order is kept, errors and closing travel through.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

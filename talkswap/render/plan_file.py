@@ -4,8 +4,6 @@ A plan file is a JSON object with the fields of :class:`~talkswap.types.RenderPl
 ``--dry-run`` prints.  Paths in it are relative to the file's own folder.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

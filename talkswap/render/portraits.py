@@ -5,8 +5,6 @@ about a second are read for each person, beginning where the survey saw them; a 
 depends on the clip and its people only: every segment of a render, and whoever goes on with it, has the same portraits.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from bisect import bisect_left, bisect_right

@@ -8,8 +8,6 @@ Reader, face analysis, network and encoder work ahead of each other (:mod:`talks
 The picture is made in closed segments (:mod:`talkswap.render.resume`), so an interrupted render goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 

@@ -4,8 +4,6 @@ A segment's record holds what the report needs of it; the last segment's holds t
 that was interrupted in its final pass does not read the clip again.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """What every system shares: the networks of the rooms ``faces``, ``voice`` and ``animation``, and the stages that train them."""
 
-from __future__ import annotations
-
 from talkswap.checkpoints.networks import NetworkDescription
 from talkswap.train.stages import StageDescription
 

@@ -4,8 +4,6 @@ Processes make them where the system can fork and has shared memory to hand them
 one made a batch changes nothing in it: a batch is a function of its number.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

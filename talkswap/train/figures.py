@@ -1,7 +1,5 @@
 """The figures of a run: means over steps, ``curve.jsonl`` and TensorBoard."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -4,8 +4,6 @@ The perceptual network is a VGG-19 of fewer channels with reflect padding, whose
 (level L, number I); where torchvision's own VGG-19 is wanted, its features fit the same loss.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

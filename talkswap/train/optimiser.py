@@ -4,8 +4,6 @@ The network has one optimiser, the discriminator another.  The average of the we
 what a stage scores, draws and exports.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

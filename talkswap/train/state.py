@@ -5,8 +5,6 @@ synced, and moved into place; whatever moment the machine goes away, one whole s
 they are in memory on a CPU, so a run begun on a GPU goes on without one, and the other way round.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping

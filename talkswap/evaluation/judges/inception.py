@@ -12,8 +12,6 @@ of torch, and it unpickles its weights without restriction.
 The stand-in is our own face detector; its distances order results by damage, but are never comparable with published ones.
 """
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from zipfile import BadZipFile

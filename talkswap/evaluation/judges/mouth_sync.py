@@ -17,8 +17,6 @@ clip that its voice comes from has 0.52.  Correlation with that clip's own mouth
 (:mod:`talkswap.evaluation.metrics.lip_sync`) has no such bias.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

@@ -8,8 +8,6 @@ Equation 17 of the SwapTalk paper wants a network that took no part in training.
 loss of all compact networks and breaks that condition: its figures are marked and prove no likeness.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol
 

@@ -13,8 +13,6 @@ each frame to the true frame, for methods that leave the face as it is.  ID Retr
 photo, among those of all sources, shows the right person.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

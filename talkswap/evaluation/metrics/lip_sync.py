@@ -19,8 +19,6 @@ clip one second late, which gives the correlation of chance: it should be near 0
 *Silence* is how much further the mouth is open than in the voice's own clip while the voice is silent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction

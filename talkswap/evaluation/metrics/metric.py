@@ -4,8 +4,6 @@ A metric's own file holds a :class:`Metric` that describes its column and the fu
 and tests treat all metrics alike through that description.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -22,8 +22,6 @@ the truth happens to be quiet.)  There
 1 is as calm as the truth, below is smoother (often just blurred), above flickers.  It needs consecutive frames.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray

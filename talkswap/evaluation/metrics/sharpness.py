@@ -10,8 +10,6 @@ with enough edges, the width of each edge gives the probability that a viewer no
 of edges below the just noticeable one.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray

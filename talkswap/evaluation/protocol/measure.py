@@ -7,8 +7,6 @@ columns.  A new metric is a file in ``metrics/`` and one line in ``METERS``.
 and are left out there.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 from collections.abc import Callable

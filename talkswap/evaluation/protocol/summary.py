@@ -1,7 +1,5 @@
 """From the results of pairs to the figures of a table, and the provenance of those figures."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

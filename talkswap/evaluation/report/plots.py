@@ -5,8 +5,6 @@ drawing follows its light and dark scheme.  Every drawing has a title and a desc
 its pair's name, unless there are too many.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The report's pictures: a row of faces and a row of mouths over time, cut out while a clip's frames go by."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -4,8 +4,6 @@ Two rules are kept here and nowhere else: figures of a published network and of 
 table, and a paper's figures are shown only beside comparable ones of ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal

@@ -7,8 +7,6 @@ than the smaller number of raters or clips.  With one rater, or one clip, the sp
 out, and the row says so; with one of each there is no interval.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Hashable, Iterable, Sequence

@@ -4,8 +4,6 @@ The raters' folder gives away nothing but picture and sound: clips have random n
 the same size and date, and the page knows only their names.  Which clip is whose is in the key, outside of that folder.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import random

@@ -3,8 +3,6 @@
 Each order of steps is a system of its own, so that a render and a row of the tables can name it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from talkswap.systems.description import EvaluationRow, PresetNeeds, SystemDescription

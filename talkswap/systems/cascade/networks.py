@@ -1,7 +1,5 @@
 """inswapper: the face swap that Roop runs, one 128 px square at a time."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction

@@ -3,8 +3,6 @@
 This file is all that the rest of the tool reads of the system; the networks and the stages are imported on use.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -4,8 +4,6 @@ Those of the lip transform take B C G/2 G and speech B L D and give B C G/2 G; w
 inside.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

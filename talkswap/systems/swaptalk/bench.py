@@ -1,7 +1,5 @@
 """SwapTalk with untrained networks, for ``talkswap bench --random-weights``: how long would a size take that nobody trained?"""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -7,8 +7,6 @@ networks, what is finer from the picture.  Where speech has moved the face, the 
 overall colour follows what lies around, so that a mouth has the light and hue of the face that it is in.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import cv2

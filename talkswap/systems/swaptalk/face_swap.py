@@ -6,8 +6,6 @@ on a CPU: only the cells that a face can cover are computed; and it is given the
 skin warped onto the target (:mod:`talkswap.faces.guide`), from which it starts and which it mends.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

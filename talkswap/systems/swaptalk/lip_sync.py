@@ -8,8 +8,6 @@ The compact transform hears mel windows through a small encoder that also predic
 shape modulates every block, because half an hour of speech is too little to learn it end to end.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ The expert says whether five lower halves and a stretch of speech belong togethe
 shape from one lower half.  Both are trained on true codes and then supervise the lip transform.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -14,8 +14,6 @@ If one module is judged, the other is switched off.  Lip sync alone is judged se
 swap alone hears nothing, so one setting is enough; the order is judged cross-driven, as in the paper.
 """
 
-from __future__ import annotations
-
 from talkswap.checkpoints.preset_folder import PresetFolder, load_config
 from talkswap.systems.description import Ablation, PublishedRow
 

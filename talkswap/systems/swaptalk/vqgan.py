@@ -4,8 +4,6 @@ The aligned crop is cut into an upper and a lower half; one encoder reads both, 
 codebook C_U, C_B, and one decoder turns the joined code maps back into the crop (eq. 1 and 2).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple

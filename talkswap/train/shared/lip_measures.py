@@ -1,7 +1,5 @@
 """What counts in the loss of the stage ``sync-former``: points of the mesh by weight, and a few measures of the lips."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from torch import Tensor

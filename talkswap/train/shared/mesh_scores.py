@@ -4,8 +4,6 @@ A clip's style reference is its own beginning.  How far the mouth moves is score
 scored on all of it, since a style vector knows no time.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

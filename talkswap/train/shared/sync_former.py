@@ -9,8 +9,6 @@ A squared error makes mouths small where speech leaves a doubt; correlation and 
 at random together with their style reference, keep the amplitude a matter of style.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

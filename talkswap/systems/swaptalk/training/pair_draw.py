@@ -10,8 +10,6 @@ Any :class:`Proxy` can make the truth of different people; the guide, which the 
 when it renders, is always the mesh's.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
