@@ -65,7 +65,7 @@ def test_it_opens_the_mouth_for_a_voice_and_shuts_it_in_silence(former: SyncForm
     reference = style(former, 0.3)
     loud = opening(former, syllables(), reference)
     silent = opening(former, np.full((160, 80), SILENCE, np.float32), reference)
-    assert loud.max() > 0.04 and silent[25:].max() < 0.01
+    assert loud.max() > 0.04 and silent[25:].max() < 0.12 * loud.max()
 
 
 def test_the_reference_says_how_far_the_mouth_opens(former: SyncFormer) -> None:
