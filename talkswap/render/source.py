@@ -12,6 +12,7 @@ import numpy as np
 from talkswap.errors import InputMissingError, NoSourceFaceError, UnreadableMediaError
 from talkswap.faces.analyse import FaceAnalyser
 from talkswap.faces.geometry import align, invert_affine, transform_points
+from talkswap.faces.glasses import without_glasses
 from talkswap.faces.guide import FaceGuide, filled
 from talkswap.faces.measures import blur, sharpness, yaw_degrees
 from talkswap.faces.mesh import FACE_OVAL
@@ -53,11 +54,12 @@ class SourceFace:
         frontal = max(0.0, 1 - abs(self.yaw) / WIDEST_YAW)
         return frontal * min(1.0, self.width / ENOUGH_WIDTH) * self.sharpness
 
-    def shortcomings(self, covered: float) -> str | None:
+    def shortcomings(self, covered: float, glasses: bool) -> str | None:
         """What makes the photo a poor one and what would help, in one sentence; None where nothing does.
 
         Args:
             covered: share of the face that isn't seen.
+            glasses: whether it wears some.
         """
         face = cv2.erode(
             filled(self.face.landmarks, (FACE_OVAL,), GRID, GRID / self.face.crop.shape[0]), np.ones((3, 3))
@@ -69,6 +71,7 @@ class SourceFace:
             "blurred": ("a sharp one", blur(self.detail.crop) > BLURRED and self.width >= SMALL_FACE),
             f"turned {abs(self.yaw):.0f} degrees to the side": ("one seen from the front", abs(self.yaw) > TURNED),
             "burnt out in places": ("one in softer light", burnt > GLARE),
+            "behind glasses": ("one without them", glasses),
             "partly covered": ("one without hair or hands before the face", covered > COVERED),
         }
         lines = [(fault, help) for fault, (help, present) in faults.items() if present]
@@ -178,8 +181,9 @@ class SourceEncoder:
             best, others = faces[place], [*faces[:place], *faces[place + 1 :]]
             detail = best.detail
             covered = None if self.occlusion is None else self.occlusion(detail.crop)
-            fill = bare_face(detail.crop, detail.landmarks, covered=covered)
-            self._warn(best, others, fill.share)
+            bare, glasses = without_glasses(detail.crop, detail.landmarks)
+            fill = bare_face(bare, detail.landmarks, covered=covered)
+            self._warn(best, others, fill.share, glasses)
             mean = np.mean([face.identity for face in faces], axis=0)
             self._people[key] = SourcePerson(
                 (best.path, *(other.path for other in others)),
@@ -193,8 +197,8 @@ class SourceEncoder:
             )
         return self._people[key]
 
-    def _warn(self, best: SourceFace, others: Sequence[SourceFace], covered: float) -> None:
-        line = best.shortcomings(covered)
+    def _warn(self, best: SourceFace, others: Sequence[SourceFace], covered: float, glasses: bool) -> None:
+        line = best.shortcomings(covered, glasses)
         if line is not None:
             self.warnings.append(line)
         for other in others:
