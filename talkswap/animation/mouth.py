@@ -46,6 +46,7 @@ class MouthConfig:
     whole: float = 0.3  # share from which the frame's own teeth are covered: two rows of teeth don't mix
     closing: tuple[float, float] = (0.5, 2.5)  # px between the lips: below the first nothing shows, from the second all
     darkest: float = 0.3  # of the lips' colour: the dark is at most that bright
+    lit: float = 0.5  # of the lips' colour: what lies behind their border
     tongue: tuple[float, float, float] = (0.55, 0.42, 0.45)  # of the lips' red, green and blue
 
 
@@ -123,6 +124,7 @@ class InnerMouth:
                     views.append((k, view))
         lips = [_colour_at(self.mouths[k], OUTER_LIPS) for k, _ in views]
         lip = np.mean(lips, 0) if lips else np.array([150.0, 90.0, 85.0])
+        self.lip: FloatArray = lip.astype(np.float32)
         darks = [np.percentile(view.picture[view.inside > 0.9], 10, axis=0) for _, view in views if _is_seen(view)]
         self.dark: FloatArray = np.minimum(np.mean(darks, 0) if darks else lip, lip * config.darkest).astype(np.float32)
         self.tongue: FloatArray = (lip * np.array(config.tongue)).astype(np.float32)
@@ -150,6 +152,10 @@ class InnerMouth:
             end = self._rows(mean_face().points)[0] + config.hint * self.scale
             self.edge, self.exposure = end, np.array([(0, 0.06, 0.3), (0, config.hint, 1.5 * config.hint)], np.float32)
             self.upper, self.upper_cover = draw_teeth(self.side, self.scale, end, lip * np.array(config.tooth))
+        rows = np.flatnonzero(self.lower_cover[: self.jaw_row, self.side // 2] > 0.5)
+        self.jaw_depth = (
+            float(self.jaw_row - rows[0]) if len(rows) else 0.0
+        )  # px of the jaw's layer above the lower lip
         seen = [float(_colour_at(self.mouths[k], SKIN) @ LUMA) for k, _ in views]
         self.light = float(np.mean(seen)) if seen else None  # of the skin near the mouths
 
@@ -260,11 +266,15 @@ class InnerMouth:
             return np.zeros((side, side, 3), np.uint8)
         rows = np.arange(first, last, dtype=np.float32)[:, None]
         columns = np.arange(side, dtype=np.float32)[None]
-        along = np.clip((rows - top) / gap, 0, 1)
-        # a tongue shows in wide mouths only, low and in the middle
-        tongue = np.clip((along - 0.35) / 0.6, 0, 1) ** 1.5 * min(gap / scale / 0.25, 1.0)
-        tongue = 0.8 * tongue * np.clip(1 - ((columns - side / 2) / (0.3 * scale)) ** 2, 0, 1)
+        # a tongue rises behind the lower teeth, in wide mouths and in the middle
+        rise = np.clip(1 - (bottom - self.jaw_depth - rows) / (0.16 * scale), 0, 1) ** 1.5 * min(gap / scale / 0.2, 1.0)
+        tongue = 0.75 * rise * np.clip(1 - ((columns - side / 2) / (0.3 * scale)) ** 2, 0, 1)
+        # a narrow opening lets in light from the lips all over, a wide one at its border
+        ring = (shape[list(INNER_LIPS), :2] - self.origin[:2]) * scale + (side / 2, side / 2 - first)
+        border = 1 - cv2.GaussianBlur(filled_ring(ring, (last - first, side)), (0, 0), 0.03 * scale)
+        lit = np.clip(1.4 * np.asarray(border, np.float32) - 0.2, 0, 1)[:, :, None]
         picture = self.dark + (self.tongue - self.dark) * tongue[:, :, None]
+        picture += (self.lip * self.config.lit - picture) * lit
         shift = np.array([[1, 0, 0], [0, 1, bottom - self.jaw_row - first]], np.float64)
         size = (side, last - first)
         jaw = cv2.warpAffine(self.lower, shift, size, borderMode=cv2.BORDER_REPLICATE)
@@ -277,7 +287,7 @@ class InnerMouth:
         share = np.asarray(cv2.warpAffine(self.upper_cover, shift, size, borderMode=cv2.BORDER_REPLICATE), np.float32)
         picture += (teeth - picture) * share[:, :, None]
         # lips throw a shadow on what lies behind them, the more the less they are open
-        shade = 0.85 + 0.15 * min(gap / scale / 0.12, 1.0)
+        shade = 0.45 + 0.45 * min(gap / scale / 0.06, 1.0) + 0.1 * min(gap / scale / 0.15, 1.0)
         shadow = np.clip(0.75 + 0.25 * (rows - top) / (0.035 * scale), 0.75, 1)
         picture *= gain * shade * shadow[:, :, None]
         whole = np.zeros((side, side, 3), np.uint8)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from talkswap.animation.mouth import InnerMouth
-from talkswap.animation.spoken import SpeechSpace, SpokenMesh, speak, true_lips
+from talkswap.animation.spoken import SpeechSpace, SpokenMesh, speak, true_lips, voiced_lips
 from talkswap.faces.guide import FaceGuide, Pose, fit_pose
 from talkswap.faces.mesh import INNER_LIPS
 from talkswap.faces.paste import colour_field
@@ -24,7 +24,7 @@ MARGIN = 1.9  # side of the square that a swap works on, in sides of the face's 
 # guide measures how far light and colour reach
 
 
-TEETH_BORDER = 0.012  # eye distances next to open lips that may be teeth: landmarks are off by a px or so
+TEETH_BORDER = 0.018  # eye distances next to open lips that may be teeth: landmarks are off by a px or so
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class TalkingFace:
         return move_skin(
             rgb,
             _placed(own, spoken.pose, np.asarray(landmarks, np.float32)),
-            _placed(true_lips(spoken.shape, self.rest), spoken.pose, spoken.landmarks),
+            _placed(voiced_lips(spoken.shape, self.rest), spoken.pose, spoken.landmarks),
             self.skin,
         )
 
@@ -105,7 +105,7 @@ class TalkingFace:
         if self.mouth is not None:
             points = np.asarray(landmarks, np.float32)
             pose = fit_pose(points)
-            shape = true_lips(pose.undo(points), self.rest)
+            shape = voiced_lips(pose.undo(points), self.rest)
             self.mouth.show(rgb, shape, pose, _placed(shape, pose, points), min(1.0, self.strength) * gate)
 
     def _swap(
