@@ -15,6 +15,11 @@ from talkswap.types import FloatArray
 
 UPPER_INNER, LOWER_INNER = (191, 80, 81, 82, 13, 312, 311, 310, 415), (95, 88, 178, 87, 14, 317, 402, 318, 324)
 """Facing points of the inner lips, from corner to corner."""
+LIP_ROWS = (
+    ((183, 42, 41, 38, 12, 268, 271, 272, 407), (96, 89, 179, 86, 15, 316, 403, 319, 325), (0.66, 0.72)),
+    ((184, 74, 73, 72, 11, 302, 303, 304, 408), (77, 90, 180, 85, 16, 315, 404, 320, 307), (0.30, 0.36)),
+)
+"""Rows of points between the inner and the outer lips, and how far each goes with the upper and the lower inner lip."""
 OUTER_CORNERS, MOUTH_CORNERS = (33, 263), (61, 291)
 
 
@@ -80,11 +85,23 @@ def template_of(shapes: FloatArray, opening_axis: FloatArray) -> FloatArray:
     return np.asarray(seen.mean(0) - np.maximum(lip_opening(seen), 0).mean() * opening_axis, np.float32)
 
 
+def move_inner_lips(points: FloatArray, upper: FloatArray, lower: FloatArray) -> FloatArray:
+    """Points (... 478 3) whose inner lips move, and the lips behind them less and less, so that no triangle folds over.
+
+    Args:
+        upper, lower: ... 9 3, of :data:`UPPER_INNER` and :data:`LOWER_INNER`.
+    """
+    moved = np.asarray(points, np.float32).copy()
+    rows = (UPPER_INNER, LOWER_INNER, (1.0, 1.0)), *LIP_ROWS
+    for of_upper, of_lower, shares in rows:
+        moved[..., list(of_upper), :] += shares[0] * upper
+        moved[..., list(of_lower), :] += shares[1] * lower
+    return moved
+
+
 def meet_lips(shapes: FloatArray) -> FloatArray:
     """The shapes (... 478 3) with inner lips that would pass through each other laid onto their common middle."""
     upper, lower = list(UPPER_INNER), list(LOWER_INNER)
-    crossing = np.minimum(shapes[..., lower, 1] - shapes[..., upper, 1], 0) / 2  # ... 9
-    moved = shapes.copy()
-    moved[..., upper, 1] += crossing
-    moved[..., lower, 1] -= crossing
-    return moved
+    crossing = np.zeros((*shapes.shape[:-2], 9, 3), np.float32)
+    crossing[..., 1] = np.minimum(shapes[..., lower, 1] - shapes[..., upper, 1], 0) / 2
+    return move_inner_lips(shapes, crossing, -crossing)

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from talkswap.animation.space import LOWER_INNER, UPPER_INNER, meet_lips
+from talkswap.animation.space import LOWER_INNER, UPPER_INNER, meet_lips, move_inner_lips
 from talkswap.faces.guide import Pose, fit_pose
 from talkswap.faces.mesh import OUTER_LIPS, mean_face
 from talkswap.types import FloatArray
@@ -76,10 +76,14 @@ def true_lips(shape: FloatArray, rest: float, outward: float = 0.0) -> FloatArra
     excess = np.minimum(bow * rest * float(np.clip((OPEN - middle) / (OPEN - rest), 0, 1)), gap)
     opening = gap - excess
     excess = excess - 2 * outward * np.clip((opening - 0.01) / 0.03, 0, 1)
-    moved = shape.copy()
-    moved[upper, 1] += excess / 2
-    moved[lower, 1] -= excess / 2
-    return np.asarray(moved, np.float32)
+    return _opened(shape, -excess)
+
+
+def _opened(shape: FloatArray, more: FloatArray) -> FloatArray:
+    """A shape whose inner lips lie farther apart by some lengths (9)."""
+    half = np.zeros((len(more), 3), np.float32)
+    half[:, 1] = more / 2
+    return move_inner_lips(shape, -half, half)
 
 
 def voiced_lips(shape: FloatArray, rest: float) -> FloatArray:
@@ -96,11 +100,7 @@ def voiced_lips(shape: FloatArray, rest: float) -> FloatArray:
     shut = rest / 2
     low = float(np.clip((middle - shut) / (OPEN - shut), 0, 1)) * OPEN  # 0 where shut, OPEN at OPEN
     opening = (low + max(middle - OPEN, 0.0)) / (1 - rest / OPEN * WEAKENED)
-    change = gap * (opening / middle - 1) / 2
-    moved = shape.copy()
-    moved[upper, 1] -= change
-    moved[lower, 1] += change
-    return np.asarray(moved, np.float32)
+    return _opened(shape, gap * (opening / middle - 1))
 
 
 def speak(

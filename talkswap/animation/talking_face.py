@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from talkswap.animation.lip_border import true_border
 from talkswap.animation.mouth import InnerMouth
+from talkswap.animation.space import LIP_ROWS, lip_opening
 from talkswap.animation.spoken import SpeechSpace, SpokenMesh, speak, true_lips, voiced_lips
 from talkswap.faces.guide import FaceGuide, Pose, fit_pose
 from talkswap.faces.mesh import INNER_LIPS
@@ -24,7 +26,8 @@ MARGIN = 1.9  # side of the square that a swap works on, in sides of the face's 
 # guide measures how far light and colour reach
 
 
-TEETH_BORDER = 0.018  # eye distances next to open lips that may be teeth: landmarks are off by a px or so
+LIPS = [*INNER_LIPS, *(point for upper, lower, _ in LIP_ROWS for point in (*upper, *lower))]
+TEETH_BORDER = 0.01  # eye distances next to open lips that may be teeth: landmarks are off by a px or so
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,16 @@ class TalkingFace:
 
     def _move(self, rgb: UInt8Image, landmarks: FloatArray, spoken: SpokenMesh) -> Patch | None:
         """The frame's own skin on the spoken mesh; teeth next to its lips stay behind."""
-        own = true_lips(spoken.pose.undo(landmarks), self.rest, TEETH_BORDER)
+        own_shape = spoken.pose.undo(landmarks)
+        own = _placed(true_lips(own_shape, self.rest, TEETH_BORDER), spoken.pose, np.asarray(landmarks, np.float32))
+        opening = float(lip_opening(own_shape[None])[0])
+        # A shut mouth has a line, and nothing between the lips; there the colour would tell nothing.
+        share = float(np.clip((opening - 1.5 * self.rest) / 0.03, 0, 1))
+        if share > 0:
+            own = true_border(rgb, own, share)
         return move_skin(
             rgb,
-            _placed(own, spoken.pose, np.asarray(landmarks, np.float32)),
+            own,
             _placed(voiced_lips(spoken.shape, self.rest), spoken.pose, spoken.landmarks),
             self.skin,
         )
@@ -150,8 +159,7 @@ class TalkingFace:
 
 
 def _placed(shape: FloatArray, pose: Pose, points: FloatArray) -> FloatArray:
-    """Px of the points (478 3), of which only the inner lips are taken from a shape."""
-    lips = list(INNER_LIPS)
+    """Px of the points (478 3), of which only the lips are taken from a shape."""
     placed = points.copy()
-    placed[lips] = pose.scale * shape[lips] @ pose.turn.T + pose.shift
+    placed[LIPS] = pose.scale * shape[LIPS] @ pose.turn.T + pose.shift
     return placed
