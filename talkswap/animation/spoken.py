@@ -18,7 +18,7 @@ from talkswap.faces.mesh import OUTER_LIPS, mean_face
 from talkswap.types import FloatArray
 
 OPEN = 0.12  # eye distances between the lips: from there on the landmark network reads the true opening
-WEAKENED = 0.5  # of the loss of movement between shut and open that painting makes up for
+AMPLITUDE = 1.2  # of the movement between the lips: wide mouths are read a little too small
 NOSE_TIP_BASE = 2  # under the nose: speech moves nothing above it
 
 
@@ -90,7 +90,7 @@ def voiced_lips(shape: FloatArray, rest: float) -> FloatArray:
     """A shape (478 3) whose inner lips, once painted, read as far open as the voice asks.
 
     A painted mouth is read as any other: shut lips as ``rest``, wide ones truly.  Without a correction the voice's
-    movement would lose a quarter between these.  What the voice leaves open by less than half of ``rest`` is shut.
+    movement would lose a quarter between these two.  What the voice leaves open by less than half of ``rest`` is shut.
     """
     upper, lower = list(UPPER_INNER), list(LOWER_INNER)
     gap = np.maximum(shape[lower, 1] - shape[upper, 1], 0)  # 9
@@ -98,8 +98,11 @@ def voiced_lips(shape: FloatArray, rest: float) -> FloatArray:
     if middle < 1e-4:
         return true_lips(shape, rest)
     shut = rest / 2
-    low = float(np.clip((middle - shut) / (OPEN - shut), 0, 1)) * OPEN  # 0 where shut, OPEN at OPEN
-    opening = (low + max(middle - OPEN, 0.0)) / (1 - rest / OPEN * WEAKENED)
+    if middle <= shut:
+        return _opened(shape, -gap)
+    reading = rest + AMPLITUDE * (middle - shut)
+    # the opening that is read so: true_lips, the other way round
+    opening = reading if reading >= OPEN else (reading - rest) / (1 - rest / OPEN)
     return _opened(shape, gap * (opening / middle - 1))
 
 

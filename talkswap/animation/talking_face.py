@@ -83,7 +83,9 @@ class TalkingFace:
         if self.source is None:
             if moved is None or spoken is None:
                 return None
-            self._show_mouth(moved.rgb, spoken.landmarks - np.array([moved.x, moved.y, 0]), gate)
+            corner = np.array([moved.x, moved.y, 0], np.float32)
+            pose = Pose(spoken.pose.turn, spoken.pose.scale, spoken.pose.shift - corner)
+            self._show_mouth(moved.rgb, spoken.shape, pose, spoken.landmarks - corner, gate)
             return Painted(moved, spoken.landmarks, np.ones(moved.rgb.shape[:2], np.float32))
         mesh = np.asarray(landmarks, np.float32) if spoken is None else spoken.landmarks
         return self._swap(rgb, moved, mesh, speaks=spoken is not None, gate=gate)
@@ -110,12 +112,10 @@ class TalkingFace:
             self.skin,
         )
 
-    def _show_mouth(self, rgb: UInt8Image, landmarks: FloatArray, gate: float) -> None:
+    def _show_mouth(self, rgb: UInt8Image, shape: FloatArray, pose: Pose, landmarks: FloatArray, gate: float) -> None:
         if self.mouth is not None:
-            points = np.asarray(landmarks, np.float32)
-            pose = fit_pose(points)
-            shape = voiced_lips(pose.undo(points), self.rest)
-            self.mouth.show(rgb, shape, pose, _placed(shape, pose, points), min(1.0, self.strength) * gate)
+            shape = voiced_lips(shape, self.rest)
+            self.mouth.show(rgb, shape, pose, _placed(shape, pose, landmarks), min(1.0, self.strength) * gate)
 
     def _swap(
         self, rgb: UInt8Image, moved: Patch | None, mesh: FloatArray, speaks: bool, gate: float
@@ -149,7 +149,8 @@ class TalkingFace:
         fitted = np.asarray(cv2.add(skin.crop, field, dtype=cv2.CV_8U), np.uint8)
         blended = np.asarray(cv2.blendLinear(fitted, square, skin.mask, 1 - skin.mask), np.uint8)
         if speaks:
-            self._show_mouth(blended, skin.landmarks, gate)
+            pose = fit_pose(skin.landmarks)
+            self._show_mouth(blended, pose.undo(skin.landmarks), pose, np.asarray(skin.landmarks, np.float32), gate)
         cut = (slice(y0 - y, y1 - y), slice(x0 - x, x1 - x))
         below[inside] = blended[cut]
         mask = np.zeros(below.shape[:2], np.float32)

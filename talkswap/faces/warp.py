@@ -171,13 +171,25 @@ def _part_the_lips(
     y0, y1 = max(0, int(upper.min() - 2.5 * reach)), min(height, int(np.ceil(lower.max() + 2.5 * reach)) + 1)
     if x0 >= x1 or y0 >= y1:
         return
+    # cells around the box
+    left, right = max(0, int(x0 * scale) - 2), min(flow.shape[1], int(x1 * scale) + 3)
+    first, last = max(0, int(y0 * scale) - 2), min(flow.shape[0], int(y1 * scale) + 3)
+    if left >= right or first >= last:
+        return
+    flow = flow[first:last, left:right]
     lips = [
-        _continued(flow, (columns + 0.5) * scale - 0.5, (rows + 0.5) * scale - 0.5, travel[list(points_of)], side)
+        _continued(
+            flow,
+            (columns + 0.5) * scale - 0.5 - left,
+            (rows + 0.5) * scale - 0.5 - first,
+            travel[list(points_of)],
+            side,
+        )
         for rows, points_of, side in ((upper, UPPER_LIP, 1), (lower, LOWER_LIP, -1))
     ]
     x, y = np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32)[:, None]
     # what of the cells the box shows
-    matrix = np.array([[scale, 0, (x0 + 0.5) * scale - 0.5], [0, scale, (y0 + 0.5) * scale - 0.5]])
+    matrix = np.array([[scale, 0, (x0 + 0.5) * scale - 0.5 - left], [0, scale, (y0 + 0.5) * scale - 0.5 - first]])
     flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (x1 - x0, y1 - y0)
     pictures = []
     for lip in lips:

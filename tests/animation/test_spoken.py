@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from talkswap.animation.space import LOWER_INNER, UPPER_INNER
-from talkswap.animation.spoken import OPEN, SpeechSpace, speak, speech_share, true_lips
+from talkswap.animation.space import LIP_ROWS, LOWER_INNER, UPPER_INNER, move_inner_lips
+from talkswap.animation.spoken import OPEN, SpeechSpace, speak, speech_share, true_lips, voiced_lips
 from talkswap.faces.guide import canonical_shape
-from talkswap.faces.mesh import INNER_LIPS, mean_face
+from talkswap.faces.mesh import INNER_LIPS, mean_face, signed_areas
 from talkswap.types import FloatArray
 
 EYES = 100.0
@@ -143,3 +143,28 @@ def test_the_true_opening_grows_with_the_reading() -> None:
 def test_the_border_of_open_lips_moves_outward_and_that_of_shut_ones_stays() -> None:
     assert abs(gaps(true_lips(opened(0.2), 0.02, 0.01))[4] - gaps(opened(0.2))[4] - 0.02) < 1e-3
     np.testing.assert_allclose(true_lips(opened(0.0), 0.02, 0.01), opened(0.0), atol=1e-6)
+
+
+@pytest.mark.parametrize("rest", [0.0, 0.02, 0.04])
+def test_painted_lips_move_at_least_as_far_as_the_voice_asks(rest: float) -> None:
+    """A painted opening is read as ``rest`` when shut and truly when wide; the reading keeps the voice's amplitude."""
+    voice = np.linspace(0.0, 0.25, 51)
+    painted = np.array([gaps(voiced_lips(opened(gap), rest))[4] for gap in voice])
+    reading = np.where(painted < OPEN, rest + painted * (1 - rest / OPEN), painted)
+    assert (np.diff(painted) >= -1e-6).all() and np.abs(np.diff(painted)).max() < 0.012, "no jump"
+    assert painted[voice <= 0.45 * rest].max(initial=0.0) < 1e-3, "shut on m, b and p"
+    assert 1.0 <= (reading[-1] - reading[0]) / voice[-1] <= 1.25
+
+
+def test_lips_behind_the_border_follow_it_without_folding_over() -> None:
+    shape = opened(0.1)
+    moved = move_inner_lips(shape, np.array([0, -0.03, 0], np.float32), np.array([0, 0.03, 0], np.float32))
+    triangles = mean_face().triangles
+    lips = {*UPPER_INNER, *LOWER_INNER, *(point for upper, lower, _ in LIP_ROWS for point in (*upper, *lower))}
+    near = triangles[[bool(lips & set(triangle.tolist())) for triangle in triangles]]
+    before, after = (signed_areas(points * 100, near) for points in (shape, moved))
+    assert (after[before > 2] > 0).mean() > 0.97
+    for number, row in enumerate(LIP_ROWS):
+        for half, points in enumerate(row[:2]):
+            travel = np.abs((moved - shape)[list(points), 1])
+            np.testing.assert_allclose(travel, 0.03 * row[2][half], atol=1e-5, err_msg=str(number))
