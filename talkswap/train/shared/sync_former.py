@@ -63,9 +63,9 @@ class SyncFormerStageConfig:
     lips: float = 3.0  # weight of the lips
     correlation: float = 0.5  # weight of 1 - Pearson of the lips' measures
     leading: int = 6  # components of the basis that count among those measures
-    leading_weight: float = 0.7  # of all of them together, beside 1 for the named measures
-    spread: float = 0.4  # weight of |log deviation - log deviation of the reference| of the lips' measures
-    level: float = 0.0  # weight of |mean - mean of the reference| of those measures, in units
+    leading_weight: float = 0.4  # of all of them together, beside 1 for the named measures
+    spread: float = 0.5  # weight of |log deviation - log deviation of the reference| of the lips' measures
+    level: float = 0.3  # weight of |mean - mean of the reference| of those measures, in units
     own_past: tuple[float, float] = (0.5, 1.0)  # share of samples that read own predictions: first, last step
     passes: int = 2  # sweeps that make them
     fresh: float = 0.5  # share of samples that begin a chunk: the frame before the first is the template
@@ -73,19 +73,19 @@ class SyncFormerStageConfig:
     noisy: float = 0.6  # of those, with noise in place of an even level
     scale: float = 0.35  # largest change of amplitude by clip, log
     widths: float = 0.15  # the same of sideways motion alone
-    mirrored: float = 0.0  # share of samples with left and right exchanged, in codes of components
+    mirrored: float = 0.5  # share of samples with left and right exchanged, in codes of components
     speed: float = 0.12  # largest change of tempo, as a share
     warp: float = 0.08  # largest stretch of the bands
     colour: float = 0.7  # strength of changes of loudness and tilt
     short: float = 0.3  # share of style references shorter than network.references
     phonetic: float = 0.3  # weight of naming the sounds
-    bilabial: float = 0.1  # weight of lips that are open in an m, b or p of that speech
+    bilabial: float = 0.2  # weight of lips that are open in an m, b or p of that speech
     phonetic_batch: int = 8  # stretches of speech without a mesh, per step
 
 
 PRESETS = {"compact": SyncFormerStageConfig(), "paper": SyncFormerStageConfig(
     network=PAPER, correlation=0.0, spread=0.0, scale=0.0, widths=0.0, own_past=(0.0, 0.0), upper=1.0, lips=1.0,
-    speed=0.0, phonetic=0.0, phonetic_batch=0, bilabial=0.0, silent=0.0,
+    speed=0.0, phonetic=0.0, phonetic_batch=0, bilabial=0.0, silent=0.0, level=0.0, mirrored=0.0,
     loop=LoopConfig(steps=40000, batch=16, learning_rate=1e-3, weight_decay=0.0, ema=0.999, precision="float32"),
 )}  # fmt: skip
 
