@@ -77,9 +77,10 @@ def frame_mask(rgb: UInt8Image, landmarks: FloatArray, config: GlassesConfig | N
     labels = cv2.connectedComponents(thing)[1]
     crossing_labels = np.unique(labels[rows, columns][crossing > config.bridge])
     # The nose's shadow and nostrils may hang together with the frame.
-    nose = (y > middle[1] + 0.17 * eyes) & (np.abs(x - middle[0]) < 0.24 * eyes)
+    below, beside = y - middle[1], np.abs(x - middle[0])
+    nose = ((below > 0.17 * eyes) & (beside < 0.24 * eyes)) | ((below > 0.24 * eyes) & (beside < 0.36 * eyes))
     frame = (np.isin(labels, crossing_labels[crossing_labels > 0]) & (brows < 0.5) & ~nose).astype(np.uint8)
-    return np.asarray(cv2.dilate(frame, np.ones((5, 5), np.uint8)), np.float32)
+    return np.asarray(cv2.dilate(frame, np.ones((7, 7), np.uint8)), np.float32)
 
 
 def without_glasses(

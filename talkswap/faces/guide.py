@@ -58,7 +58,7 @@ class GuideConfig:
     shut: tuple[float, float] = (0.4, 0.2)  # of the source's eye opening: where an eye begins to shut, and is shut
     mouth: float = 1.0  # share of the target's teeth and tongue between its lips
     grid: int = 80  # cells on which colours are compared
-    flatten: tuple[float, float] = (1.25, 0.45)  # gain from which contrast is lowered, and the power by which
+    flatten: tuple[float, float] = (1.2, 0.9)  # gain from which contrast is lowered, and the power by which
     sharpen: float = 1.0  # unsharp masking of enlarged skin, per doubling of its size
     bare: float = 0.8  # how far the target's forehead stays where hair covers the photo's
 
@@ -201,8 +201,10 @@ def on_grid(landmarks: FloatArray, scale: float) -> FloatArray:
 
 def coarse(picture: UInt8Image | FloatArray, grid: int) -> FloatArray:
     """A picture's mean over each cell of a grid (grid grid ...)."""
-    small = cv2.resize(picture, (grid, grid), interpolation=cv2.INTER_AREA)
-    return np.asarray(small, np.float32)
+    # Cells of broken px are slow to average: a bilinear step to whole ones sees nearly the same.
+    if 2 * grid < picture.shape[0] < 6 * grid and picture.shape[0] % grid:
+        picture = np.asarray(cv2.resize(picture, (2 * grid, 2 * grid), interpolation=cv2.INTER_LINEAR))
+    return np.asarray(cv2.resize(picture, (grid, grid), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def skin_distance(small: FloatArray, skin: FloatArray, centre: FloatArray) -> FloatArray:

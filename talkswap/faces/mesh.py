@@ -59,7 +59,8 @@ class MeanFace:
 class WarpConfig:
     """How a texture is warped."""
 
-    grid: int = 160  # cells along the crop's side on which the displacement is rasterised
+    cells: tuple[int, int] = (64, 160)  # least and most along the crop's side on which the displacement is rasterised
+    cell: float = 2.5  # px of the crop that one cell should have at most, within these bounds
     hidden_cosine: tuple[float, float] = (0.1, 0.5)  # skin seen this flat comes from the face's other half: all, none
     least_mirrored: float = 0.005  # share of points below which a source counts as frontal
 
@@ -234,7 +235,7 @@ class MeshTexture:
             ([x and y in source px: size size 2] and, for a turned source, [x and y of the mirrored place: size size 2,
             its weight: size size]; valid size size in [0, 1], soft over one grid cell).
         """
-        grid = min(self.config.grid, size)
+        grid = min(int(np.clip(round(size / self.config.cell), *self.config.cells)), size)
         points = np.asarray(target_landmarks, np.float32).copy()
         scale = grid / size
         points[:, :2] = (points[:, :2] + 0.5) * scale - 0.5  # px centres
@@ -260,8 +261,13 @@ class MeshTexture:
         where, valid = self.displacement(target_landmarks, size)
         rgb = _look_up(self.rgb, where[0])
         if self.other_rgb is not None:
-            mirrored, share = _look_up(self.other_rgb, where[1]), where[2]
-            rgb = np.asarray(cv2.blendLinear(rgb, mirrored, 1 - share, share), np.uint8)
+            # Mostly one half borrows: the rest need not be looked up twice.
+            x, y, width, height = cv2.boundingRect((where[2] > 0.002).view(np.uint8))
+            part = (slice(y, y + height), slice(x, x + width))
+            if width > 0:
+                mirrored = _look_up(self.other_rgb, np.ascontiguousarray(where[1][part]))
+                own, share = np.ascontiguousarray(rgb[part]), np.ascontiguousarray(where[2][part])
+                rgb[part] = cv2.blendLinear(own, mirrored, 1 - share, share)
         return np.asarray(cv2.bitwise_and(rgb, rgb, mask=(valid > 0).view(np.uint8)), np.uint8), valid
 
 

@@ -104,8 +104,8 @@ def test_warping_a_face_onto_itself_changes_nothing_and_follows_a_shift() -> Non
 
 def test_coarse_grid_stays_close_to_the_full_grid() -> None:
     rgb, source, target = smooth_picture(320), face_landmarks(320), face_landmarks(320, yaw=20, mouth=0.15)
-    fine, valid_fine = mesh.MeshTexture(rgb, source, mesh.WarpConfig(grid=320)).warp(target, 320)
-    coarse, valid = mesh.MeshTexture(rgb, source, mesh.WarpConfig(grid=160)).warp(target, 320)
+    fine, valid_fine = mesh.MeshTexture(rgb, source, mesh.WarpConfig(cells=(320, 320))).warp(target, 320)
+    coarse, valid = mesh.MeshTexture(rgb, source, mesh.WarpConfig(cells=(160, 160))).warp(target, 320)
     both = (valid_fine == 1) & (valid == 1)
     assert np.abs(fine[both].astype(float) - coarse[both]).mean() < 1.0
 
