@@ -37,7 +37,7 @@ class MouthConfig:
     oversampling: float = 1.25  # of a layer's px, so that taking it to the picture blurs little
     lip_border: float = 1 / 70  # eye distances inside of the lips that are never taken for teeth
     hint: float = 0.04  # eye distances under the upper lip at rest, to the end of teeth that nobody has shown
-    tooth: tuple[float, float, float] = (0.72, 1.05, 1.0)  # of the lips' red, green and blue: such teeth
+    tooth: tuple[float, float, float] = (0.9, 1.3, 1.25)  # of the lips' red, green and blue: such teeth
     least_exposure: float = 0.6  # of the teeth that the person shows at an opening
     shadow: float = 0.5  # of the light that the upper teeth take from what lies behind them
     shadow_reach: float = 0.04  # eye distances
@@ -47,7 +47,7 @@ class MouthConfig:
     closing: tuple[float, float] = (0.5, 2.5)  # px between the lips: below the first nothing shows, from the second all
     darkest: float = 0.3  # of the lips' colour: the dark is at most that bright
     lit: float = 0.5  # of the lips' colour: what lies behind their border
-    tongue: tuple[float, float, float] = (0.55, 0.42, 0.45)  # of the lips' red, green and blue
+    tongue: tuple[float, float, float] = (0.62, 0.47, 0.5)  # of the lips' red, green and blue
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,7 @@ class InnerMouth:
             end = self._rows(mean_face().points)[0] + config.hint * self.scale
             self.edge, self.exposure = end, np.array([(0, 0.06, 0.3), (0, config.hint, 1.5 * config.hint)], np.float32)
             self.upper, self.upper_cover = draw_teeth(self.side, self.scale, end, lip * np.array(config.tooth))
+        self.tongue_share = 0.0 if views else 0.9  # of the opening that a tongue fills which nobody has shown
         rows = np.flatnonzero(self.lower_cover[: self.jaw_row, self.side // 2] > 0.5)
         self.jaw_depth = (
             float(self.jaw_row - rows[0]) if len(rows) else 0.0
@@ -267,7 +268,8 @@ class InnerMouth:
         rows = np.arange(first, last, dtype=np.float32)[:, None]
         columns = np.arange(side, dtype=np.float32)[None]
         # a tongue rises behind the lower teeth, in wide mouths and in the middle
-        rise = np.clip(1 - (bottom - self.jaw_depth - rows) / (0.16 * scale), 0, 1) ** 1.5 * min(gap / scale / 0.2, 1.0)
+        reach = max(0.16 * scale, self.tongue_share * gap)
+        rise = np.clip(1 - (bottom - self.jaw_depth - rows) / reach, 0, 1) ** 1.5 * min(gap / scale / 0.15, 1.0)
         tongue = 0.75 * rise * np.clip(1 - ((columns - side / 2) / (0.3 * scale)) ** 2, 0, 1)
         # a narrow opening lets in light from the lips all over, a wide one at its border
         ring = (shape[list(INNER_LIPS), :2] - self.origin[:2]) * scale + (side / 2, side / 2 - first)

@@ -18,7 +18,7 @@ from talkswap.faces.mesh import OUTER_LIPS, mean_face
 from talkswap.types import FloatArray
 
 OPEN = 0.12  # eye distances between the lips: from there on the landmark network reads the true opening
-AMPLITUDE = 1.2  # of the movement between the lips: wide mouths are read a little too small
+AMPLITUDE = 1.3  # of the movement between the lips: wide mouths are read a little too small
 NOSE_TIP_BASE = 2  # under the nose: speech moves nothing above it
 
 

@@ -31,7 +31,7 @@ class SkinConfig:
 
     outset: float = 1.3  # size of the still ring, in sizes of the face's oval
     cells: tuple[int, int] = (64, 192)  # least and most cells along the box's longer side
-    cell: float = 2.5  # px of the picture that one cell should have at most, within these bounds
+    cell: float = 3.0  # px of the picture that one cell should have at most, within these bounds
     least: float = 0.05  # px: a mesh that moves less than this moves nothing
 
 
@@ -138,7 +138,7 @@ def lip_lines(points: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray] |
     upper, lower = points[list(UPPER_LIP)], points[list(LOWER_LIP)]
     if (np.diff(upper[:, 0]) <= 0).any() or (np.diff(lower[:, 0]) <= 0).any():
         return None
-    columns = (upper[:, 0] + lower[:, 0]) / 2
+    columns = np.asarray((upper[:, 0] + lower[:, 0]) / 2, np.float32)
     rows = [np.interp(columns, lip[:, 0], lip[:, 1]).astype(np.float32) for lip in (upper, lower)]
     return columns, rows[0], rows[1]
 
