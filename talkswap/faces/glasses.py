@@ -19,6 +19,7 @@ from talkswap.types import FloatArray, UInt8Image
 
 CHEEKS = (50, 280, 117, 346)
 INNER_CORNERS = (133, 362)
+NOSE_TIP_AND_WINGS = (48, 278, 64, 294, 98, 327, 2, 5, 115, 344, 49, 279)
 UNDER_EYES = (230, 450, 229, 449)
 
 
@@ -71,16 +72,19 @@ def frame_mask(rgb: UInt8Image, landmarks: FloatArray, config: GlassesConfig | N
     y, x = np.mgrid[0:grid, 0:grid]
     near = (np.abs(y - middle[1] - 0.08 * eyes) < 0.4 * eyes) & (np.abs(x - middle[0]) < 0.85 * eyes)
     lids = cv2.dilate(filled(points, (LEFT_EYE_RING, RIGHT_EYE_RING), grid, 1), np.ones((11, 11)))
-    brows = filled(points, (LEFT_BROW, RIGHT_BROW), grid, 1)
+    brows = cv2.dilate(filled(points, (LEFT_BROW, RIGHT_BROW), grid, 1), np.ones((3, 3)))
     thing = ((dark > config.frame) & near & (lids < 0.5)).astype(np.uint8)
     thing = cv2.morphologyEx(thing, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
     labels = cv2.connectedComponents(thing)[1]
     crossing_labels = np.unique(labels[rows, columns][crossing > config.bridge])
     # The nose's shadow and nostrils may hang together with the frame.
-    below, beside = y - middle[1], np.abs(x - middle[0])
-    nose = ((below > 0.17 * eyes) & (beside < 0.24 * eyes)) | ((below > 0.24 * eyes) & (beside < 0.36 * eyes))
+    nose = cv2.dilate(filled(points, (NOSE_TIP_AND_WINGS,), grid, 1), np.ones((9, 9))) > 0.5
     frame = (np.isin(labels, crossing_labels[crossing_labels > 0]) & (brows < 0.5) & ~nose).astype(np.uint8)
-    return np.asarray(cv2.dilate(frame, np.ones((7, 7), np.uint8)), np.float32)
+    # Specks that the cuts left over would only smear.
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(frame)
+    specks = [label for label in range(1, count) if statistics[label, cv2.CC_STAT_AREA] < 60]
+    frame[np.isin(labels, specks)] = 0
+    return np.asarray(cv2.dilate(frame, np.ones((5, 5), np.uint8)), np.float32)
 
 
 def without_glasses(

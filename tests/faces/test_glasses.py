@@ -73,6 +73,9 @@ def test_a_frame_gives_way_to_skin_and_the_eyes_stay(bare: UInt8Image, landmarks
         x, row = points[list(iris), :2].mean(0).round().astype(int)
         np.testing.assert_array_equal(rgb[row - 2 : row + 3, x - 2 : x + 3], large[row - 2 : row + 3, x - 2 : x + 3])
     assert (rgb != large).any(2).mean() < 0.08
+    for brow in (LEFT_BROW, RIGHT_BROW):
+        x, row = points[list(brow), :2].mean(0).round().astype(int)
+        assert rgb[row, x].max() < 110, "the brow stays"
 
 
 def test_dark_lenses_are_named_but_not_holed(bare: UInt8Image, landmarks: FloatArray) -> None:
