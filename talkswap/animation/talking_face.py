@@ -102,7 +102,7 @@ class TalkingFace:
         own = _placed(true_lips(own_shape, self.rest, TEETH_BORDER), spoken.pose, np.asarray(landmarks, np.float32))
         opening = float(lip_opening(own_shape[None])[0])
         # A shut mouth has a line, and nothing between the lips; there the colour would tell nothing.
-        share = float(np.clip((opening - 1.5 * self.rest) / 0.03, 0, 1))
+        share = float(np.clip((opening - 0.9 * self.rest) / 0.015, 0, 1))
         if share > 0:
             own = true_border(rgb, own, share)
         return move_skin(

@@ -1,4 +1,4 @@
-"""The lower lip's border: over teeth that the landmarks count to the lip it moves outward, on skin of one colour it stays."""
+"""The lips' borders: over teeth that the landmarks count to a lip they move outward, on the lip they stay."""
 
 from __future__ import annotations
 
@@ -32,13 +32,22 @@ def test_a_border_that_lies_on_the_teeth_moves_to_the_lip() -> None:
     middle = list(LOWER_INNER)[3:6]
     off = np.abs(moved[middle, 1] - points[middle, 1])
     assert off.max() < 2.5, "px from the true border"
-    np.testing.assert_array_equal(moved[list(UPPER_INNER)], wrong[list(UPPER_INNER)])
+
+
+def test_an_upper_border_that_lies_on_the_teeth_moves_to_the_lip() -> None:
+    picture, points = drawn()
+    wrong = points.copy()
+    wrong[list(UPPER_INNER), 1] += 5
+    moved = true_border(picture, wrong)
+    middle = list(UPPER_INNER)[3:6]
+    assert np.abs(moved[middle, 1] - points[middle, 1]).max() < 3, "px from the true border"
 
 
 def test_a_border_that_lies_on_the_lip_stays() -> None:
     picture, points = drawn()
     right = points.copy()
     right[list(LOWER_INNER), 1] += 2  # px: surely on the lip
+    right[list(UPPER_INNER), 1] -= 3
     assert np.abs(true_border(picture, right) - right).max() < 1.0
 
 
