@@ -1,7 +1,5 @@
 """``talkswap doctor``: can this machine render, and with what?"""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

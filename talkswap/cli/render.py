@@ -3,8 +3,6 @@
 The options are the fields of :class:`~talkswap.types.RenderPlan` and those of the system that ``--system`` names.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Callable, Sequence

@@ -5,8 +5,6 @@ what follows the optimiser on seed and step, so a run that was stopped and resum
 was not, and two processes compute what one does with the same batch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import signal

@@ -8,8 +8,6 @@ one, counted tensor by tensor, half of it where mixed precision keeps 2 bytes.  
 buffers and prefetched batches come on top: about a fifth.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The networks that judge: the published ones if they are on this machine, else compact stand-ins that say so."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -7,8 +7,6 @@ the same analyser, each from its own pictures.
 Crops are in a file that is mapped into memory, so that an evaluation's memory doesn't grow with a clip's length.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

@@ -15,8 +15,6 @@ from the hairline to the chin as those boxes do.  Squares are cut from whole pic
 square's lower edge and would leave a grey stripe.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path

@@ -28,8 +28,6 @@ face.  Pose is removed, each point is averaged with its neighbours (landmarks tr
 clip's median.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import numpy as np

@@ -3,8 +3,6 @@
 The tables themselves belong to the system (:class:`talkswap.systems.description.Ablation`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial

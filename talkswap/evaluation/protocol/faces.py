@@ -3,8 +3,6 @@
 The chain is the one that renders: detect, follow from frame to frame, detect again only where the face is lost.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

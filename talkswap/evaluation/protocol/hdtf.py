@@ -13,8 +13,6 @@ A report's folder::
 A run that was killed goes on with ``resume``: results with a line stay, finished clips are not rendered again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import shutil

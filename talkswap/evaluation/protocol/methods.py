@@ -5,8 +5,6 @@ The ground truth is always there; every other row is one that a system declares
 beforehand which part is missing on this machine; its row then reads "not run" with that part's name.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ The detector's loss: the penalty-reduced focal loss of centre-point detectors on
 points", eq. 1: exponents 2 and 4), and L1 on centre, log side and points in the cells around each face's centre.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

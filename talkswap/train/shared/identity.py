@@ -5,8 +5,6 @@ compressed or partly hidden.  Loss: 1 - cosine to the teacher, plus the mean squ
 cosine matrices (relational distillation), which keeps distances between people where the teacher has them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

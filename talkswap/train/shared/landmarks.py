@@ -7,8 +7,6 @@ is; the vectors from lower to upper lid, since a blink moves a few points by a f
 among all others; cross-entropy for the presence of a face.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

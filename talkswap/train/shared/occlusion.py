@@ -5,8 +5,6 @@ drew is the answer.  Loss: cross-entropy per spot of the face, and one minus the
 covered spots are few.  Spots outside of the face do not count.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

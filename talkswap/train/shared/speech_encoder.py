@@ -10,8 +10,6 @@ sounds of much more speech than has a picture, and with ``teachers`` (exports of
 want is a second label for all of it: one network then comes near to their ensemble.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

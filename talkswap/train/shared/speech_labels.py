@@ -3,8 +3,6 @@
 A talking clip has mouth shapes, other speech has the names of its sounds, and both may have what teachers want.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import fields
 from pathlib import Path

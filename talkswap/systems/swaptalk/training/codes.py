@@ -12,8 +12,6 @@ Layout of a code folder::
                                    int8 in steps of RAW_STEP, where the VQGAN's modules work on those)
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

@@ -4,8 +4,6 @@ It reads the pairs that ``talkswap data pairs`` stored.  The identity and pixel 
 which costs ten times the module itself, so they are computed on a part of each batch.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass, replace

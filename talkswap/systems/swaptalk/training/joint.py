@@ -10,8 +10,6 @@ stay frozen and the rest learns from what it shows:
   network reads the decoded mouth, a discriminator asks whether it looks real, and all that is not mouth must stay.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

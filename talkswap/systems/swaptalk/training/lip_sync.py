@@ -10,8 +10,6 @@ its speech encoder wants in the others.  How a mouth of a given shape looks is t
 means, and mouths move as far as they are told to.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

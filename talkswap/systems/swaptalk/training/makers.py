@@ -3,8 +3,6 @@
 This module is read whenever somebody asks `talkswap data` for its help, so networks are imported inside the functions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 The stage ``face-swap`` then reads codes, not pictures; it may begin while this still runs.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Callable

@@ -5,8 +5,6 @@ the other clips, and the other way round.  That uses every pair of a batch, wher
 sync) would use two.  The opening probe learns beside it from the landmarks' measures.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ resolution, then the decoder alone against a discriminator, the codes frozen so 
 stays valid.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
