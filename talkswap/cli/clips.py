@@ -62,7 +62,7 @@ def faces(
     if not people:
         raise NoTargetFaceError(f"no face was found in {clip}", "choose a clip in which a face is larger and in view")
     paths = write_thumbnails(people, thumbnails or Path(f"{clip.stem}-faces"))
-    listed = [
+    entries = [
         {
             "number": person.index,
             "share": round(person.share, 3),
@@ -73,7 +73,7 @@ def faces(
         for person, path in zip(people, paths, strict=True)
     ]
     if as_json:
-        typer.echo(to_json(listed))
+        typer.echo(to_json(entries))
         return
     rows = [
         [
@@ -83,7 +83,7 @@ def faces(
             f"{f['width_px']} px",
             str(f["thumbnail"]),
         ]
-        for f in listed
+        for f in entries
     ]
     typer.echo(table(["FACE", "IN VIEW", "BEST AT", "WIDTH", "THUMBNAIL"], rows))
     note(f"{len(people)} in {clip}, looked at now and then; `talkswap render --face NUMBER` takes the number")

@@ -117,10 +117,10 @@ def prepare(
     from talkswap.data.cutting import Source, find_videos
     from talkswap.data.prepare import read_speakers, speaker_of
 
-    listed = read_speakers(speakers) if speakers is not None else {}
-    sources = [Source(video, speaker_of(video, listed)) for video in find_videos(videos)]
+    speaker_names = read_speakers(speakers) if speakers is not None else {}
+    sources = [Source(video, speaker_of(video, speaker_names)) for video in find_videos(videos)]
     names = {key for source in sources for key in (str(source.path), source.path.name, source.path.stem)}
-    if unknown := [name for name in listed if name not in names]:
+    if unknown := [name for name in speaker_names if name not in names]:
         output.print_warning(f"{len(unknown)} files of {speakers} are not among the videos, {unknown[0]} first")
     length = Fraction(round(seconds * 25), 25)
     config = _config(
@@ -178,21 +178,21 @@ def hdtf(
         rows = [[entry.subset, entry.name, str(len(entry.ranges)), entry.address] for entry in missing]
         typer.echo(output.table(["SUBSET", "MISSING", "CLIPS", "ADDRESS"], rows), err=True)
     output.note(f"{len(sources)} of {len(listing.videos)} listed videos are in {videos}")
-    found: dict[str, Any] = {
+    listing_summary: dict[str, Any] = {
         "listed": len(listing.videos),
         "found": len(sources),
         "missing": [{"subset": e.subset, "name": e.name, "address": e.address} for e in missing],
         "problems": listing.problems,
     }
     if dry_run:
-        typer.echo(output.to_json(found))
+        typer.echo(output.to_json(listing_summary))
         return
     if not sources:
         raise TrainingDataError(f"none of the listed videos is in {videos}", "name them NAME.mp4 as in the lists")
     config = _config(out, workers, seed, hubert, teachers, smallest, least_correlation)
     manifest = _prepare(sources, config, quiet)
     protocol = write_protocol(out, manifest, pairs, seed, missing)
-    typer.echo(output.to_json({**found, **_summary(manifest, out), "protocol": protocol}))
+    typer.echo(output.to_json({**listing_summary, **_summary(manifest, out), "protocol": protocol}))
     _judge(manifest)
 
 

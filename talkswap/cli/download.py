@@ -100,8 +100,8 @@ def command(
     from talkswap.systems.registry import stage_made
 
     entries = [*read_catalogue(), *stage_made()]
-    known = {entry.name for entry in entries} | set(PRESETS)
-    unknown = [name for name in names or () if name not in known]
+    choices = {entry.name for entry in entries} | set(PRESETS)
+    unknown = [name for name in names or () if name not in choices]
     if unknown:
         raise UsageError(f"there are no weights called {unknown[0]!r}", "`talkswap download --list` shows the names")
     if offline:
@@ -136,21 +136,21 @@ def command(
         raise UsageError(
             "the compact weights travel with talkswap and are not fetched", "`talkswap download --check` verifies them"
         )
-    wanted = [e for e in chosen if e.source is not None or names and e.name in names]
-    if sha256 is not None and len(wanted) != 1:
+    entries_to_fetch = [e for e in chosen if e.source is not None or names and e.name in names]
+    if sha256 is not None and len(entries_to_fetch) != 1:
         raise UsageError("--sha256 is the pin of one entry", "name that entry")
     fetched: list[str] = []
     with choose_progress(quiet, "bytes") as progress:
-        for entry in wanted:
+        for entry in entries_to_fetch:
             if download.entry_problem(entry, root / entry.preset) is not None and entry.source is not None:
                 warning = "; non-commercial use only" if entry.non_commercial else ""
                 note(f"{entry.name}: {_size(entry.size)} from {entry.source}, licence {entry.licence}{warning}")
             if download.obtain(entry, root / entry.preset, trust, sha256, notify=progress):
                 fetched.append(entry.name)
-    here = len(wanted) - len(fetched)
+    here = len(entries_to_fetch) - len(fetched)
     typer.echo(f"{root}: fetched {', '.join(fetched) or 'nothing'}; {here} already here")
     for entry in chosen:
-        if entry.source is None and entry not in wanted:
+        if entry.source is None and entry not in entries_to_fetch:
             note(f"{entry.name} has no public source: make it with `{entry.made_by}`")
 
 

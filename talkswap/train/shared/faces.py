@@ -83,7 +83,7 @@ class DetectorStage(Stage):
         )
 
     def batch(self, step: int) -> Batch:
-        """``picture`` B 3 S S in [-1, 1], ``wanted`` B 13 h w and ``counted`` B h w (see talkswap.data.detection.targets)."""
+        """``picture`` B 3 S S in [-1, 1], ``target`` B 13 h w and ``counted`` B h w (see talkswap.data.detection.targets)."""
         config = self.config
         generator = np.random.default_rng([config.loop.seed, step])
         pictures, answers, counted = [], [], []
@@ -95,7 +95,7 @@ class DetectorStage(Stage):
             counted.append(cells)
         return {
             "picture": to_tensor(pictures),
-            "wanted": torch.from_numpy(np.stack(answers)),
+            "target": torch.from_numpy(np.stack(answers)),
             "counted": torch.from_numpy(np.stack(counted)),
         }
 
@@ -103,7 +103,7 @@ class DetectorStage(Stage):
         """Score map, centre, side and points."""
         settings = self._settings
         answer = self.network(batch["picture"]).float()
-        target = batch["wanted"]
+        target = batch["target"]
         score = focal(answer[:, 0], target[:, 0], batch["counted"])
         weight = target[:, 12:13]  # sums to 1 over the cells of one face
         faces = weight.sum().clamp(min=1)
@@ -140,9 +140,9 @@ class DetectorStage(Stage):
         labelled = [(scene.rgb, scene.faces) for scene in self._held_scenes]
         for name, held in (("composites", self._held_faces()), ("photographs", labelled)):
             hits, faces, errors = 0, 0, []
-            for picture, listed in held:
+            for picture, labels in held:
                 answers = detector(picture)
-                for points in listed:
+                for points in labels:
                     centre, side = face_square(points)
                     faces += 1
                     near = [f for f in answers if float(np.hypot(*(f.centre - centre))) < 0.25 * side]

@@ -97,7 +97,7 @@ class IdentityStage(Stage):
         return relight(view, generator) if generator.random() < 0.8 else view
 
     def batch(self, step: int) -> Batch:
-        """``square`` B 3 S S in [-1, 1] and the teacher's ``wanted`` B D."""
+        """``square`` B 3 S S in [-1, 1] and the teacher's ``target`` B D."""
         config = self.config
         generator = np.random.default_rng([config.loop.seed, step])
         shares = [1 - config.frames - config.blends, config.frames, config.blends]
@@ -110,11 +110,11 @@ class IdentityStage(Stage):
             views.append(self._augmented(crops[index], bool(flip), generator))
             targets.append(labels[index, flip])
         square = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2)
-        return {"square": square.float() / 127.5 - 1, "wanted": torch.from_numpy(np.stack(targets))}
+        return {"square": square.float() / 127.5 - 1, "target": torch.from_numpy(np.stack(targets))}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Distillation loss and its two terms."""
-        embedding, target = self.network.embed_square(batch["square"]), batch["wanted"]
+        embedding, target = self.network.embed_square(batch["square"]), batch["target"]
         cosine = (embedding * target).sum(1).mean()
         relation = (embedding @ embedding.T - target @ target.T).square()
         count = len(embedding)

@@ -225,17 +225,17 @@ class SpeechEncoderStage(Stage):
 
     @torch.no_grad()
     def _ask_teachers(self) -> None:
-        """Set ``taught`` of all speech to the mean of what the teachers want, in the spread of the labels."""
+        """Set ``teaching`` of all speech to the mean of what the teachers want, in the spread of the labels."""
         teachers = [load_encoder(Path(folder)) for folder in self.config.teachers]
         for teacher in teachers:
-            made = torch.cat([teacher_shapes(teacher, c)[c.weight > 0] for c in self.clips])
-            mean, spread = made.mean(0), made.std(0).clamp(min=1e-3)
+            answer = torch.cat([teacher_shapes(teacher, c)[c.weight > 0] for c in self.clips])
+            mean, spread = answer.mean(0), answer.std(0).clamp(min=1e-3)
             true = torch.cat([c.shape[c.weight > 0] for c in self.clips])
             # a regression moves less than mouths do; the teachers' share of that is the labels' own
-            slope = ((made - mean) * (true - true.mean(0))).mean(0) / spread.square()
+            slope = ((answer - mean) * (true - true.mean(0))).mean(0) / spread.square()
             for speech in [*self.clips, *self.other]:
-                wanted = (teacher_shapes(teacher, speech) - mean) * slope + true.mean(0)
-                speech.taught += wanted / len(teachers)
+                target = (teacher_shapes(teacher, speech) - mean) * slope + true.mean(0)
+                speech.teaching += target / len(teachers)
 
     def batch(self, step: int) -> Batch:
         config, net = self.config, self.config.network
@@ -259,7 +259,7 @@ class SpeechEncoderStage(Stage):
             speed = float(1 + config.speed * random.uniform(-1, 1))
             first = int(random.integers(max(1, source.count - round(config.stretch * speed) + 1)))
             pieces.append(source.piece(first, config.stretch, speed))
-        names = ("mel", "shape", "weight", "sound", "taught")
+        names = ("mel", "shape", "weight", "sound", "teaching")
         return {name: torch.stack(parts) for name, parts in zip(names, zip(*pieces, strict=True), strict=True)}
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
@@ -282,12 +282,12 @@ class SpeechEncoderStage(Stage):
             total = total + self.config.phonetic * naming
             more["naming"] = naming.detach()
         if self.config.teachers:
-            apart = F.smooth_l1_loss(predicted, batch["taught"], reduction="none").mean((0, 1))
+            apart = F.smooth_l1_loss(predicted, batch["teaching"], reduction="none").mean((0, 1))
             everywhere = torch.ones_like(weight)
-            together_taught = correlations(predicted, batch["taught"], everywhere)
-            as_taught = 2 * apart[0] + apart[1:].mean() - self.config.correlation * together_taught[:, 0].mean()
-            total = total + self.config.taught * as_taught
-            more["taught"] = as_taught.detach()
+            agreement = correlations(predicted, batch["teaching"], everywhere)
+            teaching = 2 * apart[0] + apart[1:].mean() - self.config.correlation * agreement[:, 0].mean()
+            total = total + self.config.taught * teaching
+            more["taught"] = teaching.detach()
         return total, {
             **more,
             "opening": each[0].detach(),
@@ -298,8 +298,8 @@ class SpeechEncoderStage(Stage):
     def shapes(self, clip: ClipLabels) -> FloatArray:
         """Measures at every token of a clip (N M), before gain and offset."""
         mel = clip.mel[None, : clip.length].to(next(self.network.parameters()).device)
-        made: FloatArray = self.encoder.shapes(self.encoder.tokens(mel))[0].float().cpu().numpy()
-        return made
+        shapes: FloatArray = self.encoder.shapes(self.encoder.tokens(mel))[0].float().cpu().numpy()
+        return shapes
 
     def predicted(self, clip: ClipLabels, times: FloatArray) -> FloatArray:
         """:meth:`shapes` at times in seconds."""

@@ -50,7 +50,7 @@ class SpeechLabels:
         mel: rows before, of and after the recording (R 80).
         shape, weight: mouth shapes (N measures) and where they are known (N).
         sound: index into SOUNDS (N), -1 where unknown.
-        taught: mouth shapes that teachers want (N measures), zeros until they are asked.
+        teaching: mouth shapes of the teachers (N measures), zeros until they have answered.
     """
 
     def __init__(self, name: str, mel: FloatArray, config: SpeechEncoderConfig, room: int) -> None:
@@ -62,7 +62,7 @@ class SpeechLabels:
         self.times = np.arange(self.count) * config.stride / float(MelConfig().rate)  # s, of each token
         self.shape, self.weight = torch.zeros(self.count, config.measures), torch.zeros(self.count)
         self.sound = torch.full((self.count,), -1, dtype=torch.long)
-        self.taught = torch.zeros(self.count, config.measures)
+        self.teaching = torch.zeros(self.count, config.measures)
 
     def name_sounds(self, sound: NDArray[np.int8]) -> None:
         """Take the label of every mel frame."""
@@ -70,7 +70,7 @@ class SpeechLabels:
         self.sound[: len(kept)] = kept
 
     def piece(self, first: int, tokens: int, speed: float) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Mel, shape, weight, sound and taught of a stretch that starts at a token and is played at ``speed``."""
+        """Mel, shape, weight, sound and teaching of a stretch that starts at a token and is played at ``speed``."""
         rows = (tokens - 1) * self.stride + 2 * self.half + 1
         place = first * self.stride + self.half + speed * (torch.arange(rows) - self.half)
         mel = _between(self.mel, place)
@@ -83,7 +83,7 @@ class SpeechLabels:
             _between(self.shape, token),
             weight.float(),
             self.sound[nearest].masked_fill(~inside, -1),
-            _between(self.taught, token),
+            _between(self.teaching, token),
         )
 
 

@@ -75,7 +75,7 @@ def config(data: Path, steps: int = 40) -> IdentityStageConfig:
 def test_batches_depend_on_seed_and_step_only(data: Path) -> None:
     first, second = IdentityStage(config(data)), IdentityStage(config(data))
     a, b = first.batch(7), second.batch(7)
-    assert a["square"].shape == (8, 3, 64, 64) and a["wanted"].shape == (8, 256)
+    assert a["square"].shape == (8, 3, 64, 64) and a["target"].shape == (8, 256)
     assert a["square"].min() >= -1 and a["square"].max() <= 1
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert not torch.equal(a["square"], first.batch(8)["square"])
@@ -86,7 +86,7 @@ def test_loss_is_zero_where_the_answers_are_the_teachers(data: Path) -> None:
     stage.network.eval()
     batch = stage.batch(0)
     with torch.no_grad():
-        batch["wanted"] = stage.network.embed_square(batch["square"])
+        batch["target"] = stage.network.embed_square(batch["square"])
         loss, logs = stage.loss(batch, 0)
     assert float(loss) == pytest.approx(0, abs=1e-5) and float(logs["cosine"]) == pytest.approx(1, abs=1e-5)
 

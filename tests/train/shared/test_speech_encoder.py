@@ -157,7 +157,7 @@ def test_sounds_and_a_teacher_are_learnt_from_speech_without_a_picture(talking_f
     pupil = stage(talking_folder, phonetics=folder, teachers=(tmp_path / "teacher" / "export",))
     assert len(pupil.other) == 1
     assert (pupil.clips[0].sound == 4).all()
-    assert float(pupil.other[0].taught.std()) > 0
+    assert float(pupil.other[0].teaching.std()) > 0
     untrained = {name: fixed_figure(pupil, name) for name in ("naming", "taught")}
     scores = Trainer(pupil, LOOP, tmp_path / "pupil").train(echo=lambda line: None)
     assert fixed_figure(pupil, "naming") < 0.95 * untrained["naming"]

@@ -105,7 +105,7 @@ class JointStage(Stage):
             transform.speech.eval()
             tokens = transform.speech.tokens(augment_mel(batch["speech"]))
             expected = transform.speech.target_shape(transform.speech.tokens(batch["speech"])).float()
-            target = torch.where(batch["wanted"][:, None], expected, batch["asked"])
+            target = torch.where(batch["from_speech"][:, None], expected, batch["request"])
             request = target + 0.05 * torch.randn_like(target)
             tokens = tokens * (~batch["hidden"])[:, None, None]
             half = raw.shape[2] // 2

@@ -160,12 +160,12 @@ class JointRows:
             ),
             "weight": F.interpolate(torch.from_numpy(np.stack(weights))[:, None], (size, size), mode="bilinear"),
             "speech": torch.from_numpy(speech),
-            "asked": torch.from_numpy(shapes),
+            "request": torch.from_numpy(shapes),
             "own": torch.from_numpy(talking.shape[stills]),
             "square": landmark_squares(faces, size, self.square),
             "mouth": torch.tensor(mouths),
             "hidden": torch.from_numpy(random.random(count) < config.hidden),
-            "wanted": torch.from_numpy(spoken & ~silent & (random.random(count) < config.wanted)),
+            "from_speech": torch.from_numpy(spoken & ~silent & (random.random(count) < config.wanted)),
             "kind": torch.from_numpy(random.random(config.loop.batch - count).astype(np.float32)),
         }
 

@@ -248,10 +248,10 @@ class LipSyncStage(Stage):
                 add(clip, row, self._near(clip, row, random))
         batch = {name: torch.from_numpy(np.stack(values)) for name, values in rows.items()}
         batch["silent"] = torch.tensor(silent)
-        batch["told"] = torch.from_numpy(random.random(count) < config.told) & ~batch["silent"]
+        batch["shape_given"] = torch.from_numpy(random.random(count) < config.told) & ~batch["silent"]
         batch["hidden"] = torch.from_numpy(random.random(count) < config.untold_tokens)
         if sounds:
-            batch["heard"] = torch.stack(sounds)
+            batch["sound"] = torch.stack(sounds)
         return batch
 
     def _expert_window(self) -> int:
@@ -290,7 +290,7 @@ class LipSyncStage(Stage):
             logs["probe"] = probe.detach()
             if config.sequences and config.sync:
                 runs = lower[: config.sequences * self.frames].unflatten(0, (config.sequences, self.frames))
-                cosine = (expert.see(runs) * expert.hear(batch["heard"])).sum(1)
+                cosine = (expert.see(runs) * expert.hear(batch["sound"])).sum(1)
                 sync = sync_loss(cosine)
                 total = total + config.sync * sync
                 logs |= {"sync": sync.detach(), "cosine": cosine.mean().detach()}
@@ -309,11 +309,13 @@ class LipSyncStage(Stage):
             transform.speech.eval()
         tokens = transform.speech.tokens(speech)
         expected = transform.speech.target_shape(tokens).detach()
-        target = torch.where(batch["told"][:, None], batch["shape"], expected)
+        target = torch.where(batch["shape_given"][:, None], batch["shape"], expected)
         # a true shape is never known better than this; the noise keeps the network from reading more into it
         target = target + 0.05 * torch.randn_like(target)
         tokens = tokens * (~batch["hidden"])[:, None, None]
-        return transform.unet(reference, tokens, target), torch.where(batch["told"][:, None], batch["shape"], expected)
+        return transform.unet(reference, tokens, target), torch.where(
+            batch["shape_given"][:, None], batch["shape"], expected
+        )
 
     def _entropy(self, lower: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy over the codes of the cells that speech moves, and the share that is right."""

@@ -181,11 +181,11 @@ class PairDraw:
         """Share of a picture's forehead that is skin, as the mesh proxy sees it: what it lays over the same picture."""
         if place not in self._foreheads:
             rgb, points = self._still(place)
-            laid = FaceGuide(rgb, points, self.config.guide).lay(rgb, points).mask
+            overlay = FaceGuide(rgb, points, self.config.guide).lay(rgb, points).mask
             whole = face_mask(points, rgb.shape[0])
             hull = np.zeros(whole.shape, np.uint8)
             cv2.fillConvexPoly(hull, cv2.convexHull(points[list(FOREHEAD), :2].astype(np.int32)), 1)
-            self._foreheads[place] = float((laid * hull).sum() / max(float((whole * hull).sum()), 1.0))
+            self._foreheads[place] = float((overlay * hull).sum() / max(float((whole * hull).sum()), 1.0))
         return self._foreheads[place]
 
     def _colour_gap(self, first: tuple[int, int], second: tuple[int, int]) -> float:

@@ -97,14 +97,14 @@ def test_only_decoder_and_transform_learn_and_both_are_exported(config: JointSta
 def test_rows_are_driven_then_spoken_then_plain(config: JointStageConfig) -> None:
     stage = JointStage(replace(config, silent=0.5, loop=replace(LOOP, batch=8), spoken=6))
     batch = stage.batch(3)
-    assert len(batch["crop"]) == 8 and len(batch["reference"]) == len(batch["asked"]) == 7 and len(batch["kind"]) == 1
-    assert torch.equal(batch["asked"][0], batch["own"][0]), "a driven row asks for the mouth that it shows"
+    assert len(batch["crop"]) == 8 and len(batch["reference"]) == len(batch["request"]) == 7 and len(batch["kind"]) == 1
+    assert torch.equal(batch["request"][0], batch["own"][0]), "a driven row asks for the mouth that it shows"
     assert not torch.equal(batch["reference"][0], batch["crop"][0])
     assert torch.equal(batch["reference"][1:], batch["crop"][1:7]), "a spoken row starts from itself, as a render does"
     silent = (batch["speech"] == SILENCE).all(2).all(1)
     assert silent.any() and not silent.all() and not silent[0]
-    assert batch["asked"][silent, 0].max() < batch["asked"][~silent, 0].max()
-    assert not (batch["wanted"] & silent).any() and not batch["wanted"][0]
+    assert batch["request"][silent, 0].max() < batch["request"][~silent, 0].max()
+    assert not (batch["from_speech"] & silent).any() and not batch["from_speech"][0]
     again = stage.batch(3)
     assert all(torch.equal(batch[key], again[key]) for key in batch)
 

@@ -114,12 +114,12 @@ def test_a_batch_holds_silence_far_references_and_runs_of_frames(talking_folder:
     stage = LipSyncStage(configured(talking_folder, expert, silent=0.5))
     batch = stage.batch(1)
     assert len(batch["lower"]) == LOOP.batch
-    assert batch["heard"].shape == (2, EXPERT.window, 80)
+    assert batch["sound"].shape == (2, EXPERT.window, 80)
     quiet = batch["silent"]
     assert quiet.any() and not quiet.all()
     assert (batch["speech"][quiet] == SILENCE).all()
     assert batch["shape"][quiet, 0].max() < batch["shape"][~quiet, 0].max()
-    assert not (batch["told"] & quiet).any()
+    assert not (batch["shape_given"] & quiet).any()
     assert not torch.equal(batch["from_lower"], batch["lower"])
     again = stage.batch(1)
     assert all(torch.equal(batch[key], again[key]) for key in batch)
