@@ -129,6 +129,7 @@ def measure(plan: RenderPlan, seconds: float | None) -> dict[str, Any]:
 
             audio = lengthened(plan.audio or plan.target, seconds, folder)
             fit = "loop" if Fraction(seconds) > probe(plan.target).duration else "voice"
+        # First the floor: what decoding and encoding cost without any network.
         frames, bare = bare_pass(plan.target, folder / "bare.mp4", plan.crf, plan.encoder)
         report = folder / "report.json"
         arguments = ["--source", str(plan.source), "--target", str(plan.target), "--audio", str(audio)]
@@ -247,6 +248,7 @@ def milliseconds(work: Callable[[], Tensor], device: Device) -> float:
             torch.mps.synchronize()
 
     times = []
+    # The first round also compiles kernels and fills caches.
     for _ in range(ROUNDS + 1):
         wait()
         began = time.perf_counter()

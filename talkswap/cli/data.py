@@ -122,6 +122,7 @@ def prepare(
     names = {key for source in sources for key in (str(source.path), source.path.name, source.path.stem)}
     if unknown := [name for name in speaker_names if name not in names]:
         output.print_warning(f"{len(unknown)} files of {speakers} are not among the videos, {unknown[0]} first")
+    # Whole frames at 25 frames/s, so that clips end where a frame ends.
     length = Fraction(round(seconds * 25), 25)
     config = _config(
         out, workers, seed, hubert, teachers, smallest, least_correlation, seconds=length, frame_step=frame_step
@@ -173,6 +174,7 @@ def hdtf(
     listing = read_lists(lists)
     for problem in listing.problems:
         output.print_warning(problem)
+    # HDTF's videos vanish from the web over time; the summary names what is gone.
     sources, missing = find_listed(listing, videos)
     if missing:
         rows = [[entry.subset, entry.name, str(len(entry.ranges)), entry.address] for entry in missing]

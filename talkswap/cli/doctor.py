@@ -232,6 +232,7 @@ CHECKS: tuple[Callable[[], list[Finding]], ...] = (
 def examine(weights: Path | None = None) -> list[Finding]:
     """All checks, and that of a preset folder; a failure becomes a finding and does not stop the others."""
     findings: list[Finding] = []
+    # A failed check must not hide the others, so each failure becomes a line.
     own = () if weights is None else (("weights", lambda: check_folder(weights)),)
     for name, check in (*((check.__name__.removeprefix("check_"), check) for check in CHECKS), *own):
         try:

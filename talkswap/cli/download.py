@@ -99,6 +99,7 @@ def command(
         return
     from talkswap.systems.registry import stage_made
 
+    # Weights that only training makes are listed too, or people would look for them.
     entries = [*read_catalogue(), *stage_made()]
     choices = {entry.name for entry in entries} | set(PRESETS)
     unknown = [name for name in names or () if name not in choices]
@@ -136,6 +137,7 @@ def command(
         raise UsageError(
             "the compact weights travel with talkswap and are not fetched", "`talkswap download --check` verifies them"
         )
+    # Entries that a stage makes are fetched from nowhere; named, they say so.
     entries_to_fetch = [e for e in chosen if e.source is not None or names and e.name in names]
     if sha256 is not None and len(entries_to_fetch) != 1:
         raise UsageError("--sha256 is the pin of one entry", "name that entry")

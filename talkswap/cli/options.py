@@ -44,6 +44,7 @@ def system_among(arguments: Sequence[str]) -> SystemDescription:
     from talkswap.systems.registry import find_system
 
     name = DEFAULT_SYSTEM
+    # Read by hand: Typer parses only after it knows the system's options.
     for place, argument in enumerate(arguments):
         if argument == "--system" and place + 1 < len(arguments):
             name = arguments[place + 1]

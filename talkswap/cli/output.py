@@ -150,6 +150,7 @@ class PlainProgress(Display):
             note(event.message)
         if event.stage != self.stage:
             self.stage, self.began, self.shown, self.first = event.stage, now, now, event.done
+        # The last line always comes, however short the time since the one before.
         finished = event.total > 0 and event.done >= event.total
         if not event.done or (now - self.shown < self.seconds and not finished):
             return

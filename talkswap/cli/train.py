@@ -113,6 +113,7 @@ def command(
     if dry_run:
         typer.echo(to_json(configure(description, overrides, preset)))
         return
+    # Typing errors should not wait for data to be read.
     stage_config(description, overrides, preset)  # a setting that doesn't exist is named before anything else
     if data is None or run is None:
         missing = "--data" if data is None else "--run"

@@ -133,6 +133,7 @@ def _in_threads(
         batch = batches[number]
         return {k: v.pin_memory() for k, v in batch.items()} if pin and not isinstance(batch, Failure) else batch
 
+    # The queue keeps the order of the numbers, whichever thread is done first.
     for number in numbers:
         waiting.append(pool.submit(make, number))
         if len(waiting) >= most:

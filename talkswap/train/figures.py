@@ -66,6 +66,7 @@ class Pace:
         """A block that belongs to no step."""
         began = time.monotonic()
         yield
+        # Both clocks skip this block, so that neither rate nor longest step counts it.
         seconds = time.monotonic() - began
         self._rowed, self._counted, self._apart = self._rowed + seconds, self._counted + seconds, self._apart + seconds
 
@@ -116,6 +117,7 @@ class Means:
     def means(self) -> dict[str, float]:
         """The mean of each figure over the steps that had it, in double precision; then forget them."""
         sums: dict[str, list[float]] = {}
+        # One transfer a step from the device, and only when a row is due.
         for names, values in self.stored():
             for name, value in zip(names, values, strict=True):
                 sums.setdefault(name, []).append(value)
@@ -210,6 +212,7 @@ def draw_curve(source: Path, target: Path, width: int = 900, height: int = 140) 
     for key in keys:
         panel = np.full((height, width, 3), 255, np.uint8)
         points = np.array([(r["step"], r[key]) for r in rows if key in r], float)
+        # The highest two percent are first steps and outliers; they would flatten the rest.
         low, high = np.percentile(points[:, 1], [0, 98])
         span = max(high - low, 1e-9)
         x = 10 + (points[:, 0] - points[0, 0]) / max(np.ptp(points[:, 0]), 1) * (width - 20)

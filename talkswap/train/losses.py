@@ -63,6 +63,7 @@ def perceptual_loss(network: PerceptualNetwork, result: Tensor, truth: Tensor, a
         as_in_paper: the sum over levels of eq. 3; else the mean over levels, each relative to the truth's magnitude,
             so that a weight means the same with every network.
     """
+    # The truth's features are constants: no graph is kept for them.
     with torch.no_grad():
         target = network(truth)
     pairs = list(zip(network(result), target, strict=True))

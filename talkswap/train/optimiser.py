@@ -78,6 +78,7 @@ class Optimiser:
                 weight_decay=config.weight_decay,
             )
             self._scaled_adversary = processes.optimiser(self.adversary)
+        # Codebooks and running statistics follow the data, not a gradient.
         moved = {id(p) for p in (*self.trained, *(stage.discriminator.parameters() if stage.discriminator else ()))}
         networks = [network for network in (stage.network, stage.discriminator) if network is not None]
         everything = [t for network in networks for t in (*network.parameters(), *network.buffers())]
@@ -117,6 +118,7 @@ class Optimiser:
             processes.same(self._unmoved)
         self.average.update_parameters(stage.network)
         self.step += 1
+        # Figures stay on the device: reading them here would wait for the whole step.
         columns = {name: [f[name] for f in figures] for name in figures[0]} | {"norm": [norm]}
         values = [torch.stack([self._scalar(v) for v in column]).mean() for column in columns.values()]
         return list(columns), processes.mean(torch.stack(values))

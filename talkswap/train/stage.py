@@ -137,6 +137,7 @@ def share_config(config: Any, processes: int) -> Any:
         TrainingError: the batch cannot be shared out evenly.
     """
     loop: LoopConfig = config.loop
+    # Every micro-batch of every process must have the same size, or a mean of means isn't the mean.
     parts = loop.accumulate * processes
     if loop.accumulate < 1 or loop.batch % parts:
         among = f"{processes} process{'es' if processes > 1 else ''} x loop.accumulate={loop.accumulate}"
@@ -236,11 +237,13 @@ def estimate(
 
 
 def _measured(loop: LoopConfig, networks: Networks, work: Work, mode: FakeTensorMode) -> dict[str, Any]:
+    # What stays frozen has weights, but neither gradients nor moments.
     still = {id(p) for part in work.still for p in part.parameters()}
     every = [p for net in networks.values() for p in net.parameters()]
     trained = _size(p for p in every if p.requires_grad and id(p) not in still)
     held = _size(every) + _size(b for net in networks.values() for b in net.buffers())
     fakes = [t if isinstance(t, FakeTensor) else mode.from_tensor(t) for t in every]
+    # Autograd also saves the weights themselves, which are counted already.
     own = {t.untyped_storage()._cdata for t in fakes}
     flops: dict[str, int] = {}
     kept = 0.0  # bytes per sample

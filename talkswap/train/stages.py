@@ -111,6 +111,7 @@ def train(
         raise TrainingError(f"{run} already holds a run", "choose another --run, or go on with --resume")
     if exists:
         check_same_settings(run / "config.json", json.loads(json.dumps(to_plain(config))))
+    # The run is checked before processes start: a refusal needs no device.
     processes = Processes(config.loop.device, config.loop.precision, config.loop.accumulate)
     try:
         # stages that compute features ask for the device by name

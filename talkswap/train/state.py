@@ -74,10 +74,12 @@ def save(run: Path, state: Mapping[str, Any], groups: Mapping[str, Mapping[str, 
                 size, digest = (new / name).stat().st_size, file_sha256(new / name)
                 files[name] = {"group": group, "size": size, "sha256": digest}
                 sync_to_disk(new / name)
+        # The JSON comes last: a folder with it has all its tensors.
         whole = {"version": VERSION, **state, "groups": list(groups), "files": files, "split": split}
         (new / STATE).write_text(json.dumps(whole, indent=1), encoding="utf-8")
         sync_to_disk(new / STATE)
         sync_to_disk(new)
+        # Two moves; whichever of them a crash prevents, one whole state keeps its name.
         if current.is_dir():
             shutil.rmtree(old, ignore_errors=True)
             current.rename(old)

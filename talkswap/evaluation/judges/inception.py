@@ -240,6 +240,7 @@ class InceptionFeatures:
     def __call__(self, crops: Crops) -> FloatArray:
         """N S S 3 uint8 to N 2048."""
         check_crops(crops)
+        # Batches bound memory: a clip's crops are mapped from disk, and not all loaded.
         features = [
             self.network(torch.from_numpy(crops[start : start + BATCH]).permute(0, 3, 1, 2)).numpy()
             for start in range(0, len(crops), BATCH)

@@ -63,6 +63,7 @@ class OnnxIdentity:
     def __init__(self, path: Path, threads: int = 1) -> None:
         hint = "give a network that takes RGB faces as 1 3 112 112 and returns one vector each, as ArcFace does"
         self._network = OnnxNetwork(path, {"": (None, 3, ARCFACE_SIZE, ARCFACE_SIZE)}, threads, hint)
+        # Some published files have a fixed batch of one.
         self._one_by_one = self._network.shapes[0][0] == 1
         digest = file_sha256(path)
         published = digest == published_hash()

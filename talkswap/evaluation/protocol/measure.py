@@ -286,6 +286,7 @@ def voice_clip(audio: Path, analyser: FaceAnalyser, size: int) -> observe.Observ
     Raises:
         InputMissingError, NoAudioError, UnreadableMediaError: its sound can't be read.
     """
+    # A voice without pictures is fine; sound that can't be read isn't.
     voice = load_voice(audio)
     try:
         return observe.observe_truth(audio, voice, observe.track_clip(audio, analyser, size), size, None)

@@ -249,6 +249,7 @@ def open_evaluation_set(folder: Path, split: str = "val") -> EvaluationSet:
 def clip_of(folder: Path, record: dict[str, Any], rate: int) -> EvaluationClip:
     """A clip of the manifest."""
     paths = stills.paths_of(record["name"], record["split"])
+    # Only what the figures depend on is held against its hash: video and voice.
     stated = {paths[kind]: record["files"][paths[kind]] for kind in ("video", "voice")}
     frames = int(record["frames"])
     return EvaluationClip(

@@ -137,6 +137,7 @@ def build_study(
     check_place(out, key, config.overwrite)
     evaluation = read_evaluation(report)
     folder = report if report.is_dir() else report.parent
+    # One generator for pairs, names and order: the seed alone decides the study.
     draw = random.Random(config.seed)
     chosen, left_out = choose_clips(evaluation, folder, config.pairs, draw)
     if not chosen:

@@ -105,6 +105,7 @@ class DetectorStage(Stage):
         answer = self.network(batch["picture"]).float()
         target = batch["target"]
         score = focal(answer[:, 0], target[:, 0], batch["counted"])
+        # Several cells around a centre learn the same face; together they weigh as one.
         weight = target[:, 12:13]  # sums to 1 over the cells of one face
         faces = weight.sum().clamp(min=1)
         error = (answer[:, 1:] - target[:, 1:12]).abs() * weight
@@ -119,6 +120,7 @@ class DetectorStage(Stage):
 
     def _held_faces(self) -> list[tuple[UInt8Image, np.ndarray]]:
         """Val crops shrunk onto held-out backgrounds at sides from 24 to 290 px; the same at every call."""
+        # A fixed seed: scores of two runs are of the same pictures.
         generator = np.random.default_rng(2)
         held = []
         for name in ("portraits-val", "frames-val"):
@@ -145,12 +147,14 @@ class DetectorStage(Stage):
                 for points in labels:
                     centre, side = face_square(points)
                     faces += 1
+                    # A detection counts where it lies within a quarter of the face's side.
                     near = [f for f in answers if float(np.hypot(*(f.centre - centre))) < 0.25 * side]
                     if near:
                         hits += 1
                         errors.append(float(np.linalg.norm(near[0].points - points, axis=1).mean()) / side)
             scores[f"{name}_found"] = hits / faces
             scores[f"{name}_error"] = float(np.mean(errors)) if errors else 1.0
+        # Backgrounds hold nobody, so every answer on them is wrong.
         alarms = [len(detector(picture)) for picture in self._held_backgrounds]
         scores["false_alarms"] = float(np.mean(alarms))
         self.network.train()

@@ -86,6 +86,7 @@ class IdentityStage(Stage):
         """One student's view (S S 3) of an FFHQ crop."""
         x, y, side = self.network.config.region
         size = self.network.config.size
+        # Moved, turned and scaled a little, as landmarks of a render place faces.
         scale = size / (side * STORED) * generator.uniform(0.94, 1.07)
         affine = cv2.getRotationMatrix2D((0, 0), generator.uniform(-6, 6), scale)
         centre = np.array([x, y]) * STORED - 0.5 + generator.uniform(-0.03, 0.03, 2) * STORED
@@ -100,6 +101,7 @@ class IdentityStage(Stage):
         """``square`` B 3 S S in [-1, 1] and the teacher's ``target`` B D."""
         config = self.config
         generator = np.random.default_rng([config.loop.seed, step])
+        # Mixed people fill the gaps between the few real identities.
         shares = [1 - config.frames - config.blends, config.frames, config.blends]
         if len(self._sets) == 2:
             shares = [1 - config.frames, config.frames]
@@ -116,6 +118,7 @@ class IdentityStage(Stage):
         """Distillation loss and its two terms."""
         embedding, target = self.network.embed_square(batch["square"]), batch["target"]
         cosine = (embedding * target).sum(1).mean()
+        # Distances between people must be the teacher's too, not just each vector.
         relation = (embedding @ embedding.T - target @ target.T).square()
         count = len(embedding)
         relational = relation.sum() / (count * max(1, count - 1))  # the diagonal is zero: both are of unit length

@@ -118,6 +118,7 @@ class LandmarkStage(Stage):
         settings = self._settings
         predicted, logit = self.network(batch["picture"])
         presence = F.binary_cross_entropy_with_logits(logit.float(), batch["face"])
+        # Squares without a face teach presence only.
         seen = batch["face"] > 0.5
         target = batch["points"][seen]
         error = (predicted[seen].float() - target) / eye_distance(target).clamp(min=4)[:, None, None]  # B 478 3
@@ -125,9 +126,11 @@ class LandmarkStage(Stage):
         weight = self._weight.to(error.device)[:, None] * axes
         points = (self._smooth(error) * weight).mean()
         shapes = error.new_zeros(())
+        # Centred parts: the shape of lips and eyes counts apart from where they lie.
         for part in PARTS:
             inner = error[:, list(part), :2]
             shapes = shapes + self._smooth(inner - inner.mean(1, keepdim=True)).mean()
+        # The gap between the lids is a blink, a few px that the mean error hides.
         apart = (error[:, list(UPPER_LIDS)] - error[:, list(LOWER_LIDS)])[..., :2]
         lids = self._smooth(apart, LID_KNEE).mean()
         loss = points + settings.parts * shapes + settings.lids * lids + settings.presence * presence

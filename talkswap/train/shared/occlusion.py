@@ -85,6 +85,7 @@ class OcclusionStage(Stage):
     def _batch(views: list[CoveredView]) -> Batch:
         picture = to_tensor([v.picture for v in views])
         masks = torch.from_numpy(np.stack([[v.covered, v.counted] for v in views]))
+        # The network answers at half the side, so truths are averaged to it.
         masks = F.avg_pool2d(masks, 2)
         return {"picture": picture, "covered": masks[:, 0], "counted": masks[:, 1]}
 
@@ -96,6 +97,7 @@ class OcclusionStage(Stage):
         entropy = (each * counted).sum() / counted.sum().clamp(min=1)
         cover = torch.sigmoid(logit)
         both = (cover * covered * counted).sum()
+        # The added ones keep a batch without anything covered from dividing by zero.
         overlap = (2 * both + 1) / (((cover + covered) * counted).sum() + 1)
         return entropy + self.config.overlap * (1 - overlap), {"entropy": entropy.detach(), "overlap": overlap.detach()}
 
@@ -142,6 +144,7 @@ class OcclusionStage(Stage):
             both, either = np.sum(sums[trained], axis=0)
             scores[name] = float(both / max(either, 1e-6))
         for folder in FACES:
+            # Uncovered faces: whatever the network calls covered is a false alarm.
             bare = self._held_faces(folder)
             generator = np.random.default_rng(1)
             count = len(bare.faces)

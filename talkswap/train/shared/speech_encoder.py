@@ -110,11 +110,13 @@ def augment_mel(mel: Tensor, strength: float = 1.0) -> Tensor:
     def uniform(low: float, high: float) -> Tensor:
         return torch.empty(batch, 1, 1, device=place).uniform_(low, high)
 
+    # Microphones differ by loudness, tilt and smooth bends of the spectrum.
     ramp = torch.linspace(-1, 1, bins, device=place)
     time = torch.arange(length, device=place)[None, :, None]
     band = torch.arange(bins, device=place)[None, None]
     bend = torch.randn(batch, 1, 1, device=place) * 0.06 * torch.sin((ramp + 1) / 2 * uniform(2, 12) + uniform(0, 6))
     mel = mel + strength * (uniform(-0.3, 0.25) + uniform(-0.2, 0.2) * ramp + bend)
+    # Noise fills what lies below it, as in a real room.
     floor = uniform(-1.5, -0.45) + uniform(-0.3, 0.3) * ramp + torch.randn_like(mel) * 0.05
     mel = torch.maximum(mel, floor).clamp(-1, 1)
     mel = torch.roll(mel, int(torch.randint(-3, 4, (1,))), 2)
@@ -182,6 +184,7 @@ class SpeechEncoderStage(Stage):
         self.calibration: list[ClipLabels] = []
         self.clips: list[ClipLabels] = []
         for number, clip in enumerate(spoken["train"]):
+            # Clips kept for gain and offset mustn't be learnt by heart.
             kept = number % config.calibration == 0 and len(spoken["train"]) > 1
             labels = ClipLabels(clip, net, lags.get(clip.name, 0.0), room, None if kept else spread, config.alike)
             (self.calibration if kept else self.clips).append(labels)
@@ -192,6 +195,7 @@ class SpeechEncoderStage(Stage):
         closed = shapes[shapes[:, 0] <= np.quantile(shapes[:, 0], 0.05)]
         self.rest = torch.from_numpy(np.median(closed, 0).astype(np.float32))  # measures of a closed mouth
         agreement = read_lags(config.agreement)
+        # Long clips, and those whose lips follow their sound, are drawn more often.
         lengths = np.array([c.count * np.clip(agreement.get(c.name, 0.5) / 0.5, 0.1, 1.4) for c in self.clips])
         self.share = lengths / lengths.sum()
         self.other_share = np.array([c.count for c in self.other], float) / max(1, sum(c.count for c in self.other))
@@ -265,6 +269,7 @@ class SpeechEncoderStage(Stage):
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         true, weight = batch["shape"], batch["weight"]
         mel = batch["mel"]
+        # Silence stays silence: augmented, it would teach that noise closes the mouth.
         quiet = (mel.amax((1, 2)) < -0.45)[:, None, None]
         warped = warp_bands(mel, self.config.warp) if self.config.warp > 0 else mel
         tokens = self.encoder.tokens(torch.where(quiet, mel, augment_mel(warped, self.config.colour)))

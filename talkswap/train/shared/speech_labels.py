@@ -56,6 +56,7 @@ class SpeechLabels:
     def __init__(self, name: str, mel: FloatArray, config: SpeechEncoderConfig, room: int) -> None:
         self.name, self.count = name, (len(mel) - 1) // config.stride + 1
         self.stride, self.half = config.stride, (config.field - 1) // 2
+        # Silence around the recording gives the first and last token their whole field.
         pad = ((self.half, self.half + room * config.stride), (0, 0))
         self.mel = torch.from_numpy(np.pad(mel, pad, constant_values=SILENCE))
         self.length = 2 * self.half + (self.count - 1) * config.stride + 1
@@ -76,6 +77,7 @@ class SpeechLabels:
         mel = _between(self.mel, place)
         token = first + speed * torch.arange(tokens)
         inside = token <= self.count - 1
+        # Names of sounds can't be interpolated as mouth shapes can.
         nearest = token.round().long().clamp(max=self.count - 1)
         weight = (_between(self.weight[:, None], token)[:, 0] > 0.99) & inside
         return (
@@ -111,12 +113,14 @@ class ClipLabels(SpeechLabels):
         super().__init__(clip.name, clip.mel, config, room)
         self.kind = clip.kind
         self.seen, self.own_times, self.own_shape = clip.seen, clip.times, clip.shape
+        # Frames without a face are bridged here, and get no weight below.
         visible = np.flatnonzero(clip.seen)
         place = self.times + lag  # where in the picture the sound of a token belongs
         shape = np.stack(
             [np.interp(place, clip.times[visible], clip.shape[visible, j]) for j in range(clip.shape.shape[1])], 1
         )
         if spread is not None:
+            # People open their mouths differently wide; the encoder can't hear how wide.
             scale = np.clip(spread / np.maximum(clip.shape[visible].std(0), 1e-3), 0.4, 2.5)
             shape = shape * scale**alike
         inside = (np.interp(place, clip.times, clip.seen.astype(np.float32)) > 0.99) & (place <= clip.times[-1])

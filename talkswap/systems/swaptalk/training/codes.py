@@ -116,8 +116,10 @@ class ClipEncoder:
         """Write one clip's codes; returns the number of frames."""
         import av
 
+        # Smoothed as in a render, so that codes don't tremble with the landmarks.
         centres, sides = smoothed_quads(clip.landmarks)
         rate = (len(clip.times) - 1) / max(float(clip.times[-1] - clip.times[0]), 1e-3) if len(clip.times) > 1 else 25.0
+        # A 50 frames/s clip would only give pairs of nearly equal frames.
         step = max(1, int(np.ceil(rate / self.config.fastest)))
         burst, gap = (self.config.burst, self.config.gap) if split == "train" and self.config.burst else (1, 0)
         last = self.config.held_out if split == "val" and self.config.held_out else len(clip.times)
@@ -131,6 +133,7 @@ class ClipEncoder:
                 count = len(lower)
                 crops = np.stack(waiting)
                 lower.extend(self._codes(crops[:, self.size // 2 :], lower=True))
+                # The upper half hardly changes, so every k-th frame's is enough.
                 rows = [i for i in range(len(waiting)) if (count + i) % self.config.upper_step == 0]
                 if rows:
                     upper.extend(self._codes(crops[rows, : self.size // 2], lower=False))
@@ -190,6 +193,7 @@ def encode_clips(config: CodesConfig, echo: Callable[[str], None] = print) -> di
     started, clips, frames = time.monotonic(), 0, 0
     for split in ("val", "train"):
         for clip in open_spoken(config.data, split, config.videos):
+            # What is encoded with these weights is never encoded again.
             if encoder.done(split, clip.name) or (split == "train" and clip.correlation < config.weakest):
                 continue
             if config.minutes and time.monotonic() - started > 60 * config.minutes:

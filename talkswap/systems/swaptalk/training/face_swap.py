@@ -286,6 +286,7 @@ class FaceSwapStage(Stage):
         swapped = self.network(self._raw(part["source"]), self._raw(part["target"]), guide, person)
         truth = self._raw(part["result"])
         part["code"] = ((swapped - truth).abs().mean(1, keepdim=True)).float()
+        # The proxy's truth goes through the same decoder: its blur is no fault of the module.
         for name, latent in (("made", swapped), ("proxy", truth)):
             decoded = self.vqgan.decode(latent).float().clamp(-1, 1)
             part[name] = decoded

@@ -120,6 +120,7 @@ class JointStage(Stage):
         config, crop = self.config, batch["crop"]
         latent, true, target = self._latents(batch)
         decoded = self.network.vqgan.decode(latent).float()
+        # The terms' gradient is taken at the picture, then sent once through the decoder.
         picture = decoded.detach().requires_grad_()
         total, logs = self._terms(picture, batch, target)
         reals, fakes = self._windows(crop, batch), self._windows(picture, batch)
@@ -166,6 +167,7 @@ class JointStage(Stage):
         total = close + config.keep * near(slice(first, last))
         logs: dict[str, float | Tensor] = {"close": close.detach()}
         with torch.no_grad():
+            # Plain rows alone tell how well the decoder shows what the encoder saw.
             error = ((decoded[last:].clamp(-1, 1) - crop[last:]) / 2).square().mean((1, 2, 3))
             logs["psnr"] = -10 * torch.log10(error).mean()
         if "perceptual" in self.frozen:
@@ -219,6 +221,7 @@ class JointStage(Stage):
         """Held-out stills, the stills whose mouths they are asked for, and the decoded pictures."""
         talking, net = self.held_out, self.network
         random = np.random.default_rng(7)
+        # Four stills of each clip, so that long clips don't decide the score.
         rows = np.concatenate([r[:: max(1, len(r) // 4)][:4] for r in talking.rows])[:count]
         models = random.permutation(len(talking.shape))[: len(rows)]
         decoded = []

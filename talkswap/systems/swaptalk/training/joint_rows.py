@@ -78,6 +78,7 @@ class JointRows:
     def __init__(self, config: JointStageConfig, talking: TalkingStills, square: int) -> None:
         self.config, self.talking, self.square = config, talking, square
         self.sets = [open_stills(config.data / "portraits-train"), open_stills(config.data / "frames-train")]
+        # Roots of lengths: a long clip counts more, but doesn't crowd out the others.
         sizes = np.array([len(r) for r in talking.rows], float) ** 0.5
         self.share = sizes / sizes.sum()
         self.augmentation = StillAugmentation()
@@ -95,6 +96,7 @@ class JointRows:
         candidates = random.choice(rows, 16)
         pose, shape = self.talking.pose, self.talking.shape
         turns = np.abs(pose[candidates] - pose[row]).mean(1)
+        # A mouth much wider open gains nothing more; pose decides then.
         changes = np.minimum(np.abs(shape[candidates] - shape[row])[:, 0], 1.5)
         return row, int(candidates[np.argmin(turns - self.config.mouth_pull * changes + (candidates == row))]), row
 
@@ -137,6 +139,7 @@ class JointRows:
                 lower = cv2.dilate(mask.lower_face_mask(points, size), np.ones((15, 15)))
                 small = cv2.resize(lower, (size // 4, size // 4), interpolation=cv2.INTER_AREA)
                 weights.append(np.asarray(1 - small, np.float32))
+            # A little off centre, so that the discriminator doesn't learn the window's place.
             corner = points[list(mesh.OUTER_LIPS), :2].mean(0) - config.mouth_side / 2 + random.integers(-12, 13, 2)
             mouths.append([int(np.clip(c, 0, size - config.mouth_side)) for c in corner])
         for _ in range(config.loop.batch - count):
@@ -223,6 +226,7 @@ def open_talking_stills(
         pose.append(clip.pose[frame])
         lag = lags.get(name, 0.0) if split == "train" else 0.0
         speech[number] = clip.mel_windows(clip.times[frame : frame + 1] - lag, window)[0]
+    # Fewer stills hold no two alike poses with different mouths.
     rows = [np.array(group) for group in groups.values() if len(group) >= 8]
     return TalkingStills(stills, rows, shape.clip(-4, 6), np.stack(pose), speech)
 

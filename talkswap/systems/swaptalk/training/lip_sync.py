@@ -196,6 +196,7 @@ class LipSyncStage(Stage):
 
     def _near(self, clip: TalkingMoments, row: int, random: np.random.Generator) -> int:
         """A frame with the head turned as in ``row`` and another mouth."""
+        # The best of a few random frames: like the target's pose, unlike its mouth.
         others = random.integers(len(clip.lower), size=24)
         turns = np.abs(clip.pose[others] - clip.pose[row]).mean(1)
         mouth = np.abs(clip.shape[others] - clip.shape[row])[:, 0]
@@ -223,6 +224,7 @@ class LipSyncStage(Stage):
             return self.clips[int(random.choice(len(self.clips), p=self.share))]
 
         count = config.loop.batch
+        # Both halves of far rows must be stored, and only every k-th upper half is.
         far = round(config.far * count)  # the last rows are the far ones
         sounds = []
         for _ in range(config.sequences):
@@ -288,6 +290,7 @@ class LipSyncStage(Stage):
             probe = F.smooth_l1_loss(read[:, 0], target[:, 0]) + 0.3 * F.smooth_l1_loss(read, target)
             total = total + config.probe * probe
             logs["probe"] = probe.detach()
+            # Sequences come first in the batch, so their rows are the leading ones.
             if config.sequences and config.sync:
                 runs = lower[: config.sequences * self.frames].unflatten(0, (config.sequences, self.frames))
                 cosine = (expert.see(runs) * expert.hear(batch["sound"])).sum(1)
@@ -330,6 +333,7 @@ class LipSyncStage(Stage):
         """L1 in the mouth's part of the crop between decoded prediction and decoded truth."""
         config, vqgan = self.config, self.frozen["vqgan"]
         count = len(lower) - round(config.far * len(lower)) or len(lower)
+        # Decoding costs most of the step; seven walks through all rows in turn.
         rows = [(step * config.pixel_rows + i) * 7 % count for i in range(config.pixel_rows)]
         above = given_latents(vqgan.upper, upper[rows])
         with torch.no_grad():

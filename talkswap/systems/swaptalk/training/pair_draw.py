@@ -219,6 +219,7 @@ class PairDraw:
             TrainingDataError: none of the config's ``tries`` is good enough.
         """
         for _ in range(self.config.tries):
+            # A swap that changes little would teach the network to change nothing.
             pair, target_points = self._same(random) if random.random() < self.config.same else self._different(random)
             whole = float(face_mask(target_points, pair.target.shape[0]).sum())
             if float(pair.mask.sum()) >= self.config.covered * whole:
@@ -239,6 +240,7 @@ class PairDraw:
             none = np.zeros((2, 3), np.float32)
             faces = [AlignedFace(*self._still(place)[:1], none, self._still(place)[1], 0) for place in (source, target)]
             truth = self.proxy.swap(*faces)
+            # A published swap states no mask; it is where its pixels differ.
             changed = (np.abs(truth.astype(np.int16) - target_rgb).max(2) > 3).astype(np.float32)
             mask = np.asarray(cv2.GaussianBlur(changed, (5, 5), 0), np.float32)
         mask = np.maximum(mask, rough.mask)
@@ -247,6 +249,7 @@ class PairDraw:
     def _same(self, random: np.random.Generator) -> tuple[Pair, FloatArray]:
         """A pair of one person, and the target's landmarks."""
         source, target = self._two_of_one(random)
+        # The truth is a real picture; somebody else's face over it is what must be undone.
         cover = self._other(random, target, 1.0)
         (source_rgb, source_points), (truth, truth_points) = self._still(source), self._still(target)
         covered = FaceGuide(*self._still(cover), self.config.guide).lay(truth, truth_points)
@@ -264,6 +267,7 @@ class PairDraw:
     ) -> Guided:
         """The guide as a render would see it: a worse photo, and landmarks that miss by a little."""
         config = self.config
+        # Light and colour of a photo differ from the target's in every render.
         gain = 1 + random.uniform(-1, 1) * config.light + random.uniform(-1, 1, 3) * config.colour
         offset = random.uniform(-1, 1) * config.light * 128
         table = (np.arange(256)[:, None] * gain[None] + offset).clip(0, 255).astype(np.uint8)

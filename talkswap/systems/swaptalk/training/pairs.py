@@ -55,6 +55,7 @@ def make_pairs(
     writer = CodeWriter(out, load_vqgan(vqgan), load_identity(identity), count, config)
     kinds: Counter[int] = Counter()
     while writer.done < count:
+        # A generator for each number: a pair doesn't depend on the batch that it is drawn in.
         numbers = range(writer.done, min(writer.done + batch, count))
         pairs = [draw.draw(np.random.default_rng([seed, number])) for number in numbers]
         with torch.autocast("cpu", torch.bfloat16):
@@ -152,6 +153,7 @@ class CodeWriter:
         grid, arrays = self.network.config.grid, self.arrays
         rows = slice(self.done, self.done + len(pairs))
         crops = {name: to_tensor([getattr(pair, name) for pair in pairs]) for name in PICTURES}
+        # Codes and raw vectors: the stage may learn either.
         for name, crop in crops.items():
             upper, lower = self.network.encode(crop.contiguous(memory_format=torch.channels_last))
             arrays[f"{name}_index"][rows] = torch.cat([upper.number, lower.number], 1).numpy().astype(np.uint16)
@@ -166,5 +168,6 @@ class CodeWriter:
             side = (self.picture, self.picture)
             arrays["picture"][row] = cv2.resize(pair.result, side, interpolation=cv2.INTER_AREA)
             arrays["kind"][row] = pair.kind
+        # The count comes last, so that a stage that reads along sees finished rows only.
         self.done += len(pairs)
         write_atomically(self.folder / "done", str(self.done))

@@ -205,6 +205,7 @@ class SyncExpertStage(Stage):
         config, net = self.config, self.network
         lower = given_latents(self.frozen["lower"], batch["lower"])  # N F C H W
         lower = lower + config.noise * torch.randn_like(lower)
+        # Hidden cells and noise: the expert also reads latents that no encoder made.
         lower = lower * (torch.rand_like(lower[:, :, :1]) >= config.lost)
         lips, sound = net.see(lower), net.hear(augment_mel(batch["mel"]))
         contrast = contrastive_loss(lips, sound, batch["group"], net.temperature.exp().clamp(max=50), batch["time"])
@@ -221,6 +222,7 @@ class SyncExpertStage(Stage):
     def _retrieval(lips: Tensor, sound: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
         """Share of mouths whose own sound is the nearest of their clip's in the batch, and what guessing would give."""
         same = group[:, None] == group[None]
+        # Other clips are easy to tell apart by voice and face; only the own clip's moments count.
         nearest = (lips @ sound.t()).masked_fill(~same, -2.0).argmax(1)
         right = (nearest == torch.arange(len(nearest), device=nearest.device)).float().mean()
         return right, (1 / same.sum(1)).mean()
@@ -265,6 +267,7 @@ class SyncExpertStage(Stage):
             predicted = self.seen_shapes(clip)[:, 0]
             opening.append(pearson(predicted, clip.shape[:, 0]))
             error.append(float(np.abs(predicted - clip.shape[:, 0]).mean()))
+            # Every third run: neighbours share most of their frames.
             starts = clip.starts[::3]
             lips = torch.cat([self.network.see(part) for part in self._halves(clip, clip.runs(starts))])
             middle = (clip.times[starts] + clip.times[starts + clip.frames - 1]) / 2
