@@ -133,18 +133,8 @@ def measure(plan: RenderPlan, seconds: float | None) -> dict[str, Any]:
         frames, bare = bare_pass(plan.target, folder / "bare.mp4", plan.crf, plan.encoder)
         report = folder / "report.json"
         arguments = ["--source", str(plan.source), "--target", str(plan.target), "--audio", str(audio)]
-        arguments += [
-            "--output",
-            str(folder / "dubbed.mp4"),
-            "--fit",
-            fit,
-            "--system",
-            plan.system,
-            "--preset",
-            plan.preset,
-            "--device",
-            plan.device,
-        ]
+        arguments += ["--output", str(folder / "dubbed.mp4"), "--fit", fit, "--system", plan.system]
+        arguments += ["--preset", plan.preset, "--device", plan.device]
         if plan.weights is not None:
             arguments += ["--weights", str(plan.weights)]
         arguments += ["--batch-size", str(plan.batch_size), "--report", str(report), "--quiet"]

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from talkswap.train.stage import Batch, Stage
+from talkswap.train.stage import Batch, Stage, as_is
 
 SHARED_MEMORY = Path("/dev/shm")
 LEAST_SHARED = 1 << 30  # bytes free for batches on their way; containers often have 64 MB
@@ -97,7 +97,7 @@ def made_ahead(stage: Stage, numbers: Iterable[int], workers: int, ahead: int, p
             num_workers=workers,
             prefetch_factor=max(1, ahead),
             pin_memory=pin,
-            collate_fn=_unchanged,
+            collate_fn=as_is,
             worker_init_fn=_begin_worker,
             multiprocessing_context="fork",
         )
@@ -147,10 +147,6 @@ def _opened(batches: Iterable[Batch | Failure]) -> Iterator[Batch]:
         if isinstance(item, Failure):
             raise item.error
         yield item
-
-
-def _unchanged(item: Any) -> Any:
-    return item
 
 
 def _begin_worker(number: int) -> None:

@@ -112,9 +112,9 @@ class Stage:
         raise TrainingError(f"stage {self.name} cannot export")
 
 
-def as_is(rows: Tensor) -> Tensor:
-    """What :attr:`Stage.gathered` is in a lone process."""
-    return rows
+def as_is(value: Any) -> Any:
+    """The value itself: what :attr:`Stage.gathered` is in a lone process."""
+    return value
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -227,10 +227,11 @@ class LipSyncStage(Stage):
         # Both halves of far rows must be stored, and only every k-th upper half is.
         far = round(config.far * count)  # the last rows are the far ones
         sounds = []
+        window = self.frozen["expert"].config.window if "expert" in self.frozen else config.network.window
         for _ in range(config.sequences):
             clip = draw_clip()
             start = random.choice(clip.starts, 1)
-            sounds.append(clip.speech_during(start, self._expert_window())[0])
+            sounds.append(clip.speech_during(start, window)[0])
             for row in clip.runs(start)[0]:
                 if len(silent) >= count - far:
                     add(clip, int(row), int(clip.upper_rows[int(random.integers(len(clip.upper_rows)))]))
@@ -255,9 +256,6 @@ class LipSyncStage(Stage):
         if sounds:
             batch["sound"] = torch.stack(sounds)
         return batch
-
-    def _expert_window(self) -> int:
-        return self.frozen["expert"].config.window if "expert" in self.frozen else self.config.network.window
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         config, net, vqgan = self.config, self.network, self.frozen["vqgan"]
