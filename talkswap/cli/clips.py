@@ -61,7 +61,6 @@ def faces(
     people = people_in_clip(info, index_frames(info), load_analyser(chosen.analyser, chosen))
     if not people:
         raise NoTargetFaceError(f"no face was found in {clip}", "choose a clip in which a face is larger and in view")
-    # In the current folder, as the clip's own may be read-only.
     paths = write_thumbnails(people, thumbnails or Path(f"{clip.stem}-faces"))
     entries = [
         {

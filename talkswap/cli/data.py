@@ -174,7 +174,6 @@ def hdtf(
     listing = read_lists(lists)
     for problem in listing.problems:
         output.print_warning(problem)
-    # HDTF's videos vanish from the web over time; the summary names what is gone.
     sources, missing = find_listed(listing, videos)
     if missing:
         rows = [[entry.subset, entry.name, str(len(entry.ranges)), entry.address] for entry in missing]

@@ -108,7 +108,6 @@ def plan_of(given: dict[str, Any], options: dict[str, Any]) -> RenderPlan:
     values = option_values(RenderPlan, given)
     if values["target"] is None:
         raise UsageError("there is no clip to dub", "name one with --target, or a plan with --plan")
-    # Beside no file of the user's: the default lies in the current folder.
     values["output"] = values["output"] or Path(f"{values['target'].stem}-dubbed.mp4")
     return RenderPlan(**values, options=options)
 

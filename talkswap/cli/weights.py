@@ -112,7 +112,6 @@ def check(
     missing = [s.file for s in states if isinstance(s.problem, WeightsMissingError)]
     damaged = [s.file for s in states if isinstance(s.problem, WeightsCorruptError)]
     repair = "pack the folder again, or fetch it again"
-    # Damage is worse than absence: what is damaged would render wrongly.
     if damaged:
         raise WeightsCorruptError(f"damaged or not listed: {', '.join(damaged)}", repair)
     if missing:

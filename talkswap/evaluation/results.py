@@ -166,7 +166,6 @@ class Evaluation:
             comparable: True: published networks and metrics without a network; False: compact stand-ins.
             setting: keep only columns in which this setting has a figure.
         """
-        # Figures of two kinds of judges never share a table.
         columns = tuple(column for column in self.columns if column.comparable is comparable)
         if setting is None:
             return columns

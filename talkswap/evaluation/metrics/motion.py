@@ -139,7 +139,6 @@ def pose_errors(result: FloatArray, truth: FloatArray) -> FloatArray:
     check_pair(result, truth)
     errors: NDArray[np.float32] = np.full((len(result), 4), np.nan, np.float32)
     for index in np.flatnonzero(has_face(result) & has_face(truth)):
-        # Yaw, pitch and roll are taken apart for the report; the whole angle is the figure.
         own, reference = measures.head_rotation(result[index]), measures.head_rotation(truth[index])
         difference = np.array(angles(own)) - np.array(angles(reference))
         errors[index, 0] = angle_between(reference, own)

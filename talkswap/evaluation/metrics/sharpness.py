@@ -144,7 +144,6 @@ def canny_edges(luma: UInt8Image) -> NDArray[np.bool_]:
 def frame_cpbd(picture: UInt8Image) -> float:
     """CPBD of one picture (H W 3 uint8, RGB); nan where no block has an edge, as in an even picture."""
     luma = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
-    # Two edge detectors, as published: one says where to look, the other what is measured.
     widths, edges = edge_widths(luma), canny_edges(luma)
     sharp = total = 0
     for top in range(0, luma.shape[0] - BLOCK + 1, BLOCK):

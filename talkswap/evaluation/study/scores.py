@@ -153,18 +153,10 @@ def mean_interval(
         variance = max(variance, math.fsum(parts) - _clustered(errors, range(count)))
     degrees = min(n for n in groups if n > 1) - 1
     half = student_quantile((1 + confidence) / 2, degrees) * math.sqrt(variance)
-    note = {
-        (True, False): "one rater: how raters differ is not in it",
-        (False, True): "one clip: how clips differ is not in it",
-    }
-    return Interval(
-        mean,
-        max(WORST, mean - half),
-        min(BEST, mean + half),
-        *groups,
-        count,
-        note.get((groups[0] == 1, groups[1] == 1), ""),
-    )
+    note = ""
+    if 1 in groups:
+        note = f"one {'rater: how raters' if groups[0] == 1 else 'clip: how clips'} differ is not in it"
+    return Interval(mean, max(WORST, mean - half), min(BEST, mean + half), *groups, count, note)
 
 
 def student_quantile(probability: float, degrees: int) -> float:

@@ -62,15 +62,18 @@ class IdentityStage(Stage):
         self.config: IdentityStageConfig = config
         torch.manual_seed(config.loop.seed)
         self.network: IdentityNetwork = IdentityNetwork(config.network)
-        folders = ("portraits-train", "frames-train")
-        self._sets = [(small_crops(config.data / name), self._labels(name)) for name in folders]
+        self._sets = [self._prepared(name) for name in ("portraits-train", "frames-train")]
         blends = [self._mixed(index) for index in range(config.blend_sets)]
         if blends:
             self._sets.append((np.concatenate([b[0] for b in blends]), np.concatenate([b[1] for b in blends])))
 
     def _labels(self, name: str) -> FloatArray:
-        config = self.config
-        return label_folder(config.data / name, config.teachers / TEACHER_FILE, config.data / f"identity-{name}.npy")
+        data = self.config.data
+        return label_folder(data / name, self.config.teachers / TEACHER_FILE, data / f"identity-{name}.npy")
+
+    def _prepared(self, name: str) -> tuple[np.ndarray, FloatArray]:
+        labels = self._labels(name)  # first: it names a missing folder
+        return small_crops(self.config.data / name), labels
 
     def _mixed(self, index: int) -> tuple[np.ndarray, FloatArray]:
         out = self.config.data / f"identity-blends-{index}.npy"

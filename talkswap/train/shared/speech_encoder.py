@@ -377,15 +377,8 @@ class SpeechEncoderStage(Stage):
             for series, colour in ((true, (150, 150, 150)), (predicted, (30, 30, 200))):
                 y = 112 - 100 * np.clip(series / max(float(true.max()), 1e-3), 0, 1)
                 cv2.polylines(panel, [np.stack([x, y], 1).astype(np.int32)], False, colour, 1, cv2.LINE_AA)
-            cv2.putText(
-                panel,
-                f"{clip.name}: r = {pearson(predicted, true):.2f}",
-                (8, 14),
-                cv2.FONT_HERSHEY_SIMPLEX,
-                0.45,
-                (0, 0, 0),
-                1,
-            )
+            label = f"{clip.name}: r = {pearson(predicted, true):.2f}"
+            cv2.putText(panel, label, (8, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1)
             panels.append(panel)
         cv2.imwrite(str(path), np.concatenate(panels))
 
