@@ -48,7 +48,7 @@ ROOT_FILES = {"__init__", "__main__", "types", "errors", "device", "files", "rec
 GROUND = (
     "talkswap/animation/", "talkswap/train/shared/sync_former.py", "talkswap/train/shared/mesh_", "talkswap/data/motion.py",
     "talkswap/render/painter.py", "talkswap/render/portraits.py", "talkswap/systems/guide_alone.py",
-    "talkswap/faces/guide.py", "talkswap/faces/expression.py", "talkswap/faces/glasses.py",
+    "talkswap/faces/guide.py", "talkswap/faces/expression.py", "talkswap/faces/glasses.py", "talkswap/faces/skin_fill.py",
 )  # fmt: skip
 MOST_FILES = 164
 MOST_LINES = 36_450
