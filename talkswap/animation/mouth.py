@@ -125,7 +125,8 @@ class InnerMouth:
         lips = [_colour_at(self.mouths[k], OUTER_LIPS) for k, _ in views]
         lip = np.mean(lips, 0) if lips else np.array([150.0, 90.0, 85.0])
         self.lip: FloatArray = lip.astype(np.float32)
-        darks = [np.percentile(view.picture[view.inside > 0.9], 10, axis=0) for _, view in views if _is_seen(view)]
+        between = [view.picture[view.inside > 0.9] for _, view in views]
+        darks = [np.percentile(colours, 10, axis=0) for colours in between if len(colours) > 20]
         self.dark: FloatArray = np.minimum(np.mean(darks, 0) if darks else lip, lip * config.darkest).astype(np.float32)
         self.tongue: FloatArray = (lip * np.array(config.tongue)).astype(np.float32)
         self.edge: float | None = None  # row at which the upper teeth end, in the middle
@@ -227,10 +228,8 @@ class InnerMouth:
         """A layer moved so that the lower lip of its shape lies at the jaw's row."""
         shift = np.array([[1, 0, 0], [0, 1, self.jaw_row - round(self._rows(shape)[1])]], np.float64)
         size = (self.side, self.side)
-        moved = cv2.warpAffine(colour, shift, size, borderMode=cv2.BORDER_REPLICATE)
-        return np.asarray(moved, np.float32), np.asarray(
-            cv2.warpAffine(cover, shift, size, borderMode=cv2.BORDER_REPLICATE), np.float32
-        )
+        moved = [cv2.warpAffine(layer, shift, size, borderMode=cv2.BORDER_REPLICATE) for layer in (colour, cover)]
+        return np.asarray(moved[0], np.float32), np.asarray(moved[1], np.float32)
 
     def _teeth_shift(self, top: float, gap: float) -> float:
         """Rows by which the upper teeth hang lower than the skull has them.
@@ -295,11 +294,6 @@ class InnerMouth:
         whole = np.zeros((side, side, 3), np.uint8)
         whole[first:last] = np.clip(np.rint(picture), 0, 255)
         return whole
-
-
-def _is_seen(view: MouthView) -> bool:
-    """Whether a mouth shows enough px to tell its dark."""
-    return int((view.inside > 0.9).sum()) > 20
 
 
 def _colour_at(mouth: OpenMouth, points: Sequence[int]) -> FloatArray:

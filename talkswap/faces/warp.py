@@ -174,8 +174,6 @@ def _part_the_lips(
     # cells around the box
     left, right = max(0, int(x0 * scale) - 2), min(flow.shape[1], int(x1 * scale) + 3)
     first, last = max(0, int(y0 * scale) - 2), min(flow.shape[0], int(y1 * scale) + 3)
-    if left >= right or first >= last:
-        return
     flow = flow[first:last, left:right]
     lips = [
         _continued(
@@ -188,7 +186,6 @@ def _part_the_lips(
         for rows, points_of, side in ((upper, UPPER_LIP, 1), (lower, LOWER_LIP, -1))
     ]
     x, y = np.arange(x0, x1, dtype=np.float32), np.arange(y0, y1, dtype=np.float32)[:, None]
-    # what of the cells the box shows
     matrix = np.array([[scale, 0, (x0 + 0.5) * scale - 0.5 - left], [0, scale, (y0 + 0.5) * scale - 0.5 - first]])
     flags, size = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, (x1 - x0, y1 - y0)
     pictures = []
@@ -196,16 +193,13 @@ def _part_the_lips(
         near = cv2.warpAffine(lip, matrix, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
         map_x, map_y = near[:, :, 0] + (x + corner[0]), near[:, :, 1] + (y + corner[1])
         pictures.append(cv2.remap(rgb, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
-    line = np.interp(x, columns, (upper + lower) / 2).astype(np.float32)
-    above = np.clip(line + 0.5 - y, 0, 1).astype(np.float32)
+    above = np.clip(np.interp(x, columns, (upper + lower) / 2) + 0.5 - y, 0, 1).astype(np.float32)
     parted = cv2.blendLinear(pictures[0], pictures[1], above, 1 - above)
     # only near the lips, where the enlarged flow isn't one lip's alone
     rows = [np.interp(x, columns, border).astype(np.float32) for border in (upper, lower)]
     inside = np.clip(np.minimum(y - rows[0], rows[1] - y) / reach + 2.5, 0, 1)
-    ends = np.clip(np.minimum(x - columns[0], columns[-1] - x) / reach, 0, 1)
-    share = np.asarray(inside * ends, np.float32)
-    area = np.ascontiguousarray(moved[y0:y1, x0:x1])
-    moved[y0:y1, x0:x1] = cv2.blendLinear(parted, area, share, 1 - share)
+    share = np.asarray(inside * np.clip(np.minimum(x - columns[0], columns[-1] - x) / reach, 0, 1), np.float32)
+    moved[y0:y1, x0:x1] = cv2.blendLinear(parted, np.ascontiguousarray(moved[y0:y1, x0:x1]), share, 1 - share)
 
 
 def _continued(flow: FloatArray, columns: FloatArray, rows: FloatArray, travel: FloatArray, side: int) -> FloatArray:
