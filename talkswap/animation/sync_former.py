@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from talkswap.animation.space import LOWER_INNER, MOUTH_CORNERS, UPPER_INNER
 from talkswap.checkpoints.hub import HubNetwork
+from talkswap.checkpoints.preset_folder import PresetFolder, verify
 from talkswap.voice.speech_encoder import ChannelNorm, DilatedBlock
+from talkswap.voice.wav2vec2 import FOLDER, Wav2Vec2Encoder, Wav2Vec2Sizes, fill_wav2vec2
 
 NAME = "animation/sync_former"  # of its files, in a preset's folder
 
@@ -43,21 +45,6 @@ class MelEncoderConfig:
     def half(self) -> int:
         """Feature frames that a token sees on each side of its own."""
         return 2 + self.stride * sum(self.dilations)
-
-
-@dataclass(frozen=True)
-class Wav2Vec2Sizes:
-    """Sizes of the paper's voice encoder; the defaults are wav2vec2-base-960h's."""
-
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    feedforward: int = 3072
-    channels: int = 512  # of the temporal convolutions
-    kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    position_kernel: int = 128
-    position_groups: int = 16
 
 
 @dataclass(frozen=True)
@@ -111,33 +98,6 @@ class MelEncoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.norm(self.blocks(F.gelu(self.first(features.transpose(1, 2))))).transpose(1, 2)
-
-
-class Wav2Vec2Encoder(nn.Module):
-    """Samples at 16 kHz (B N; mean 0, variance 1) to tokens (B T width), by transformers' Wav2Vec2Model."""
-
-    def __init__(self, sizes: Wav2Vec2Sizes) -> None:
-        super().__init__()
-        from transformers import Wav2Vec2Config, Wav2Vec2Model
-
-        config = Wav2Vec2Config(
-            hidden_size=sizes.width, num_hidden_layers=sizes.layers, num_attention_heads=sizes.heads,
-            intermediate_size=sizes.feedforward, conv_dim=(sizes.channels,) * len(sizes.kernels),
-            conv_kernel=sizes.kernels, conv_stride=sizes.strides, num_conv_pos_embeddings=sizes.position_kernel,
-            num_conv_pos_embedding_groups=sizes.position_groups, mask_time_prob=0.0,
-        )  # fmt: skip
-        self.model: Any = Wav2Vec2Model(config)
-        self.model.feature_extractor.requires_grad_(False)  # A.1: the temporal convolutions stay
-        self.width = sizes.width
-        step, receptive = math.prod(sizes.strides), 1
-        for number, kernel in enumerate(sizes.kernels):
-            receptive += (kernel - 1) * math.prod(sizes.strides[:number])
-        self.rate = 16000 / step
-        self.start = (receptive - 1) / 2 / 16000
-
-    def forward(self, samples: Tensor) -> Tensor:
-        tokens: Tensor = self.model(samples).last_hidden_state
-        return tokens
 
 
 class Attention(nn.Module):
@@ -416,3 +376,17 @@ class SyncFormer(nn.Module, HubNetwork):
             states.append(self.decoder.finish(x, attended, speech[:, t : t + 1])[:, 0])
             before = (weight @ states[-1][..., None])[..., 0] + shift
         return torch.stack(states, 1)
+
+
+def sync_former_with_wav2vec2(preset: PresetFolder, config: SyncFormerConfig = PAPER) -> SyncFormer:
+    """A SyncFormer ready to train: the published wav2vec2 of a preset folder as its voice, the rest untrained.
+
+    Raises:
+        WeightsMissingError: no folder of the preset has ``wav2vec2/model.safetensors``.
+        WeightsCorruptError: it differs from its manifest, or from the configured sizes.
+    """
+    folder = verify(preset, f"{FOLDER}/model.safetensors").parent
+    former = SyncFormer(config)
+    assert isinstance(former.audio, Wav2Vec2Encoder), "only the paper's voice encoder is published"
+    fill_wav2vec2(former.audio, folder)
+    return former

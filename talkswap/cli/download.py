@@ -142,15 +142,23 @@ def command(
     if sha256 is not None and len(entries_to_fetch) != 1:
         raise UsageError("--sha256 is the pin of one entry", "name that entry")
     fetched: list[str] = []
+    skipped: list[str] = []
     with choose_progress(quiet, "bytes") as progress:
         for entry in entries_to_fetch:
+            pinned = entry.source is None or trust or (entry.sha256 or sha256) is not None
+            # One entry without a pin must not keep the rest of its preset away; named by itself, it is refused.
+            if not pinned and entry.name not in (names or ()) and download.entry_problem(entry, root / entry.preset):
+                skipped.append(entry.name)
+                continue
             if download.entry_problem(entry, root / entry.preset) is not None and entry.source is not None:
                 warning = "; non-commercial use only" if entry.non_commercial else ""
                 note(f"{entry.name}: {_size(entry.size)} from {entry.source}, licence {entry.licence}{warning}")
             if download.obtain(entry, root / entry.preset, trust, sha256, notify=progress):
                 fetched.append(entry.name)
-    here = len(entries_to_fetch) - len(fetched)
+    here = len(entries_to_fetch) - len(fetched) - len(skipped)
     typer.echo(f"{root}: fetched {', '.join(fetched) or 'nothing'}; {here} already here")
+    for name in skipped:
+        note(f"{name} has no pin and was left out: `talkswap download {name}` says how to take it")
     for entry in chosen:
         if entry.source is None and entry not in entries_to_fetch:
             note(f"{entry.name} has no public source: make it with `{entry.made_by}`")

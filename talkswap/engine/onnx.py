@@ -78,12 +78,12 @@ def _fits(graph_shape: Sequence[Any], shape: Shape) -> bool:
     )
 
 
-def last_initialiser(path: Path) -> FloatArray:
-    """The last tensor among a graph's stored ones, where some published networks keep a matrix of their own.
+def read_graph(path: Path) -> Any:
+    """The graph of an ONNX file, for its tensors; none of them lies in another file.
 
     Raises:
         DependencyError: the package onnx is not installed.
-        WeightsCorruptError: the file is no ONNX model, or its last initialiser is no float32 tensor inside the file.
+        WeightsCorruptError: the file is no ONNX model, or keeps tensors in other files.
     """
     try:
         import onnx
@@ -94,10 +94,25 @@ def last_initialiser(path: Path) -> FloatArray:
         ) from error
     hint = "fetch the file again"
     try:
-        initialisers = onnx.load(path, load_external_data=False).graph.initializer
+        graph = onnx.load(path, load_external_data=False).graph
     except DecodeError as error:
         raise WeightsCorruptError(f"{path} cannot be read as an onnx network", hint) from error
     # A tensor in another file could name any file on this machine: only what the graph itself holds is read.
-    if not initialisers or initialisers[-1].data_type != onnx.TensorProto.FLOAT or initialisers[-1].data_location:
-        raise WeightsCorruptError(f"{path} does not end in a stored float32 tensor", hint)
-    return np.asarray(onnx.numpy_helper.to_array(initialisers[-1]), np.float32)
+    if any(tensor.data_location for tensor in graph.initializer):
+        raise WeightsCorruptError(f"{path} keeps tensors in other files", hint)
+    return graph
+
+
+def last_initialiser(path: Path) -> FloatArray:
+    """The last tensor among a graph's stored ones, where some published networks keep a matrix of their own.
+
+    Raises:
+        DependencyError: the package onnx is not installed.
+        WeightsCorruptError: the file is no ONNX model, or its last initialiser is no float32 tensor inside the file.
+    """
+    initialisers = read_graph(path).initializer
+    from onnx import TensorProto, numpy_helper
+
+    if not initialisers or initialisers[-1].data_type != TensorProto.FLOAT:
+        raise WeightsCorruptError(f"{path} does not end in a stored float32 tensor", "fetch the file again")
+    return np.asarray(numpy_helper.to_array(initialisers[-1]), np.float32)

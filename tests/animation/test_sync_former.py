@@ -11,10 +11,10 @@ from talkswap.animation.sync_former import (
     MelEncoderConfig,
     SyncFormer,
     SyncFormerConfig,
-    Wav2Vec2Sizes,
     period_bias,
     periodic_positions,
 )
+from talkswap.voice.wav2vec2 import Wav2Vec2Sizes
 
 SMALL = SyncFormerConfig(
     mel=MelEncoderConfig(width=16, dilations=(1, 2), dropout=0.0), points=20, width=16, feedforward=24, dropout=0.0,

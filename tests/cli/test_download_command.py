@@ -123,6 +123,16 @@ def test_an_unpinned_entry_needs_a_word(root: Path, asked: list[str], capsys: py
     assert main(["download", "--check", "loose"]) == 0
 
 
+def test_an_unpinned_entry_keeps_nothing_of_its_preset_away(
+    root: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["download", "paper"]) == 0
+    said = capsys.readouterr()
+    assert "fetched thing; 0 already here" in said.out
+    assert "loose has no pin and was left out" in said.err
+    assert asked == ["/thing.bin"]
+
+
 def test_trust_on_first_use_remembers(root: Path, asked: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download", "loose", "--trust-on-first-use"]) == 0
     (root / "paper" / "loose.bin").write_bytes(b"something else")

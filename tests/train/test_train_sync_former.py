@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from talkswap.animation.space import lip_opening
-from talkswap.animation.sync_former import MelEncoderConfig, SyncFormer, SyncFormerConfig, Wav2Vec2Sizes
+from talkswap.animation.sync_former import MelEncoderConfig, SyncFormer, SyncFormerConfig
 from talkswap.data.motion import MotionClip, store
 from talkswap.errors import TrainingDataError
 from talkswap.faces.mesh import mean_face
@@ -21,6 +21,7 @@ from talkswap.train.shared.mesh_labels import Lift, MeshLabels, held_out_names, 
 from talkswap.train.shared.mesh_scores import closed_share
 from talkswap.train.shared.sync_former import SyncFormerStage, SyncFormerStageConfig, networks
 from talkswap.train.stage import LoopConfig
+from talkswap.voice.wav2vec2 import Wav2Vec2Sizes
 
 LOWER, UPPER, CHIN = [95, 88, 178, 87, 14, 317, 402, 318, 324], [191, 80, 81, 82, 13, 312, 311, 310, 415], [152, 17]
 SMALL = SyncFormerConfig(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from talkswap.animation.sync_former import COMPACT, PAPER, Style, SyncFormer, SyncFormerConfig
 from talkswap.data.motion import open_motion
-from talkswap.errors import TrainingDataError
+from talkswap.errors import TrainingDataError, WeightsCorruptError, WeightsMissingError
 from talkswap.faces.mesh import POINTS, mean_face
 from talkswap.train.shared.lip_measures import MEASURES, centred, measure_matrix, point_weights
 from talkswap.train.shared.mesh_labels import (
@@ -39,6 +39,7 @@ from talkswap.train.shared.speech_encoder import augment_mel, room_noise, warp_b
 from talkswap.train.shared.speech_labels import SOUNDS
 from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray
+from talkswap.voice.wav2vec2 import Wav2Vec2Encoder, fill_wav2vec2
 
 CLOSED = SOUNDS.index("closed lips")
 ALMOST_SHUT = 0.01  # eye distances: landmarks of shut lips lie this far apart
@@ -227,15 +228,13 @@ class SyncFormerStage(Stage):
         Raises:
             TrainingDataError: the folder does not hold them.
         """
-        from transformers import Wav2Vec2Model
-
-        audio: Any = self.former.audio
+        audio = self.former.audio
+        if not isinstance(audio, Wav2Vec2Encoder):
+            raise TrainingDataError("this network hears log-mel features", "leave wav2vec2 out, or use --preset paper")
         try:
-            published = Wav2Vec2Model.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-            stored = published.state_dict()
-            audio.model.load_state_dict({k: stored[k] for k in audio.model.state_dict()})
-        except (OSError, KeyError, RuntimeError) as error:
-            raise TrainingDataError(f"no wav2vec2 of these sizes in {folder}", "run: talkswap download") from error
+            fill_wav2vec2(audio, folder)
+        except (WeightsMissingError, WeightsCorruptError) as error:
+            raise TrainingDataError(f"no wav2vec2 of these sizes in {folder}", error.hint) from error
 
     # --- samples
 

@@ -22,7 +22,7 @@ from talkswap.systems.swaptalk.training.pair_draw import PairConfig, PairDraw
 from talkswap.systems.swaptalk.training.pairs import PICTURES, PairCodes
 from talkswap.systems.swaptalk.training.vqgan import decoder_parts, gradients
 from talkswap.train import stage
-from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
+from talkswap.train.losses import identity_distance, load_perceptual, perceptual_loss
 from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 
 
@@ -34,7 +34,7 @@ class FaceSwapStageConfig:
     pairs: Path = Path("pairs")  # made by `talkswap data pairs`
     vqgan: Path = Path("weights/compact/swaptalk/vqgan.safetensors")
     identity_network: Path | None = None  # folder
-    perceptual_network: Path | None = None
+    perceptual_network: Path | None = None  # a file, or vgg19 for the published network
     network: FaceSwapConfig = FaceSwapConfig()
     loop: LoopConfig = LoopConfig(steps=600, batch=4, learning_rate=6e-4, final_rate=0.03, warmup=20, ema=0.98)
     start: Path | None = None  # weights of an earlier run
@@ -121,7 +121,7 @@ class FaceSwapStage(Stage):
         self.pairs.check(self.vqgan)
         self.count = int(self.pairs.meta["count"])
         self.identity: nn.Module | None = None
-        self.perceptual: PerceptualNetwork | None = None
+        self.perceptual: nn.Module | None = None
         if config.identity_network is not None:
             from talkswap.faces.identity import load_identity
 
@@ -134,7 +134,7 @@ class FaceSwapStage(Stage):
         if config.perceptual and config.perceptual_network is None:
             raise InputMissingError("no perceptual network was given", "set perceptual_network, or perceptual=0")
         if config.perceptual and config.perceptual_network is not None:
-            self.perceptual = PerceptualNetwork(config.perceptual_network)
+            self.perceptual = load_perceptual(config.perceptual_network)
         teachers = {"vqgan": self.vqgan, "identity": self.identity, "perceptual": self.perceptual}
         self.frozen = nn.ModuleDict({name: teacher for name, teacher in teachers.items() if teacher is not None})
         self._held_out: dict[str, Tensor] | None = None

@@ -31,7 +31,7 @@ from talkswap.systems.swaptalk.training.joint_rows import JointRows, JointStageC
 from talkswap.systems.swaptalk.training.vqgan import PatchDiscriminator, gradients
 from talkswap.systems.swaptalk.vqgan import VQGAN
 from talkswap.train import stage
-from talkswap.train.losses import PerceptualNetwork, perceptual_loss
+from talkswap.train.losses import load_perceptual, perceptual_loss
 from talkswap.train.shared.speech_encoder import augment_mel, read_lags
 from talkswap.train.stage import SAMPLES, Batch, Networks, Part, Stage, Work
 from talkswap.types import FloatArray
@@ -69,7 +69,7 @@ class JointStage(Stage):
         if config.identity_network is not None:
             teachers["identity"] = load_identity(config.identity_network)
         if config.perceptual_network is not None:
-            teachers["perceptual"] = PerceptualNetwork(config.perceptual_network)
+            teachers["perceptual"] = load_perceptual(config.perceptual_network)
         self.frozen = nn.ModuleDict(teachers)
         window, lags = config.network.window, read_lags(config.lags)
         self.talking = joint_rows.open_talking_stills(config.data, "train", config.videos, lags, window)

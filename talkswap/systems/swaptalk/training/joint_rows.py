@@ -35,7 +35,7 @@ class JointStageConfig:
     speech: Path | None = None  # another trained speech encoder
     identity_network: Path | None = None  # folder
     landmark_network: Path = Path("weights/compact/faces")  # folder
-    perceptual_network: Path | None = None
+    perceptual_network: Path | None = None  # a file, or vgg19 for the published network
     network: LipSyncConfig = LipSyncConfig()
     loop: LoopConfig = LoopConfig(steps=2000, batch=6, learning_rate=2.5e-4, warmup=50, ema=0.995, sample_every=400)
     driven: int = 2  # rows of a batch

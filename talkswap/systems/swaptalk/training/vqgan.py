@@ -21,7 +21,7 @@ from talkswap.data.stills import StillAugmentation, Stills, draw_still, importan
 from talkswap.errors import InputMissingError
 from talkswap.systems.swaptalk.vqgan import COMPACT, PAPER, VQGAN, Quantized, VQGANConfig
 from talkswap.train import stage
-from talkswap.train.losses import PerceptualNetwork, identity_distance, perceptual_loss
+from talkswap.train.losses import identity_distance, load_perceptual, perceptual_loss
 from talkswap.train.stage import SAMPLES, Batch, LoopConfig, Networks, Part, Stage, Work, step_seed
 from talkswap.types import FloatArray, UInt8Image
 
@@ -42,7 +42,7 @@ class VQGANStageConfig:
     continuous: int = 0  # first steps without quantization; codes then start at what the encoder says
     codebook: float = 0.0  # eq. 4, second term; 1.0 for codes that learn by gradient
     perceptual: float = 0.0  # eq. 3, second term
-    perceptual_network: Path | None = None
+    perceptual_network: Path | None = None  # a file, or vgg19 for the published network
     perceptual_sum: bool = False  # over layers, as in eq. 3; else a mean that does not depend on the network's scale
     identity: float = 0.0
     identity_network: Path | None = None  # folder
@@ -110,7 +110,7 @@ class VQGANStage(Stage):
                     f"no {name} network was given", f"set {name}_network, or {name}=0 to train without that term"
                 )
         if config.perceptual and config.perceptual_network:
-            teachers["perceptual"] = PerceptualNetwork(config.perceptual_network)
+            teachers["perceptual"] = load_perceptual(config.perceptual_network)
         if config.identity and config.identity_network:
             from talkswap.faces.identity import load_identity
 

@@ -18,7 +18,7 @@ from talkswap.faces.mesh import mean_face
 from talkswap.systems.swaptalk.training.vqgan import PRESETS, VQGANStage, VQGANStageConfig
 from talkswap.systems.swaptalk.vqgan import VQGAN, VQGANConfig
 from talkswap.train.loop import Trainer
-from talkswap.train.losses import LEVELS, TAPPED, PerceptualNetwork, perceptual_loss
+from talkswap.train.losses import LEVELS, TAPPED, load_perceptual, perceptual_loss
 from talkswap.train.stage import LoopConfig, to_pictures, to_tensor
 from tests.train.learning import fixed_figure
 
@@ -145,14 +145,14 @@ def test_pictures_survive_the_way_to_tensors_and_back() -> None:
 
 
 def test_the_perceptual_loss_is_zero_for_equal_pictures_and_sees_blur(tmp_path: Path) -> None:
-    network = PerceptualNetwork(perceptual_file(tmp_path / "p.safetensors")).requires_grad_(False)
+    network = load_perceptual(perceptual_file(tmp_path / "p.safetensors"))
     picture = torch.rand(1, 3, 64, 64) * 2 - 1
     taps = network(picture)
     assert len(taps) == len(TAPPED) and [t.shape[-1] for t in taps] == [64, 32, 16, 8, 4]
     assert float(perceptual_loss(network, picture, picture)) == 0
     assert float(perceptual_loss(network, torch.nn.functional.avg_pool2d(picture, 3, 1, 1), picture)) > 0.05
     with pytest.raises(InputMissingError):
-        PerceptualNetwork(tmp_path / "missing")
+        load_perceptual(tmp_path / "missing")
 
 
 def test_missing_data_are_named(tmp_path: Path) -> None:
