@@ -321,9 +321,9 @@ def _eye_distance(points: FloatArray) -> float:
 
 
 def _look_up(rgb: UInt8Image, where: FloatArray) -> UInt8Image:
-    """The picture's bilinear colours at given places (S S 2: x and y, px)."""
+    """The picture's colours at given places, by cubic interpolation, which keeps pores sharp (S S 2: x and y, px)."""
     # OpenCV takes both coordinates in one map, which its type stubs don't know.
-    colours = cv2.remap(rgb, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    colours = cv2.remap(rgb, where, None, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
     return np.asarray(colours, np.uint8)
 
 
