@@ -48,11 +48,11 @@ ROOT_FILES = {"__init__", "__main__", "types", "errors", "device", "files", "rec
 GROUND = (
     "talkswap/animation/", "talkswap/train/shared/sync_former.py", "talkswap/train/shared/mesh_", "talkswap/data/motion.py",
     "talkswap/render/painter.py", "talkswap/render/portraits.py", "talkswap/systems/guide_alone.py",
-    "talkswap/faces/guide.py", "talkswap/faces/expression.py", "talkswap/faces/glasses.py", "talkswap/faces/skin_fill.py",
+    "talkswap/faces/glasses.py", "talkswap/faces/skin_fill.py",
     "talkswap/voice/wav2vec2.py", "talkswap/faces/arcface.py",
 )  # fmt: skip
-MOST_FILES = 164
-MOST_LINES = 36_450
+MOST_FILES = 165
+MOST_LINES = 36_900
 LARGEST_IMPORT_SHARE = 0.061  # of the lines; a tree of many small files imports more than it does
 MOST_SMALL_FILES = 6
 SMALL_FILE = 60  # lines; a file below it is seldom an idea of its own

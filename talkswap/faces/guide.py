@@ -203,7 +203,8 @@ def coarse(picture: UInt8Image | FloatArray, grid: int) -> FloatArray:
     """A picture's mean over each cell of a grid (grid grid ...)."""
     # Cells of broken px are slow to average: a bilinear step to whole ones sees nearly the same.
     if 2 * grid < picture.shape[0] < 6 * grid and picture.shape[0] % grid:
-        picture = np.asarray(cv2.resize(picture, (2 * grid, 2 * grid), interpolation=cv2.INTER_LINEAR))
+        half = cv2.resize(picture, (2 * grid, 2 * grid), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(cv2.resize(half, (grid, grid), interpolation=cv2.INTER_AREA), np.float32)
     return np.asarray(cv2.resize(picture, (grid, grid), interpolation=cv2.INTER_AREA), np.float32)
 
 
@@ -311,8 +312,8 @@ class FaceGuide:
             shown = cv2.blur(ours_skin * theirs_skin, (3, 3))
             keep = 1 - config.hair * cv2.blur(forehead, (5, 5)) * (1 - shown)
             if self.cover is not None:
-                cells = [on_grid(points, scale) for points in (target_landmarks, landmarks)]
-                keep *= 1 - config.bare * self._covered_forehead(*cells, forehead, theirs_skin)
+                theirs_cells, ours_cells = on_grid(target_landmarks, scale), on_grid(landmarks, scale)
+                keep *= 1 - config.bare * self._covered_forehead(theirs_cells, ours_cells, forehead, theirs_skin)
             keep = np.asarray(keep, np.float32)
             mask = mask * cv2.resize(keep, (size, size), interpolation=cv2.INTER_LINEAR)
             present = present * keep

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from talkswap.faces.geometry import invert_affine, transform_points
 from talkswap.faces.warp import Patch
@@ -181,7 +182,7 @@ def paste(
     return picture
 
 
-def shifted(affine: FloatArray, x: int, y: int, ratio: float = 1.0) -> FloatArray:
+def shifted(affine: FloatArray, x: int, y: int, ratio: float = 1.0) -> NDArray[np.float64]:
     """An affine (2 3, picture px -> crop px) for a part of the picture that begins at (x, y), float64.
 
     ``ratio`` is cells per crop px, where a map has fewer cells than the crop has px; px centres keep their places.
