@@ -6,7 +6,6 @@ a recogniser (Wav2Vec2ForCTC): its tensors stand below ``wav2vec2.``, beside a h
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,8 +99,9 @@ def fill_wav2vec2(encoder: Wav2Vec2Encoder, folder: Path) -> Wav2Vec2Encoder:
         expected = encoder.sizes.settings() | {"do_stable_layer_norm": False, "feat_extract_norm": "group"}
         for name, value in expected.items():
             if stated.get(name, value) != value:
-                text = json.dumps(stated[name])
-                raise WeightsCorruptError(f"{settings} describes another wav2vec2: {name} is {text:.60}", HINT)
+                raise WeightsCorruptError(
+                    f"{settings} describes another wav2vec2: {name} is {stated[name]!r:.60}", HINT
+                )
     tensors: dict[str, Tensor] = {}
     for name, tensor in read_tensors([path], HINT).items():
         key = name.removeprefix(PREFIX)
