@@ -86,14 +86,16 @@ def mel_tokens(network: SyncFormer, mel: FloatArray, silence: float = -1.0) -> T
     """
     sizes = network.config.mel
     count = max(0, len(mel) - 1) // sizes.stride + 1
-    padded = np.pad(mel, ((sizes.half, sizes.half + sizes.stride), (0, 0)), constant_values=silence)
     device = network.opening_axis.device
     block = int(BLOCK_SECONDS * sizes.rate / sizes.stride)  # tokens
     parts = []
     for first in range(0, count, block):
         last = min(first + block, count)
-        rows = padded[first * sizes.stride : (last - 1) * sizes.stride + 2 * sizes.half + 1]
-        parts.append(network.audio(torch.from_numpy(rows).float().to(device)[None]))
+        begin, end = first * sizes.stride - sizes.half, (last - 1) * sizes.stride + sizes.half + 1  # of the features
+        rows = np.full((end - begin, sizes.bins), silence, np.float32)
+        inside = slice(max(begin, 0), min(end, len(mel)))
+        rows[inside.start - begin : inside.stop - begin] = mel[inside]
+        parts.append(network.audio(torch.from_numpy(rows).to(device)[None]))
     return torch.cat(parts, 1)
 
 
@@ -145,7 +147,6 @@ def speak_tokens(
 ) -> MeshMotion:
     """:func:`mesh_motion` of voice tokens (1 N C) whose features began at ``first`` seconds."""
     config, device = network.config, network.opening_axis.device
-    speech = network.align(tokens, frames, -first)[0]  # T K C
     chosen = None
     if reference is not None:
         chosen = network.encode(torch.from_numpy(np.array(reference[: config.references], np.float32)).to(device))[None]
@@ -156,8 +157,11 @@ def speak_tokens(
     fade = fade_in(config.overlap)[:, None]
     for group in range(0, len(starts), CHUNKS_AT_ONCE):
         batch = starts[group : group + CHUNKS_AT_ONCE]
+        # Only these chunks' speech at once: a long voice's would need more memory than all pictures on their way.
+        begin, end = batch[0], min(batch[-1] + length, frames)
+        speech = network.align(tokens, end - begin, begin / config.rate - first)[0]  # T K C
         # The last chunk may end behind the voice; it hears the last frame's speech there, and is cut.
-        rows = (torch.tensor(batch)[:, None] + torch.arange(length)).clamp(max=frames - 1)
+        rows = (torch.tensor(batch)[:, None] - begin + torch.arange(length)).clamp(max=end - begin - 1)
         spoken = network.speak(speech[rows.to(device)], style.expand(len(batch))).float().cpu().numpy()
         for start, chunk in zip(batch, spoken, strict=True):
             end = min(start + length, frames)

@@ -209,7 +209,7 @@ def load_arcface(path: Path, config: ArcFaceConfig | None = None) -> ArcFace:
     """A published recognition network, frozen, in evaluation mode, in float32.
 
     Args:
-        path: ``.onnx`` as in buffalo_l; ``.safetensors``, or a pickle read with ``weights_only``, of arcface_torch.
+        path: ``.onnx`` as in buffalo_l, or the safetensors of an IResNet with arcface_torch's names.
 
     Raises:
         WeightsMissingError: there is no such file.
@@ -224,15 +224,8 @@ def load_arcface(path: Path, config: ArcFaceConfig | None = None) -> ArcFace:
             state = graph_state(read_graph(path), config)
         except (ValueError, LookupError, StopIteration) as error:
             raise WeightsCorruptError(f"{path} is not an IResNet of {config.layers} blocks", HINT) from error
-    elif path.suffix == ".safetensors":
-        state = read_tensors([path], HINT)
     else:
-        import pickle
-
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError) as error:
-            raise WeightsCorruptError(f"{path} holds more or less than tensors", HINT) from error
+        state = read_tensors([path], HINT)
     return load_network(ArcFace(config), state, "ArcFace")
 
 

@@ -106,10 +106,8 @@ def test_state_dicts_of_arcface_torch_load_by_their_names(tmp_path: Path) -> Non
     assert {*names, "layer4.0.conv2.weight", "bn2.weight", "fc.bias", "features.running_mean"} <= state.keys()
     assert not any(name.startswith("layer2.1.downsample") for name in state)
     save_file(state, tmp_path / "r.safetensors")
-    torch.save(state, tmp_path / "r.pth")
     with torch.no_grad():
-        for name in ("r.safetensors", "r.pth"):
-            assert torch.equal(load_arcface(tmp_path / name, SMALL)(faces()), network(faces()))
+        assert torch.equal(load_arcface(tmp_path / "r.safetensors", SMALL)(faces()), network(faces()))
 
 
 def test_the_defaults_fill_the_published_file() -> None:
@@ -137,7 +135,7 @@ def test_another_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsMissingError, match="no ArcFace network"):
         load_arcface(tmp_path / "absent.onnx")
     (tmp_path / "pickle.pth").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
-    with pytest.raises(WeightsCorruptError, match="more or less than tensors"):
+    with pytest.raises(WeightsCorruptError, match="no safetensors file"):
         load_arcface(tmp_path / "pickle.pth", SMALL)
 
 
