@@ -52,7 +52,7 @@ GROUND = (
     "talkswap/voice/wav2vec2.py", "talkswap/faces/arcface.py",
 )  # fmt: skip
 MOST_FILES = 165
-MOST_LINES = 36_920
+MOST_LINES = 36_930
 LARGEST_IMPORT_SHARE = 0.061  # of the lines; a tree of many small files imports more than it does
 MOST_SMALL_FILES = 6
 SMALL_FILE = 60  # lines; a file below it is seldom an idea of its own

@@ -88,15 +88,15 @@ def mel_tokens(network: SyncFormer, mel: FloatArray, silence: float = -1.0) -> T
     count = max(0, len(mel) - 1) // sizes.stride + 1
     device = network.opening_axis.device
     block = int(BLOCK_SECONDS * sizes.rate / sizes.stride)  # tokens
-    parts = []
+    tokens = torch.empty(1, count, network.audio.width, device=device)
     for first in range(0, count, block):
         last = min(first + block, count)
         begin, end = first * sizes.stride - sizes.half, (last - 1) * sizes.stride + sizes.half + 1  # of the features
         rows = np.full((end - begin, sizes.bins), silence, np.float32)
         inside = slice(max(begin, 0), min(end, len(mel)))
         rows[inside.start - begin : inside.stop - begin] = mel[inside]
-        parts.append(network.audio(torch.from_numpy(rows).to(device)[None]))
-    return torch.cat(parts, 1)
+        tokens[:, first:last] = network.audio(torch.from_numpy(rows).to(device)[None])
+    return tokens
 
 
 def sample_tokens(network: SyncFormer, samples: FloatArray) -> Tensor:

@@ -86,9 +86,15 @@ def speech_evidence(samples: FloatArray, config: ActivityConfig) -> tuple[FloatA
         return np.zeros(len(level), np.float32), silent
     loud = np.quantile(level[~silent], 0.95, axis=0)  # bands: this voice's own speech
     floor = noise_floor(moving_mean(level, 5), silent, config)
-    floor = np.maximum(floor, np.maximum(loud - config.floor_under_speech_db, config.quietest_db))
-    excess = np.clip(moving_mean(level, 3) - floor - config.floor_margin_db, 0, config.excess_cap_db)
-    loudest = np.sort(excess, axis=1)[:, -config.loudest_bands :].mean(1, keepdims=True)  # T 1
+    np.maximum(floor, np.maximum(loud - config.floor_under_speech_db, config.quietest_db), out=floor)
+    # In place from here on: of a long voice each of these arrays is as large as its features.
+    excess = moving_mean(level, 3)
+    del level
+    excess -= floor
+    excess -= config.floor_margin_db
+    np.clip(excess, 0, config.excess_cap_db, out=excess)
+    excess.sort(axis=1)
+    loudest = excess[:, -config.loudest_bands :].mean(1, keepdims=True)  # T 1
     wide = 2 * round(config.wide_seconds * float(BANDS.rate) / 2) + 1
     evidence = (1 - config.wide_weight) * loudest + config.wide_weight * moving_mean(loudest, wide)
     return evidence[:, 0].astype(np.float32), silent
@@ -109,7 +115,10 @@ def noise_floor(level: np.ndarray, silent: BoolArray, config: ActivityConfig) ->
             knots[row] = np.partition(piece, rank, axis=0)[rank]
     sounding = ~np.isnan(knots[:, 0])
     steps = np.arange(len(level))
-    return np.stack([np.interp(steps, centres[sounding], band[sounding]) for band in knots.T], axis=1)
+    floor = np.empty((len(level), level.shape[1]))
+    for number, band in enumerate(knots.T):
+        floor[:, number] = np.interp(steps, centres[sounding], band[sounding])
+    return floor
 
 
 def moving_mean(values: np.ndarray, width: int) -> np.ndarray:

@@ -75,11 +75,11 @@ def listen(voice: Voice, features: FeatureExtractor, length: int, gate: bool = T
         times = [features.start + k / features.rate for k in range(len(sequence))]
         # Eased, since a hard edge between speech and silence would make the lips snap.
         openness = ease(voice_activity(voice.samples, times), times)[:, None]  # T 1
-        # In place: a long voice's features are most of what a dub without networks holds in memory.
-        sequence = np.multiply(sequence, openness, dtype=np.float32)
+        # In blocks: a long voice's features are most of what a dub without networks holds in memory.
+        sequence = np.asarray(sequence, np.float32)
         for first in range(0, len(sequence), 4096):
             block = slice(first, first + 4096)
-            sequence[block] += (1 - openness[block]) * silence
+            sequence[block] = openness[block] * sequence[block] + (1 - openness[block]) * silence
     return SpeechTrack(sequence.astype(np.float32, copy=False), features.rate, length, silence, features.start)
 
 

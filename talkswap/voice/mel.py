@@ -17,7 +17,7 @@ import numpy as np
 from talkswap.types import FloatArray
 
 SILENCE = -1.0
-BLOCK_FRAMES = 2048  # 25 s a block: 13 MB of windows however long the voice
+BLOCK_FRAMES = 512  # 6 s a block: 3 MB of windows however long the voice
 
 
 @dataclass(frozen=True)
