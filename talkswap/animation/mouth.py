@@ -42,7 +42,7 @@ class MouthConfig:
     shadow: float = 0.5  # of the light that the upper teeth take from what lies behind them
     shadow_reach: float = 0.04  # eye distances
     teeth_slip: float = 0.06  # eye distances by which teeth may leave the skull for that
-    gain: tuple[float, float] = (0.7, 1.35)  # least and most by which the frame's light changes the layers
+    gain: tuple[float, float] = (0.7, 1.0)  # by which the frame's light changes the layers: brighter ones would glare
     whole: float = 0.3  # share from which the frame's own teeth are covered: two rows of teeth don't mix
     closing: tuple[float, float] = (0.5, 2.5)  # px between the lips: below the first nothing shows, from the second all
     darkest: float = 0.3  # of the lips' colour: the dark is at most that bright
