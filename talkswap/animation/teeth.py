@@ -137,6 +137,9 @@ def upper_layer(view: MouthView) -> tuple[FloatArray, FloatArray]:
     # the lip's border may be in the uppermost rows: what is as bright as a tooth isn't
     light = np.where(cover > 0.5, toothness(view.picture), -np.inf)
     certain = (light > 0.9 * light.max(0)) & (cover > 0.5)
+    if certain.any():
+        # a column that shows lip or shadow only takes its neighbour's tooth
+        certain &= light > 0.6 * np.percentile(light[certain], 90)
     return _continued(view.picture, cover, certain)
 
 
@@ -166,7 +169,8 @@ def _continued(picture: FloatArray, cover: FloatArray, certain: NDArray[np.bool_
     row = np.arange(len(cover))[:, None]
     # a row of one px would repeat its noise: the mean of a few px
     smooth = cv2.blur(picture, (3, 3))
-    beyond = smooth[first, nearest][None]
+    # Teeth differ along their arch slowly: single columns' colours, drawn out upward, would be stripes.
+    beyond = cv2.GaussianBlur(smooth[first, nearest][None], (0, 0), 0.015 * len(cover))
     colour = np.where((row <= first)[:, :, None], beyond, picture[:, nearest])
     cover = np.where(row < first, cover.max(0), cover)
     return np.asarray(colour, np.float32), np.asarray(cv2.GaussianBlur(cover, (0, 0), 0.7), np.float32)
