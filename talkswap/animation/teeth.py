@@ -135,7 +135,11 @@ def upper_layer(view: MouthView) -> tuple[FloatArray, FloatArray]:
     above = np.clip(view.edge + 1 - row, 0, 1)
     cover = view.inside * above
     # the lip's border may be in the uppermost rows: what is as bright as a tooth isn't
-    light = np.where(cover > 0.5, toothness(view.picture), -np.inf)
+    light = toothness(view.picture)
+    if (cover > 0.5).any():
+        # a highlight says nothing of how bright a tooth is, and drawn out upward it would be a white bar
+        light = np.minimum(light, np.percentile(light[cover > 0.5], 75))
+    light = np.where(cover > 0.5, light, -np.inf)
     certain = (light > 0.9 * light.max(0)) & (cover > 0.5)
     if certain.any():
         # a column that shows lip or shadow only takes its neighbour's tooth
